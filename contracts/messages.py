@@ -1,0 +1,252 @@
+"""Every command, fact and snapshot that services exchange, grouped by topic."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+GENES_MAX = 50_000  # Genes in one command; 0.7 MB, below a broker's message limit.
+
+RunState = Literal["planning", "running", "completed", "completed_with_errors", "failed"]
+SourceState = Literal["waiting", "running", "completed", "failed"]
+ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running"})
+
+
+class Message(BaseModel):
+    """A command or a fact, immutable once written.
+
+    Unknown fields are ignored, so that an old consumer can read a newer producer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    topic: ClassVar[str]
+    type: ClassVar[str]  # Sent as a header, so that a reader knows it before it parses the body.
+
+    def key(self) -> str:
+        """Messages with the same key are delivered in order."""
+        raise NotImplementedError
+
+    def subject(self) -> str:
+        """What the message is about: a run, a gene, a source or a namespace."""
+        return self.key()
+
+    def destination(self) -> str:
+        """The topic this message goes to."""
+        return self.topic
+
+
+class RunMessage(Message):
+    run_id: UUID
+
+    def key(self) -> str:
+        return str(self.run_id)
+
+
+# ------------------------------------------------------------------ pipeline.commands.v1
+
+
+class StartRun(RunMessage):
+    """Annotate genes from sources. The gateway has resolved the genes, so a run can be repeated
+    exactly; `genes` is None for all genes of the catalogue."""
+
+    topic: ClassVar[str] = "pipeline.commands.v1"
+    type: ClassVar[str] = "annobus.run.start.v1"
+    sources: tuple[str, ...] = Field(min_length=1)
+    genes: tuple[str, ...] | None = Field(default=None, max_length=GENES_MAX)
+
+
+class InvalidateNamespace(Message):
+    """Forget everything a namespace of the cache holds."""
+
+    topic: ClassVar[str] = "pipeline.commands.v1"
+    type: ClassVar[str] = "annobus.namespace.invalidate.v1"
+    namespace: str
+
+    def key(self) -> str:
+        return self.namespace
+
+
+# ------------------------------------------------------------ annotation.work.<source>.v1
+
+
+class AnnotateBatch(Message):
+    """A hint that a batch is due. Its row in the database is the truth."""
+
+    topic: ClassVar[str] = "annotation.work.{source}.v1"
+    type: ClassVar[str] = "annobus.batch.annotate.v1"
+    batch_id: UUID
+    source: str
+
+    def key(self) -> str:
+        return str(self.batch_id)
+
+    def destination(self) -> str:
+        return self.topic.format(source=self.source)
+
+
+# -------------------------------------------------------------------- pipeline.events.v1
+
+
+class RunFact(RunMessage):
+    """A fact of a run; kept as a row, so that a reader resumes after the last `seq` it saw."""
+
+    topic: ClassVar[str] = "pipeline.events.v1"
+    seq: int
+
+
+class RunPlanned(RunFact):
+    type: ClassVar[str] = "annobus.run.planned.v1"
+    gene_count: int
+    sources: tuple[str, ...]
+
+
+class BatchAnnotated(RunFact):
+    """The genes of one batch are stored: with a value, or known to have none."""
+
+    type: ClassVar[str] = "annobus.batch.annotated.v1"
+    batch_id: UUID
+    source: str
+    done_count: int
+    no_data_count: int
+
+
+class BatchDead(RunFact):
+    """A batch that will not be tried again; `problem` is an RFC 9457 document."""
+
+    type: ClassVar[str] = "annobus.batch.dead.v1"
+    batch_id: UUID
+    source: str
+    failed_count: int
+    problem: Mapping[str, str | int]
+
+
+class SourceCompleted(RunFact):
+    """Every gene of the run has been counted for this source."""
+
+    type: ClassVar[str] = "annobus.source.completed.v1"
+    source: str
+    state: SourceState
+    done_count: int
+    no_data_count: int
+    failed_count: int
+
+
+class RunCompleted(RunFact):
+    """The run has ended, exactly once."""
+
+    type: ClassVar[str] = "annobus.run.completed.v1"
+    state: RunState
+    done_count: int
+    no_data_count: int
+    failed_count: int
+
+
+# ------------------------------------------------------------------ pipeline.progress.v1
+
+
+class SourceProgress(BaseModel):
+    """Counters are genes: done (a value), no data, failed. `total_count` is None until known."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    state: SourceState
+    total_count: int | None
+    done_count: int
+    no_data_count: int
+    failed_count: int
+    release: str | None = None
+    synthetic: bool = False
+    problem: Mapping[str, str | int] | None = None
+
+
+class RunProgress(RunMessage):
+    """An absolute snapshot. A higher `seq` replaces a lower one, so a message that is
+    lost, repeated or late does no harm."""
+
+    topic: ClassVar[str] = "pipeline.progress.v1"
+    type: ClassVar[str] = "annobus.run.progress.v1"
+    seq: int
+    state: RunState
+    total_count: int | None
+    done_count: int
+    no_data_count: int
+    failed_count: int
+    sources: Mapping[str, SourceProgress]
+
+
+# ------------------------------------------------------------------ annotation.changes.v1
+
+
+class AnnotationsChanged(Message):
+    """What a reader sees of these genes and this source may have changed."""
+
+    topic: ClassVar[str] = "annotation.changes.v1"
+    type: ClassVar[str] = "annobus.annotations.changed.v1"
+    source: str
+    release_id: UUID | None  # None: no release says so, the catalogue lacks what it is asked by.
+    bucket: int
+    genes: tuple[str, ...]
+
+    def key(self) -> str:
+        return f"{self.source}:{self.bucket}"
+
+
+class ReleaseStored(Message):
+    """A release of a bulk source is stored whole: a gene it does not name has no data."""
+
+    topic: ClassVar[str] = "annotation.changes.v1"
+    type: ClassVar[str] = "annobus.release.stored.v1"
+    source: str
+    release_id: UUID
+    version: str
+
+    def key(self) -> str:
+        return self.source
+
+
+# ----------------------------------------------------------------------- cache.events.v1
+
+
+class DocumentsRebuilt(Message):
+    """New versions of gene documents, by HGNC id. Whoever holds an older one must drop it."""
+
+    topic: ClassVar[str] = "cache.events.v1"
+    type: ClassVar[str] = "annobus.documents.rebuilt.v1"
+    versions: Mapping[str, int]
+
+    def key(self) -> str:
+        return "genes"
+
+
+class NamespaceInvalidated(Message):
+    """Whoever remembers an older epoch of this namespace must forget what it holds."""
+
+    topic: ClassVar[str] = "cache.events.v1"
+    type: ClassVar[str] = "annobus.namespace.invalidated.v1"
+    namespace: str
+    epoch: int
+
+    def key(self) -> str:
+        return self.namespace
+
+
+TYPES: Mapping[str, type[Message]] = {
+    message.type: message
+    for message in (
+        StartRun,
+        InvalidateNamespace,
+        AnnotateBatch,
+        RunPlanned,
+        BatchAnnotated,
+        BatchDead,
+        SourceCompleted,
+        RunCompleted,
+        RunProgress,
+        AnnotationsChanged,
+        ReleaseStored,
+        DocumentsRebuilt,
+        NamespaceInvalidated,
+    )
+}

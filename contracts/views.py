@@ -1,0 +1,221 @@
+"""One model per published view: the columns that a reader of another service may rely on."""
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from contracts.messages import RunState, SourceState
+
+AnnotationStatus = Literal["ok", "empty", "pending", "error", "stale"]
+BatchState = Literal["pending", "queued", "leased", "done", "dead"]
+ReleaseState = Literal["fetched", "staged", "accepted", "stored", "rejected"]
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    view: ClassVar[str]
+
+
+class GeneV1(View):
+    """One row per HGNC id, withdrawn ones included; `successors` says what became of those."""
+
+    view: ClassVar[str] = "annotator.gene_v1"
+    hgnc_id: str
+    symbol: str
+    name: str | None
+    status: Literal["approved", "withdrawn", "merged"]
+    locus_group: str | None
+    locus_type: str | None
+    location: str | None
+    entrez_id: str | None
+    ensembl_gene_id: str | None
+    successors: list[str]
+
+
+class GeneNameV1(View):
+    """Every name a gene has or had; `folded` is what names are compared by."""
+
+    view: ClassVar[str] = "annotator.gene_name_v1"
+    folded: str
+    name: str
+    kind: Literal["approved", "previous", "alias", "withdrawn"]
+    hgnc_id: str
+
+
+class CurrentAnnotationV1(View):
+    """Gene × source as a reader sees it now; one row for each pair, value or not."""
+
+    view: ClassVar[str] = "annotator.current_annotation_v1"
+    hgnc_id: str
+    source: str
+    status: AnnotationStatus
+    value: Any | None
+    release_id: UUID | None
+    release: str | None
+    synthetic: bool
+    valid_from: datetime | None
+    checked_at: datetime | None
+
+
+class AnnotationV1(View):
+    """Every version of every annotation. Follow it by (xid, id), and only where
+    xid < pg_snapshot_xmin(pg_current_snapshot()): identity order is not commit order."""
+
+    view: ClassVar[str] = "annotator.annotation_v1"
+    xid: int
+    id: int
+    hgnc_id: str
+    source: str
+    valid_from: datetime
+    valid_to: datetime | None
+    value: Any | None
+    release_id: UUID
+    file_id: int
+    position: int
+    parser_version: int
+    run_id: UUID | None
+
+
+class RunV1(View):
+    view: ClassVar[str] = "annotator.run_v1"
+    run_id: UUID
+    state: RunState
+    seq: int
+    gene_count: int | None
+    planned_all: bool
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class RunSourceV1(View):
+    view: ClassVar[str] = "annotator.run_source_v1"
+    run_id: UUID
+    source: str
+    state: SourceState
+    total_count: int | None
+    done_count: int
+    no_data_count: int
+    failed_count: int
+    changed_count: int
+    release: str | None
+    synthetic: bool
+    problem: Any | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunFactV1(View):
+    view: ClassVar[str] = "annotator.run_fact_v1"
+    run_id: UUID
+    seq: int
+    type: str
+    time: datetime
+    body: Any
+
+
+class BatchV1(View):
+    view: ClassVar[str] = "annotator.batch_v1"
+    batch_id: UUID
+    kind: Literal["release", "store", "fetch"]
+    source: str
+    run_id: UUID | None
+    release_id: UUID | None
+    state: BatchState
+    gene_count: int
+    checkpoint: int
+    attempt: int
+    next_attempt_at: datetime
+    problem: Any | None
+
+
+class SourceV1(View):
+    view: ClassVar[str] = "annotator.source_v1"
+    name: str
+    title: str
+    kind: Literal["bulk", "api"]
+    is_catalogue: bool
+    identifier: str
+    homepage: str
+    licence: str
+    citation: str
+    ttl_seconds: int
+    release_id: UUID | None
+    release: str | None
+    synthetic: bool
+    checked_at: datetime | None
+    stored_at: datetime | None
+    annotation_count: int
+
+
+class ReleaseV1(View):
+    view: ClassVar[str] = "annotator.release_v1"
+    release_id: UUID
+    source: str
+    version: str | None
+    state: ReleaseState
+    synthetic: bool
+    sha256: str | None
+    parser_version: int
+    row_count: int | None
+    unmapped_count: int | None
+    retrieved_at: datetime
+    checked_at: datetime
+    accepted_at: datetime | None
+    stored_at: datetime | None
+    problem: Any | None
+
+
+class UnmappedV1(View):
+    """What a release says of things that are no gene of ours, with the reason."""
+
+    view: ClassVar[str] = "annotator.unmapped_v1"
+    release_id: UUID
+    source: str
+    key: str
+    reason: str
+    row_count: int
+
+
+class CachedGeneV1(View):
+    """A gene document and the columns lists are filtered and sorted by."""
+
+    view: ClassVar[str] = "cache.gene_v1"
+    hgnc_id: str
+    hgnc_number: int
+    symbol: str
+    version: int
+    document: Any
+    status: Literal["approved", "withdrawn", "merged"]
+    name: str | None
+    locus_group: str | None
+    locus_type: str | None
+    entrez_id: str | None
+    ensembl_gene_id: str | None
+    annotation_count: int
+
+
+class NamespaceV1(View):
+    view: ClassVar[str] = "cache.namespace_v1"
+    namespace: str
+    epoch: int
+    invalidated_at: datetime | None
+
+
+VIEWS: tuple[type[View], ...] = (
+    GeneV1,
+    GeneNameV1,
+    CurrentAnnotationV1,
+    AnnotationV1,
+    RunV1,
+    RunSourceV1,
+    RunFactV1,
+    BatchV1,
+    SourceV1,
+    ReleaseV1,
+    UnmappedV1,
+    CachedGeneV1,
+    NamespaceV1,
+)

@@ -1,0 +1,97 @@
+"""Finds the jars of Kafka, and fetches them once per person and machine."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from infra.errors import ClusterError
+from infra.processes import Process, run_to_end
+from infra.state import StateFolder, make_private_folder
+
+PROGRAM = Path(__file__).with_name("fetch_jars.py")
+LOCK_FILE = Path(__file__).with_name("kafka_jars.lock")
+VERSION = "4.3.1"
+FETCH_TIMEOUT_SECONDS = 600.0
+LOCK_POLL_SECONDS = 0.1
+
+
+async def class_path(state: StateFolder) -> list[Path]:
+    """The jars of the lock file, in its order. Fetches them unless every one is there; takes no network then."""
+    cache = _cache_folder(state)
+    folder = cache / f"kafka-{VERSION}"
+    jars = [folder / name for name in _locked_names()]
+    if not _complete(jars):
+        async with _locked(cache):
+            # Somebody else may have fetched them while we waited.
+            if not _complete(jars):
+                await _fetch(folder, state)
+    return jars
+
+
+async def _fetch(folder: Path, state: StateFolder) -> None:
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    for old in (unfinished, folder):
+        await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
+    unfinished.mkdir()
+    await run_to_end(
+        Process(
+            name="kafka-jars",
+            command=(sys.executable, "-I", str(PROGRAM), str(unfinished)),
+            cwd=state.path,
+            log_file=state.logs / "kafka-jars.log",
+            start_timeout_seconds=FETCH_TIMEOUT_SECONDS,
+        )
+    )
+    await asyncio.to_thread(shutil.rmtree, unfinished / "repository")
+    unfinished.rename(folder)
+
+
+def _locked_names() -> list[str]:
+    """The file names of the jars: the lock file's lines are `group:artifact:version sha256`."""
+    coordinates = (line.split()[0].split(":") for line in LOCK_FILE.read_text().splitlines())
+    return [f"{artifact}-{version}.jar" for _, artifact, version in coordinates]
+
+
+def _complete(jars: list[Path]) -> bool:
+    return all(jar.is_file() for jar in jars)
+
+
+def _cache_folder(state: StateFolder) -> Path:
+    """The person's cache folder, so that clusters share the jars; the state folder where there is none to write to."""
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        folder /= "annobus"
+        make_private_folder(folder)
+        if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            return folder
+    folder = state.path / "cache"
+    make_private_folder(folder)
+    return folder
+
+
+@contextlib.asynccontextmanager
+async def _locked(folder: Path) -> AsyncIterator[None]:
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
+            while not _try_lock(lock):
+                await asyncio.sleep(LOCK_POLL_SECONDS)
+        yield
+    except TimeoutError:
+        raise ClusterError(f"another process has held {folder / 'lock'} for {FETCH_TIMEOUT_SECONDS:g} s") from None
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

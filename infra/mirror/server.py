@@ -1,0 +1,115 @@
+"""The mirror's addresses: a base per upstream, what is served, and the controls for tests."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
+
+from infra.mirror import ensembl
+from infra.mirror.files import Offer, ServedFile, answer
+from infra.mirror.gate import Gate, RateLimit
+
+ENSEMBL_REQUESTS_PER_SECOND: Final = 15
+STATUS_MIN, STATUS_MAX = 400, 599
+
+
+def build_app(
+    offers: Mapping[str, Offer], genes: Mapping[str, ensembl.Gene], *, limits: bool
+) -> Starlette:
+    """`offers` has the keys `hgnc`, `hpo` and `ensembl`: the bases of the addresses."""
+    lookup = ensembl.Lookup(genes)
+    routes = {name: [_file_route(*item) for item in offers[name].files.items()] for name in offers}
+    routes["ensembl"] += [
+        Route("/lookup/id", lookup.by_ids, methods=["POST"]),
+        Route("/info/data", lookup.data_release),
+        Route("/info/ping", lookup.ping),
+    ]
+    gates = {name: Gate(Router(routes[name])) for name in offers}
+    if limits:
+        gates["ensembl"] = Gate(
+            Router(routes["ensembl"]), RateLimit(ENSEMBL_REQUESTS_PER_SECOND), ensembl.refusal
+        )
+    controls = Controls(gates)
+    served = orjson.dumps({name: _describe(name, offer) for name, offer in offers.items()})
+
+    async def index(_request: Request) -> Response:
+        return Response(served, media_type="application/json")
+
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/_control/{upstream}", controls.tell, methods=["POST"]),
+            Route("/_requests/{upstream}", controls.requests),
+            *(Mount(f"/{name}", app=gate) for name, gate in gates.items()),
+        ]
+    )
+
+
+class Controls:
+    """Lets a test make an upstream fail, and see what it was asked."""
+
+    def __init__(self, gates: Mapping[str, Gate]) -> None:
+        self._gates = gates
+
+    async def tell(self, request: Request) -> Response:
+        gate = self._gates.get(request.path_params["upstream"])
+        if gate is None:
+            return self._unknown(request)
+        try:
+            body = orjson.loads(await request.body())
+            status = body["status"]
+        except (orjson.JSONDecodeError, TypeError, KeyError):
+            return _json(
+                {"error": f'accepted is {{"status": {STATUS_MIN}–{STATUS_MAX} or null}}'}, 400
+            )
+        acceptable = status is None or (type(status) is int and STATUS_MIN <= status <= STATUS_MAX)
+        if not acceptable:
+            accepted = f"accepted is {STATUS_MIN}–{STATUS_MAX} or null"
+            return _json({"error": f"status is {status!r}; {accepted}"}, 400)
+        gate.told_status = status
+        return _json({"status": status})
+
+    async def requests(self, request: Request) -> Response:
+        gate = self._gates.get(request.path_params["upstream"])
+        return self._unknown(request) if gate is None else _json(gate.counters.as_json())
+
+    def _unknown(self, request: Request) -> Response:
+        name, known = request.path_params["upstream"], ", ".join(self._gates)
+        return _json({"error": f"no upstream {name!r}; there are {known}"}, 404)
+
+
+def _file_route(path: str, file: ServedFile) -> Route:
+    async def serve(request: Request) -> Response:
+        return answer(file, request.headers)
+
+    return Route(path, serve)
+
+
+def _describe(name: str, offer: Offer) -> dict[str, Any]:
+    return {
+        "base": f"/{name}",
+        "origin": offer.origin,
+        "release": offer.release,
+        "synthetic": offer.synthetic,
+        "rows": offer.rows,
+        "licence": offer.licence,
+        "citation": offer.citation,
+        "counts": dict(offer.counts),
+        "files": {
+            path: {
+                "bytes": file.size_bytes,
+                "gzip_bytes": file.gzip_size_bytes,
+                "sha256": file.sha256,
+                "last_modified": file.last_modified.isoformat(),
+            }
+            for path, file in offer.files.items()
+        },
+    }
+
+
+def _json(content: object, status_code: int = 200) -> Response:
+    return Response(orjson.dumps(content), status_code, media_type="application/json")

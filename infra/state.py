@@ -1,0 +1,150 @@
+"""The state folder (`.annobus`): who uses it, and what a cluster must find again at its next start."""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from infra.errors import ClusterError
+
+PASSWORD_BYTES = 24
+ROLES = ("postgres", "annobus", "annotator", "cache", "gateway")
+PORTS = ("postgres", "kafka", "kafka-controller")
+PORT_MIN = 15_000
+PORT_TRIES_MAX = 1_000
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+class StateFolder:
+    """One folder per cluster; `acquire` makes it and keeps other supervisors out until `release` or death."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.logs = self.path / "logs"
+        self._lock_file = self.path / "lock"
+        self._lock: int | None = None
+
+    def acquire(self) -> None:
+        if self._lock is not None:
+            return
+        make_private_folder(self.path)
+        make_private_folder(self.logs)
+        lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode().strip() or "unknown"
+            os.close(lock)
+            raise ClusterError(
+                f"{self.path} is in use by the process {holder}: stop it first, or use another state folder"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        self._lock = lock
+
+    def release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def holder(self) -> int | None:
+        """The process id of the supervisor that uses the folder now."""
+        if self._lock is not None:
+            return os.getpid()
+        try:
+            lock = os.open(self._lock_file, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(os.pread(lock, 32, 0))
+        finally:
+            os.close(lock)
+        return None
+
+    def make_passwords(self) -> None:
+        if not self._passwords_file.exists():
+            passwords = {role: secrets.token_urlsafe(PASSWORD_BYTES) for role in ROLES}
+            write_private(self._passwords_file, json.dumps(passwords, indent=2))
+
+    def choose_ports(self) -> None:
+        """Keeps the remembered ports; replaces those that somebody else listens on by now."""
+        remembered = self._ports() if self._ports_file.exists() else {}
+        ports: dict[str, int] = {}
+        for name in PORTS:
+            port = remembered.get(name)
+            if port is None or not _is_free(port):
+                port = _free_port(taken=set(ports.values()) | set(remembered.values()))
+            ports[name] = port
+        if ports != remembered:
+            write_private(self._ports_file, json.dumps(ports, indent=2))
+
+    def password(self, role: str) -> str:
+        return str(self._read(self._passwords_file)[role])
+
+    def port(self, name: str) -> int:
+        return self._ports()[name]
+
+    def _ports(self) -> dict[str, int]:
+        return {name: int(port) for name, port in self._read(self._ports_file).items()}
+
+    @property
+    def _passwords_file(self) -> Path:
+        return self.path / "passwords.json"
+
+    @property
+    def _ports_file(self) -> Path:
+        return self.path / "ports.json"
+
+    def _read(self, file: Path) -> dict[str, str | int]:
+        try:
+            content: dict[str, str | int] = json.loads(file.read_text())
+        except FileNotFoundError:
+            raise ClusterError(
+                f"{self.path} holds no cluster yet ({file.name} is missing): start one first"
+            ) from None
+        except ValueError as error:
+            raise ClusterError(f"{file} is damaged ({error}): restore or remove {self.path}") from None
+        return content
+
+
+def make_private_folder(path: Path) -> None:
+    """0700 when it is made here; a folder that exists keeps its mode."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+
+
+def write_private(file: Path, text: str) -> None:
+    """Whole or not at all, readable by nobody else at any moment."""
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(text)
+    new.replace(file)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Connections of the last run that still close do not count; the servers set the same option.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(taken: set[int]) -> int:
+    """Below the ports that outgoing connections get: a client that retries while a server restarts would otherwise
+    one day be given the server's own port and connect to itself."""
+    ephemeral_min = int(EPHEMERAL_PORTS.read_text().split()[0])
+    for _ in range(PORT_TRIES_MAX):
+        port = PORT_MIN + secrets.randbelow(max(1, ephemeral_min - PORT_MIN))
+        if port not in taken and _is_free(port):
+            return port
+    raise ClusterError(f"no free port between {PORT_MIN} and {ephemeral_min - 1} on 127.0.0.1")

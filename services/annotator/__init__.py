@@ -1,0 +1,1 @@
+"""The gene catalogue, the sources and the annotations."""

@@ -1,0 +1,86 @@
+"""The annotator's composition root."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from services.annotator.handlers import Handlers, bury, subscriptions
+from services.annotator.planner import COALESCE_SECONDS, PERIOD_SECONDS, Planner
+from services.annotator.progress import Progress
+from services.annotator.raw_store import RawStore
+from services.annotator.releases import Releases
+from services.annotator.settings import AnnotatorSettings, UpstreamSettings
+from services.annotator.sources import SOURCES
+from services.annotator.upstream import Upstream
+from services.chassis import database, http, outbox, process
+from services.chassis.bus import Bus
+from services.chassis.failpoints import Failpoints
+from services.chassis.process import Process
+
+REVISION = "annotator_0001"
+
+
+async def main(settings: AnnotatorSettings) -> None:
+    async with Process("annotator", settings) as life:
+        engine = await life.enter(database.open_engine(settings, "annotator"))
+        upstreams = await life.enter(open_upstreams(settings))
+        bus = Bus(settings.shared, "annotator")
+        checks = {"schema": life.schema_check(engine, REVISION), "kafka": bus.problems}
+        await life.enter(
+            http.serve(http.create_app("annobus annotator", checks), settings.host, settings.port)
+        )
+
+        await life.wait_for_schema(engine, REVISION)
+        instance = await life.take_slot()
+        raw_store = RawStore(settings.raw_folder)
+        progress = Progress(engine, bus)
+        releases = Releases(engine, SOURCES, upstreams, raw_store)
+        handlers = Handlers(
+            engine=engine,
+            sources=SOURCES,
+            upstreams=upstreams,
+            raw_store=raw_store,
+            instance=instance,
+            report=progress.report,
+            prepare_release=releases.prepare_release,
+            failpoints=Failpoints(settings.shared),
+        )
+        planner = Planner(engine, SOURCES, instance, progress.report, bury)
+
+        bus.subscribe(subscriptions(handlers), instance)
+        await bus.start()
+        life.at_stop(bus.stop)
+        life.keep("progress", progress.tell())
+        life.keep("relay", outbox.relay(settings, "annotator", bus.publish))
+        life.keep(
+            "planner",
+            database.alone(
+                settings,
+                "planner",
+                planner.plan_and_feed,
+                period_seconds=PERIOD_SECONDS,
+                coalesce_seconds=COALESCE_SECONDS,
+            ),
+        )
+        await life.until_stopped()
+
+
+@asynccontextmanager
+async def open_upstreams(settings: AnnotatorSettings) -> AsyncIterator[dict[str, Upstream]]:
+    """One client per source, where the settings or the source itself say."""
+    async with AsyncExitStack() as stack:
+        upstreams = {}
+        for name, source in SOURCES.items():
+            declared = source.declaration
+            chosen = settings.upstreams.get(name, UpstreamSettings())
+            rate = chosen.requests_per_second
+            upstreams[name] = Upstream(
+                declared,
+                chosen.base_url or declared.base_url,
+                declared.requests_per_second if rate is None else rate,
+            )
+            stack.push_async_callback(upstreams[name].close)
+        yield upstreams
+
+
+if __name__ == "__main__":
+    process.run(main(AnnotatorSettings()))

@@ -1,0 +1,314 @@
+"""Plain types and pure rules: what a source is, what a batch is, when to try again."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from random import uniform
+from typing import Literal, Protocol
+from uuid import UUID
+from zlib import crc32
+
+import orjson
+from pydantic import BaseModel
+
+from contracts.messages import AnnotationsChanged
+from services.annotator.errors import RateLimited
+from services.chassis.errors import PermanentError
+
+ATTEMPTS_MAX = 5
+BACKOFF_FIRST_SECONDS = 1.0
+BACKOFF_SECONDS_MAX = 60.0
+CHANGE_BUCKETS = 8  # Streams of changes per source.
+CHANGED_GENES_MAX = 4_000  # Genes in one message; 50 KB.
+STORE_GENES_MAX = 4_000  # Genes in a batch that reads staged rows; API sources say their own.
+
+Kind = Literal["bulk", "api"]
+Identifier = Literal["hgnc_id", "entrez_id", "ensembl_gene_id"]
+BatchKind = Literal["release", "store", "fetch"]
+
+
+# ------------------------------------------------------------------------- what a source is
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a release; `path` follows the source's base URL."""
+
+    name: str
+    path: str
+    bytes_max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a source says of itself; published as `annotator.source_v1`."""
+
+    name: str
+    title: str
+    base_url: str
+    homepage: str
+    licence: str
+    citation: str
+    identifier: Identifier  # A gene without it has no data here.
+    ttl: timedelta  # Older than this, a value is stale.
+    parser_version: int  # Raised whenever the same bytes would give another value.
+    requests_per_second: float
+    concurrency: int = 1
+    is_catalogue: bool = False
+
+
+@dataclass(frozen=True)
+class Gene:
+    hgnc_id: str
+    symbol: str
+    entrez_id: str | None
+    ensembl_gene_id: str | None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The approved genes, for joining a release's rows to them."""
+
+    genes: Sequence[Gene]
+
+    @cached_property
+    def by_hgnc_id(self) -> Mapping[str, Gene]:
+        return {gene.hgnc_id: gene for gene in self.genes}
+
+    @cached_property
+    def by_symbol(self) -> Mapping[str, Gene]:
+        return {gene.symbol: gene for gene in self.genes}
+
+    @cached_property
+    def by_entrez_id(self) -> Mapping[str, Sequence[Gene]]:
+        return _grouped((gene.entrez_id, gene) for gene in self.genes)
+
+    @cached_property
+    def by_ensembl_gene_id(self) -> Mapping[str, Sequence[Gene]]:
+        return _grouped((gene.ensembl_gene_id, gene) for gene in self.genes)
+
+
+def _grouped(pairs: Iterator[tuple[str | None, Gene]]) -> Mapping[str, Sequence[Gene]]:
+    groups: dict[str, list[Gene]] = {}
+    for key, gene in pairs:
+        if key is not None:
+            groups.setdefault(key, []).append(gene)
+    return groups
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a release as it lies in the raw store, byte for byte."""
+
+    path: Path
+    sha256: bytes
+    etag: str | None
+    last_modified: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a release says of one gene. `position` is where in the file: a line from 1, an index."""
+
+    hgnc_id: str
+    value: BaseModel
+    file: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Unmapped:
+    """Something in a release that is no gene of ours; `key` is the upstream's name for it."""
+
+    key: str
+    reason: str
+    row_count: int = 1
+
+
+class BulkSource(Protocol):
+    """A source that publishes releases as files. Runs in a child process, off every loop."""
+
+    @property
+    def declaration(self) -> Declaration: ...
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]: ...
+
+    @property
+    def records_min(self) -> int:
+        """A release with fewer records cannot be right."""
+        ...
+
+    def version(self, files: Mapping[str, StoredFile]) -> str:
+        """The release's name as people know it. Raises SchemaChanged."""
+        ...
+
+    def read(
+        self, files: Mapping[str, StoredFile], catalogue: Catalogue
+    ) -> Iterator[Record | Unmapped]:
+        """Everything the release says, at most one record per gene. Raises SchemaChanged."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an API says of one gene; `value` is None when it says that it knows none."""
+
+    hgnc_id: str
+    value: BaseModel | None
+    position: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """One answer of an API: what it says, and its bytes."""
+
+    url: str
+    content: bytes
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class Version:
+    """What an API serves at the moment."""
+
+    name: str
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class Response:
+    url: str
+    content: bytes
+    synthetic: bool
+
+
+class Client(Protocol):
+    """One upstream's HTTP client as a source sees it; paths follow the base URL."""
+
+    async def get(self, path: str) -> Response: ...
+
+    async def post(self, path: str, body: object) -> Response: ...
+
+
+class ApiSource(Protocol):
+    """A source that is asked for genes, a page at a time."""
+
+    @property
+    def declaration(self) -> Declaration: ...
+
+    @property
+    def page_size(self) -> int:
+        """Genes in one request, and in one batch."""
+        ...
+
+    async def version(self, client: Client) -> Version:
+        """Raises the errors of the upstream, and SchemaChanged."""
+        ...
+
+    async def fetch(self, client: Client, genes: Sequence[Gene]) -> Page:
+        """One answer for each gene. Raises the errors of the upstream, and SchemaChanged."""
+        ...
+
+
+Source = BulkSource | ApiSource
+
+
+def kind(source: Source) -> Kind:
+    return "api" if hasattr(source, "page_size") else "bulk"
+
+
+def batch_size(source: Source) -> int:
+    """How many genes one batch of this source names."""
+    return getattr(source, "page_size", STORE_GENES_MAX)
+
+
+# --------------------------------------------------------------------- values and versions
+
+
+def canonical(value: BaseModel) -> bytes:
+    """A value's one spelling in JSON: equal values are equal bytes."""
+    return orjson.dumps(value.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+
+
+def digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Values for one page of genes, column by column, as the store statement takes them.
+
+    A gene known to have no data has the value None and an empty digest.
+    """
+
+    hgnc_ids: list[str] = field(default_factory=list)
+    values: list[str | None] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+
+    def add(self, answer: Answer) -> None:
+        content = canonical(answer.value) if answer.value is not None else None
+        self.hgnc_ids.append(answer.hgnc_id)
+        self.values.append(content.decode() if content is not None else None)
+        self.digests.append(digest(content) if content is not None else b"")
+        self.positions.append(answer.position)
+
+
+# ------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A claimed batch: the token proves that the lease is still ours."""
+
+    id: UUID
+    kind: BatchKind
+    source: str
+    run_id: UUID | None
+    release_id: UUID | None
+    genes: Sequence[str]
+    checkpoint: int
+    attempt: int
+    lease_token: int
+    claimed_at: datetime  # The database's clock: whatever is fetched now is no older.
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Genes by outcome."""
+
+    done: int = 0
+    no_data: int = 0
+    failed: int = 0
+    changed: int = 0
+
+
+def retry_after(attempt: int, error: Exception) -> timedelta | None:
+    """When a failed batch is due again; None when it will not be tried again."""
+    if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:
+        return None
+    seconds = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
+    if isinstance(error, RateLimited) and error.retry_after_seconds is not None:
+        seconds = max(seconds, error.retry_after_seconds)
+    return timedelta(seconds=seconds * uniform(0.8, 1.2))
+
+
+def changes(source: str, release_id: UUID | None, genes: Sequence[str]) -> list[AnnotationsChanged]:
+    """What to tell readers: some genes look different now."""
+    parts = [
+        tuple(genes[start : start + CHANGED_GENES_MAX])
+        for start in range(0, len(genes), CHANGED_GENES_MAX)
+    ]
+    return [
+        AnnotationsChanged(
+            source=source,
+            release_id=release_id,
+            bucket=crc32(part[0].encode()) % CHANGE_BUCKETS,
+            genes=part,
+        )
+        for part in parts
+    ]

@@ -1,0 +1,79 @@
+"""What can go wrong in the annotator, by what to do next.
+
+PermanentError
+├── SchemaChanged           an upstream's file or answer lacks what we read it by
+├── ReleaseRefused          a release that cannot be right: too few rows
+├── UpstreamRefused         400 or another 4xx: our request is wrong
+└── UpstreamBlocked         403: we are shut out; a person has to look
+TransientError
+├── UpstreamUnavailable     no answer, a 5xx, or a page where data was expected
+├── UpstreamTruncated       fewer bytes or entries than announced
+├── RateLimited             429; carries when to come back
+├── ReleaseMissing          a release's staged rows are gone: it is staged again
+└── LeaseLost               another worker has the batch
+"""
+
+from services.chassis.errors import PermanentError, Problem, TransientError
+
+
+class SchemaChanged(PermanentError):
+    """The upstream's data has another form than the one we read."""
+
+    kind = "schema-changed"
+
+
+class ReleaseRefused(PermanentError):
+    """The upstream's release cannot be right."""
+
+    kind = "release-refused"
+
+
+class UpstreamRefused(PermanentError):
+    """The upstream refuses our request."""
+
+    kind = "upstream-refused"
+
+
+class UpstreamBlocked(PermanentError):
+    """The upstream shuts us out."""
+
+    kind = "upstream-blocked"
+
+
+class UpstreamUnavailable(TransientError):
+    """The upstream does not answer as it should."""
+
+    kind = "upstream-unavailable"
+
+
+class UpstreamTruncated(TransientError):
+    """The upstream's answer is shorter than announced."""
+
+    kind = "upstream-truncated"
+
+
+class RateLimited(TransientError):
+    """The upstream asks us to slow down."""
+
+    kind = "rate-limited"
+
+    def __init__(self, detail: str, retry_after_seconds: float | None) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+    def problem(self) -> Problem:
+        if self.retry_after_seconds is None:
+            return super().problem()
+        return super().problem() | {"retry_after_seconds": int(self.retry_after_seconds)}
+
+
+class ReleaseMissing(TransientError):
+    """The staged rows of a release are gone, as after a database crash."""
+
+    kind = "release-missing"
+
+
+class LeaseLost(TransientError):
+    """Another worker has claimed the batch since."""
+
+    kind = "lease-lost"

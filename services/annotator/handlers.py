@@ -1,0 +1,235 @@
+"""The story of the service: a run is ordered, and its batches are annotated one by one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.messages import (
+    AnnotateBatch,
+    ReleaseStored,
+    RunFact,
+    StartRun,
+)
+from services.annotator import domain
+from services.annotator.domain import ApiSource, Batch, Counts, Offered, Source
+from services.annotator.errors import LeaseLost, ReleaseMissing
+from services.annotator.raw_store import RawStore
+from services.annotator.store import annotations, batches, counting, releases, runs
+from services.annotator.store.annotations import Origin
+from services.annotator.upstream import Upstream
+from services.chassis import database, outbox, telemetry
+from services.chassis.bus import Routes, Subscription
+from services.chassis.errors import PermanentError, TransientError, problem_of
+from services.chassis.failpoints import Failpoints
+
+log = structlog.get_logger()
+
+RENEW_SECONDS = 2.0  # Two of these may fail before the lease of 6 s ends.
+SLICE = 20  # Values serialised before the loop may do something else: under 1 ms.
+
+
+@dataclass(frozen=True)
+class Handlers:
+    engine: AsyncEngine
+    sources: Mapping[str, Source]
+    upstreams: Mapping[str, Upstream]
+    raw_store: RawStore
+    instance: str
+    report: Callable[[Iterable[UUID]], None]
+    prepare_release: Callable[[Batch], Awaitable[list[RunFact]]]
+    failpoints: Failpoints
+    in_flight: set[UUID] = field(default_factory=set)
+
+    async def on_start_run(self, command: StartRun) -> None:
+        """Note the run; the planner takes it from there. A second delivery finds it noted."""
+        unknown = [source for source in command.sources if source not in self.sources]
+        if unknown:
+            raise PermanentError(
+                f"sources {unknown} are unknown; accepted are {sorted(self.sources)}"
+            )
+        async with self.engine.begin() as tx:
+            if not await runs.insert_run(tx, command):
+                return
+            if await runs.awaits_catalogue(tx, command.run_id):
+                await releases.open_release_batches(
+                    tx, (name for name, s in self.sources.items() if s.declaration.is_catalogue)
+                )
+            await database.notify(tx, "planner")
+        self.report([command.run_id])
+
+    async def on_annotate_batch(self, command: AnnotateBatch) -> None:
+        """Work one batch, if it is still due."""
+        if command.batch_id in self.in_flight:  # A duplicate; under my own name I would claim it.
+            return
+        self.in_flight.add(command.batch_id)
+        try:
+            await self.claim_and_work(command.batch_id)
+        except LeaseLost:
+            log.info("lease_lost", batch_id=str(command.batch_id))  # Another has it.
+        finally:
+            self.in_flight.discard(command.batch_id)
+
+    async def claim_and_work(self, batch_id: UUID) -> None:
+        async with self.engine.begin() as tx:
+            batch = await batches.claim_batch(tx, batch_id, self.instance)
+        if batch is None:  # Finished, not due or a duplicate: the message was only a hint.
+            return
+        self.failpoints.hit("after_claim")
+        renewing = asyncio.create_task(self.keep_lease(batch))
+        try:
+            facts = await self.work(batch)
+        except LeaseLost:
+            raise
+        except (PermanentError, TransientError) as error:
+            facts = await self.give_back(batch, error)
+        finally:
+            renewing.cancel()
+        self.failpoints.hit("after_store")
+        self.report({fact.run_id for fact in facts})
+
+    async def keep_lease(self, batch: Batch) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                async with self.engine.begin() as tx:
+                    if not await batches.renew_lease(tx, batch):
+                        return
+            except database.CONNECTION_ERRORS as error:
+                log.warning("lease_not_renewed", batch_id=str(batch.id), error=repr(error))
+
+    async def work(self, batch: Batch) -> list[RunFact]:
+        if batch.kind == "release":
+            return await self.prepare_release(batch)
+        if batch.kind == "store":
+            return await self.store_slice(batch)
+        return await self.fetch_pages(batch)
+
+    async def store_slice(self, batch: Batch) -> list[RunFact]:
+        """A slice of a staged release: its values never come here, two statements move them."""
+        assert batch.release_id is not None
+        async with self.engine.begin() as tx:
+            now = await annotations.lock_store(tx, batch.source)
+            release = await releases.get_release(tx, batch.release_id)
+            changed = await annotations.store_staged(tx, batch, release.origin(), now)
+            await batches.save_checkpoint(tx, batch, len(batch.genes))
+            version = await releases.complete_release(tx, batch.release_id)
+            facts = await counting.count_stored(tx, batch, changed)
+            await runs.save_facts(tx, facts)
+            await outbox.add(tx, *facts, *domain.changes(batch.source, batch.release_id, changed))
+            if version is not None:
+                stored = ReleaseStored(
+                    source=batch.source, release_id=batch.release_id, version=version
+                )
+                await outbox.add(tx, stored)
+            await database.notify(tx, "planner")
+        telemetry.BATCHES.labels(batch.source, "done").inc()
+        return facts
+
+    async def fetch_pages(self, batch: Batch) -> list[RunFact]:
+        """Ask an API for the batch's genes, page by page, resuming at its checkpoint."""
+        assert batch.run_id is not None
+        source = cast(ApiSource, self.sources[batch.source])
+        checkpoint = batch.checkpoint
+        facts: list[RunFact] = []
+        while hgnc_ids := list(batch.genes[checkpoint : checkpoint + source.page_size]):
+            async with self.engine.begin() as tx:
+                genes = await annotations.get_genes(tx, hgnc_ids)
+            page = await source.fetch(self.upstreams[batch.source], genes)  # No transaction open.
+            sha256 = domain.digest(page.content)
+            await self.raw_store.keep_bytes(page.content, sha256)
+            offered = await offer(page.answers)
+            async with self.engine.begin() as tx:
+                now = await annotations.lock_store(tx, batch.source)
+                release_id, file_id = await releases.record_page(
+                    tx, batch.run_id, batch.source, page.url, sha256, len(page.content)
+                )
+                origin = Origin(
+                    release_id,
+                    file_id,
+                    batch.claimed_at,
+                    source.declaration.parser_version,
+                    batch.run_id,
+                )
+                changed = await annotations.store_offered(tx, batch.source, offered, origin, now)
+                seen = await annotations.mark_checked(tx, batch.source, offered)
+                finished = await batches.save_checkpoint(tx, batch, len(hgnc_ids))
+                done = sum(value is not None for value in offered.values)
+                counts = Counts(done, len(hgnc_ids) - done, changed=len(changed))
+                facts = await counting.count_fetched(tx, batch, counts, finished)
+                await runs.save_facts(tx, facts)
+                touched = sorted({*changed, *seen})
+                await outbox.add(tx, *facts, *domain.changes(batch.source, release_id, touched))
+                if finished:
+                    await database.notify(tx, "planner")
+            self.report([batch.run_id])
+            checkpoint += len(hgnc_ids)
+        telemetry.BATCHES.labels(batch.source, "done").inc()
+        return facts
+
+    async def give_back(self, batch: Batch, error: Exception) -> list[RunFact]:
+        """Let the planner send the batch again later; without a delay it is a dead letter."""
+        delay = domain.retry_after(batch.attempt, error)
+        async with self.engine.begin() as tx:
+            if isinstance(error, ReleaseMissing) and batch.release_id is not None:
+                await releases.unstage_release(tx, batch.release_id)
+                await releases.open_release_batches(tx, [batch.source])
+            await batches.give_back_batch(tx, batch, delay, problem_of(error))
+            facts = await bury(tx, batch, error) if delay is None else []
+            await database.notify(tx, "planner")
+        outcome = "dead" if delay is None else "retried"
+        log.warning(
+            "batch_failed",
+            outcome=outcome,
+            batch_id=str(batch.id),
+            source=batch.source,
+            kind=batch.kind,
+            attempt=batch.attempt,
+            error=repr(error),
+        )
+        telemetry.BATCHES.labels(batch.source, outcome).inc()
+        return facts
+
+
+async def bury(tx: AsyncConnection, batch: Batch, error: Exception) -> list[RunFact]:
+    """Count what a dead batch leaves undone, and say so."""
+    problem = problem_of(error)
+    touched: list[str] = []
+    if batch.kind == "fetch":
+        left = sorted(batch.genes[batch.checkpoint :])
+        touched = await annotations.mark_failed(tx, batch.source, left, problem)
+    facts = await counting.count_dead(tx, batch, problem)
+    await runs.save_facts(tx, facts)
+    await outbox.add(tx, *facts, *domain.changes(batch.source, None, touched))
+    return facts
+
+
+async def offer(answers: Iterable[domain.Answer]) -> Offered:
+    """What an API said, column by column, made in slices so that the loop stays free."""
+    offered = Offered()
+    for number, answer in enumerate(answers, start=1):
+        offered.add(answer)
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+    return offered
+
+
+def subscriptions(handlers: Handlers) -> list[Subscription]:
+    commands: Routes = {StartRun: handlers.on_start_run}
+    work: Routes = {AnnotateBatch: handlers.on_annotate_batch}
+    return [
+        Subscription(StartRun.topic, commands, group="planner", parks_unknown=True),
+        *(
+            Subscription(
+                AnnotateBatch.topic.format(source=source),
+                work,
+                group=f"annotate-{source}",
+                parks_unknown=True,
+            )
+            for source in handlers.sources
+        ),
+    ]

@@ -1,0 +1,326 @@
+-- Sources and their releases -----------------------------------------------------------------
+
+CREATE TABLE source (  -- What the source files declare; written by `annobus migrate`.
+    name text PRIMARY KEY,
+    title text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('bulk', 'api')),
+    is_catalogue boolean NOT NULL,
+    identifier text NOT NULL CHECK (identifier IN ('hgnc_id', 'entrez_id', 'ensembl_gene_id')),
+    homepage text NOT NULL,
+    licence text NOT NULL,
+    citation text NOT NULL,
+    ttl interval NOT NULL CHECK (ttl > interval '0'),
+    parser_version integer NOT NULL,
+    batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 4000)
+);
+CREATE UNIQUE INDEX source_one_catalogue ON source (is_catalogue) WHERE is_catalogue;
+
+CREATE TABLE release (
+    id uuid PRIMARY KEY DEFAULT uuidv7(),
+    source text NOT NULL REFERENCES source,
+    version text,
+    state text NOT NULL
+        CHECK (state IN ('fetched', 'staged', 'accepted', 'stored', 'rejected')),
+    synthetic boolean NOT NULL DEFAULT false,
+    sha256 bytea,
+    parser_version integer NOT NULL,
+    catalogue_id uuid REFERENCES release,  -- The catalogue its records were matched against.
+    row_count integer,
+    unmapped_count integer,
+    retrieved_at timestamptz NOT NULL,
+    checked_at timestamptz NOT NULL,
+    accepted_at timestamptz,
+    stored_at timestamptz,
+    problem jsonb,
+    CHECK (state NOT IN ('staged', 'accepted', 'stored') OR version IS NOT NULL),
+    CHECK ((state IN ('accepted', 'stored')) = (accepted_at IS NOT NULL)),
+    CHECK ((state = 'stored') = (stored_at IS NOT NULL)),
+    CHECK ((state = 'rejected') = (problem IS NOT NULL))
+);
+CREATE INDEX release_newest ON release (source, retrieved_at DESC);
+
+CREATE TABLE release_file (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    release_id uuid NOT NULL REFERENCES release,
+    name text NOT NULL,
+    url text NOT NULL,
+    etag text,
+    last_modified text,
+    sha256 bytea NOT NULL,
+    bytes bigint NOT NULL,
+    retrieved_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (release_id, name, sha256)
+);
+
+-- Lost in a database crash, on purpose: they can be made again from the raw bytes.
+-- The marker tells an empty table from an empty release.
+CREATE UNLOGGED TABLE staged (
+    release_id uuid NOT NULL,
+    hgnc_id text NOT NULL,
+    value jsonb NOT NULL,
+    digest bytea NOT NULL,
+    file_id bigint NOT NULL,
+    position integer NOT NULL,
+    PRIMARY KEY (release_id, hgnc_id)
+);
+CREATE UNLOGGED TABLE staged_release (
+    release_id uuid PRIMARY KEY,
+    rows integer NOT NULL
+);
+
+CREATE TABLE unmapped (
+    release_id uuid NOT NULL REFERENCES release,
+    key text NOT NULL,
+    reason text NOT NULL,
+    row_count integer NOT NULL,
+    PRIMARY KEY (release_id, key, reason)
+);
+
+-- The gene catalogue --------------------------------------------------------------------------
+
+CREATE TABLE gene (
+    hgnc_id text PRIMARY KEY CHECK (hgnc_id ~ '^HGNC:[0-9]+$'),
+    hgnc_number integer GENERATED ALWAYS AS (substr(hgnc_id, 6)::integer) STORED,
+    symbol text NOT NULL,
+    name text,
+    status text NOT NULL CHECK (status IN ('approved', 'withdrawn', 'merged')),
+    locus_group text,
+    locus_type text,
+    location text,
+    entrez_id text CHECK (entrez_id ~ '^[0-9]+$'),
+    ensembl_gene_id text,
+    successors text[] NOT NULL DEFAULT '{}',
+    CHECK (status <> 'approved' OR successors = '{}')
+);
+CREATE INDEX gene_approved ON gene (hgnc_number) WHERE status = 'approved';
+CREATE INDEX gene_entrez ON gene (entrez_id);
+CREATE INDEX gene_ensembl ON gene (ensembl_gene_id);  -- Not unique: two genes may share one.
+
+CREATE TABLE gene_name (
+    folded text NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('approved', 'previous', 'alias', 'withdrawn')),
+    hgnc_id text NOT NULL,  -- No foreign key: both tables are rewritten from the same rows.
+    PRIMARY KEY (folded, kind, hgnc_id, name)
+);
+
+-- Runs and batches ----------------------------------------------------------------------------
+
+CREATE TABLE run (
+    id uuid PRIMARY KEY,
+    state text NOT NULL DEFAULT 'planning'
+        CHECK (state IN ('planning', 'running', 'completed', 'completed_with_errors', 'failed')),
+    all_genes boolean NOT NULL,
+    awaits_catalogue boolean NOT NULL,
+    gene_count integer,
+    planned_all boolean NOT NULL DEFAULT false,
+    open_sources integer NOT NULL CHECK (open_sources >= 0),
+    seq bigint NOT NULL DEFAULT 0,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz,
+    CHECK ((finished_at IS NOT NULL)
+           = (state IN ('completed', 'completed_with_errors', 'failed'))),
+    CHECK (finished_at IS NULL OR open_sources = 0),
+    CHECK (state <> 'running' OR planned_all)
+);
+CREATE INDEX run_planning ON run (started_at) WHERE state = 'planning';
+
+CREATE TABLE run_gene (  -- The scope of a run over a list; a run over all genes has no rows here.
+    run_id uuid NOT NULL REFERENCES run,
+    hgnc_id text NOT NULL,
+    PRIMARY KEY (run_id, hgnc_id)
+);
+
+CREATE TABLE run_source (
+    run_id uuid NOT NULL REFERENCES run,
+    source text NOT NULL REFERENCES source,
+    state text NOT NULL DEFAULT 'waiting'
+        CHECK (state IN ('waiting', 'running', 'completed', 'failed')),
+    release_id uuid REFERENCES release,
+    total_count integer,
+    done_count integer NOT NULL DEFAULT 0 CHECK (done_count >= 0),
+    no_data_count integer NOT NULL DEFAULT 0 CHECK (no_data_count >= 0),
+    failed_count integer NOT NULL DEFAULT 0 CHECK (failed_count >= 0),
+    changed_count integer NOT NULL DEFAULT 0 CHECK (changed_count >= 0),
+    problem jsonb,
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (run_id, source),
+    CHECK (done_count + no_data_count + failed_count <= coalesce(total_count, 0)),
+    CHECK (state <> 'running' OR (total_count IS NOT NULL AND release_id IS NOT NULL)),
+    CHECK ((state IN ('completed', 'failed')) = (finished_at IS NOT NULL)),
+    CHECK (finished_at IS NULL OR done_count + no_data_count + failed_count = total_count)
+);
+CREATE INDEX run_source_open ON run_source (source) WHERE state IN ('waiting', 'running');
+
+CREATE TABLE batch (
+    id uuid PRIMARY KEY DEFAULT uuidv7(),
+    -- release: find and stage what is new; store: a slice of a staged release;
+    -- fetch: some genes of a run, page by page from an API.
+    kind text NOT NULL CHECK (kind IN ('release', 'store', 'fetch')),
+    source text NOT NULL REFERENCES source,
+    run_id uuid REFERENCES run,
+    release_id uuid REFERENCES release,
+    genes text[] NOT NULL DEFAULT '{}',
+    state text NOT NULL DEFAULT 'pending'
+        CHECK (state IN ('pending', 'queued', 'leased', 'done', 'dead')),
+    attempt integer NOT NULL DEFAULT 0,
+    checkpoint integer NOT NULL DEFAULT 0,
+    lease_token bigint NOT NULL DEFAULT 0,
+    lease_owner text,
+    lease_until timestamptz,
+    next_attempt_at timestamptz NOT NULL DEFAULT now(),
+    queued_at timestamptz,
+    finished_at timestamptz,
+    problem jsonb,
+    CHECK ((kind = 'fetch') = (run_id IS NOT NULL)),
+    CHECK ((kind = 'store') = (release_id IS NOT NULL)),
+    CHECK ((kind = 'release') = (genes = '{}')),
+    CHECK (checkpoint BETWEEN 0 AND cardinality(genes)),
+    -- A half-set lease would be invisible to every query for ever.
+    CHECK ((state = 'leased') = (lease_owner IS NOT NULL AND lease_until IS NOT NULL)),
+    CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
+    CHECK ((state IN ('done', 'dead')) = (finished_at IS NOT NULL)),
+    CHECK (state <> 'dead' OR problem IS NOT NULL)
+);
+CREATE UNIQUE INDEX batch_one_open_release ON batch (source)
+    WHERE kind = 'release' AND state NOT IN ('done', 'dead');
+CREATE INDEX batch_pending ON batch (source, run_id, id) WHERE state = 'pending';
+CREATE INDEX batch_in_flight ON batch (source) WHERE state IN ('queued', 'leased');
+CREATE INDEX batch_of_release ON batch (release_id) WHERE kind = 'store';
+
+CREATE TABLE run_fact (
+    run_id uuid NOT NULL REFERENCES run,
+    seq bigint NOT NULL,
+    type text NOT NULL,
+    time timestamptz NOT NULL DEFAULT now(),
+    body jsonb NOT NULL,
+    PRIMARY KEY (run_id, seq)
+);
+
+-- Annotations ---------------------------------------------------------------------------------
+
+CREATE TABLE annotation (
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    hgnc_id text NOT NULL,
+    source text NOT NULL REFERENCES source,
+    valid_from timestamptz NOT NULL,
+    valid_to timestamptz NOT NULL DEFAULT 'infinity',
+    value jsonb,  -- NULL: the source had a value for this gene and has none any more.
+    digest bytea NOT NULL,
+    release_id uuid NOT NULL REFERENCES release,
+    file_id bigint NOT NULL REFERENCES release_file,
+    position integer NOT NULL,
+    retrieved_at timestamptz NOT NULL,
+    parser_version integer NOT NULL,
+    run_id uuid,
+    PRIMARY KEY (xid, id),  -- The order in which changes are read.
+    CHECK (valid_from < valid_to),
+    CHECK ((value IS NULL) = (digest = '\x'))
+) WITH (fillfactor = 90);
+CREATE UNIQUE INDEX annotation_current ON annotation (hgnc_id, source)
+    WHERE valid_to = 'infinity';
+CREATE INDEX annotation_history ON annotation (hgnc_id, source, valid_from DESC)
+    WHERE valid_to <> 'infinity';
+
+CREATE TABLE checked (  -- API sources only: a bulk gene was checked when its release was stored.
+    hgnc_id text NOT NULL,
+    source text NOT NULL REFERENCES source,
+    checked_at timestamptz NOT NULL,
+    outcome text NOT NULL CHECK (outcome IN ('value', 'empty', 'error')),
+    problem jsonb,
+    PRIMARY KEY (hgnc_id, source),
+    CHECK ((outcome = 'error') = (problem IS NOT NULL))
+) WITH (fillfactor = 70);
+
+-- Published views -----------------------------------------------------------------------------
+
+CREATE VIEW gene_v1 AS
+SELECT hgnc_id, symbol, name, status, locus_group, locus_type, location, entrez_id,
+       ensembl_gene_id, successors
+FROM gene;
+
+CREATE VIEW gene_name_v1 AS SELECT folded, name, kind, hgnc_id FROM gene_name;
+
+CREATE VIEW release_v1 AS
+SELECT id AS release_id, source, version, state, synthetic, encode(sha256, 'hex') AS sha256,
+       parser_version, row_count, unmapped_count, retrieved_at, checked_at, accepted_at,
+       stored_at, problem
+FROM release;
+
+CREATE VIEW source_v1 AS
+SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.homepage, s.licence, s.citation,
+       extract(epoch FROM s.ttl)::integer AS ttl_seconds,
+       r.id AS release_id, r.version AS release, coalesce(r.synthetic, false) AS synthetic,
+       r.checked_at, r.stored_at,
+       (SELECT count(*) FROM annotation a
+        WHERE a.source = s.name AND a.valid_to = 'infinity' AND a.value IS NOT NULL
+       )::integer AS annotation_count
+FROM source s
+LEFT JOIN LATERAL (
+    SELECT * FROM release r
+    WHERE r.source = s.name AND r.state IN ('accepted', 'stored')
+    ORDER BY r.retrieved_at DESC LIMIT 1
+) r ON true;
+
+CREATE VIEW current_annotation_v1 AS
+WITH newest AS (  -- The last release of each source that readers may rely on.
+    SELECT s.name AS source, s.kind, s.ttl, r.id, r.checked_at
+    FROM source s
+    LEFT JOIN LATERAL (
+        SELECT * FROM release r
+        WHERE r.source = s.name
+          AND (r.state = 'stored' OR (s.kind = 'api' AND r.state = 'accepted'))
+        ORDER BY r.retrieved_at DESC LIMIT 1
+    ) r ON true
+)
+SELECT g.hgnc_id, n.source,
+       CASE
+           WHEN c.outcome = 'error' THEN 'error'
+           WHEN a.value IS NULL AND n.kind = 'bulk' AND n.id IS NULL THEN 'pending'
+           WHEN a.value IS NULL AND n.kind = 'api' AND c.outcome IS NULL THEN 'pending'
+           WHEN coalesce(c.checked_at, n.checked_at, a.retrieved_at) < now() - n.ttl THEN 'stale'
+           WHEN a.value IS NULL THEN 'empty'
+           ELSE 'ok'
+       END AS status,
+       a.value, a.release_id, r.version AS release, coalesce(r.synthetic, false) AS synthetic,
+       a.valid_from, coalesce(c.checked_at, n.checked_at, a.retrieved_at) AS checked_at
+FROM gene g
+CROSS JOIN newest n
+LEFT JOIN annotation a
+    ON a.hgnc_id = g.hgnc_id AND a.source = n.source AND a.valid_to = 'infinity'
+LEFT JOIN release r ON r.id = a.release_id
+LEFT JOIN checked c ON c.hgnc_id = g.hgnc_id AND c.source = n.source;
+
+CREATE VIEW annotation_v1 AS
+SELECT xid, id, hgnc_id, source, valid_from, nullif(valid_to, 'infinity') AS valid_to, value,
+       release_id, file_id, position, parser_version, run_id
+FROM annotation;
+
+CREATE VIEW run_v1 AS
+SELECT id AS run_id, state, seq, gene_count, planned_all, started_at, finished_at FROM run;
+
+CREATE VIEW run_source_v1 AS
+SELECT rs.run_id, rs.source, rs.state, rs.total_count, rs.done_count, rs.no_data_count,
+       rs.failed_count, rs.changed_count, r.version AS release,
+       coalesce(r.synthetic, false) AS synthetic, rs.problem, rs.started_at, rs.finished_at
+FROM run_source rs LEFT JOIN release r ON r.id = rs.release_id;
+
+CREATE VIEW run_fact_v1 AS SELECT run_id, seq, type, time, body FROM run_fact;
+
+CREATE VIEW batch_v1 AS
+SELECT id AS batch_id, kind, source, run_id, release_id, state,
+       cardinality(genes) AS gene_count, checkpoint, attempt, next_attempt_at, problem
+FROM batch;
+
+CREATE VIEW unmapped_v1 AS
+SELECT u.release_id, r.source, u.key, u.reason, u.row_count
+FROM unmapped u JOIN release r ON r.id = u.release_id;
+
+-- Fresh statistics right after a load: a plan made for an empty table scans it for every batch.
+GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
+
+GRANT USAGE ON SCHEMA annotator TO gateway, cache;
+GRANT SELECT ON gene_v1, gene_name_v1, release_v1, source_v1, current_annotation_v1,
+    annotation_v1, run_v1, run_source_v1, run_fact_v1, batch_v1, unmapped_v1 TO gateway, cache;

@@ -1,0 +1,130 @@
+"""Plans runs, keeps a small window of batches in Kafka, and takes back what was lost."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.messages import AnnotateBatch, RunFact, RunPlanned
+from services.annotator import domain
+from services.annotator.domain import ApiSource, Batch, Counts, Source
+from services.annotator.store import batches, counting, releases, runs
+from services.chassis import outbox
+from services.chassis.errors import PermanentError, problem_of
+
+log = structlog.get_logger()
+
+PERIOD_SECONDS = 1.0  # What a lost wake-up costs, and how late a retry may be.
+COALESCE_SECONDS = 0.02  # Batches end in bursts: refill once for all of them.
+SWEEP_SECONDS = 2.0
+
+
+class CatalogueMissing(PermanentError):
+    """The gene catalogue is empty."""
+
+    kind = "catalogue-missing"
+
+
+class AttemptsUsedUp(PermanentError):
+    """The worker died each time it tried."""
+
+    kind = "attempts-used-up"
+
+
+@dataclass
+class Planner:
+    engine: AsyncEngine
+    sources: Mapping[str, Source]
+    instance: str
+    report: Callable[[Iterable[UUID]], None]
+    bury: Callable[[AsyncConnection, Batch, Exception], Awaitable[list[RunFact]]]
+    _swept_at: float = field(default=0.0)
+
+    async def plan_and_feed(self, _: AsyncConnection) -> int:
+        """One pass: for `database.alone`, which hands in the session that holds the lock."""
+        if time.monotonic() - self._swept_at > SWEEP_SECONDS:
+            await self.sweep_once()
+            self._swept_at = time.monotonic()
+        planned = await self.plan_once()
+        return planned + await self.emit_once()
+
+    async def plan_once(self) -> int:
+        """Plan the oldest run that is waiting for it. Returns how many were planned."""
+        async with self.engine.begin() as tx:
+            run_id = await runs.next_to_plan(tx)
+            if run_id is None:
+                return 0
+            await releases.allow_long_transaction(tx)
+            facts = await self.plan(tx, run_id)
+            await runs.save_facts(tx, facts)
+            await outbox.add(tx, *facts)
+        self.report([run_id])
+        return 1
+
+    async def plan(self, tx: AsyncConnection, run_id: UUID) -> list[RunFact]:
+        gene_count = await runs.count_genes(tx, run_id)
+        if gene_count:  # Before any lock: it may wait for a release that is just being accepted.
+            await releases.open_release_batches(tx, await runs.waiting_sources(tx, run_id))
+        waiting = await runs.lock_waiting_sources(tx, run_id)
+        seq = await runs.mark_planned(tx, run_id, gene_count)
+        if seq is None:
+            return []
+        facts: list[RunFact] = [
+            RunPlanned(run_id=run_id, seq=seq, gene_count=gene_count, sources=tuple(waiting))
+        ]
+        if gene_count == 0:
+            problem = problem_of(CatalogueMissing("no gene is known: the source hgnc failed"))
+            for source in waiting:
+                facts += await counting.fail_source(tx, run_id, source, 0, problem)
+        else:
+            for source in waiting:
+                await runs.set_total(tx, run_id, source, gene_count)
+                if domain.kind(self.sources[source]) == "api":
+                    facts += await self.plan_api(tx, run_id, source, gene_count)
+        completed = await counting.complete_run(tx, run_id, facts[-1].seq + 1)
+        return [*facts, completed] if completed else facts
+
+    async def plan_api(
+        self, tx: AsyncConnection, run_id: UUID, name: str, gene_count: int
+    ) -> list[RunFact]:
+        source: ApiSource = self.sources[name]  # type: ignore[assignment]  # Its kind says so.
+        identifier = source.declaration.identifier
+        asked = await runs.plan_fetches(tx, run_id, name, identifier, source.page_size)
+        silent = await runs.mark_unaskable(tx, run_id, name, identifier)
+        await outbox.add(tx, *domain.changes(name, None, silent))
+        if asked == gene_count:
+            return []
+        step = await counting.advance(tx, run_id, name, Counts(no_data=gene_count - asked))
+        return list(step.facts)
+
+    async def emit_once(self) -> int:
+        """Announce the batches that are due, up to each source's window. Returns how many."""
+        async with self.engine.begin() as tx:
+            due = await batches.queue_due_batches(tx)
+            await outbox.add(
+                tx, *(AnnotateBatch(batch_id=b.batch_id, source=b.source) for b in due)
+            )
+        return len(due)
+
+    async def sweep_once(self) -> int:
+        """Take back what nobody is at any more. Returns how many batches that were."""
+        async with self.engine.begin() as tx:
+            swept = await batches.sweep_lost_batches(tx)
+            await releases.drop_stored_rows(tx)
+        async with self.engine.begin() as tx:
+            worn_out = await batches.take_worn_out_batches(tx, self.instance)
+        for batch in worn_out:
+            await self.bury_worn_out(batch)
+        if swept or worn_out:
+            log.info("batches_swept", swept=swept, dead=len(worn_out))
+        return swept + len(worn_out)
+
+    async def bury_worn_out(self, batch: Batch) -> None:
+        error = AttemptsUsedUp(f"{batch.attempt} attempts ended with the worker that made them")
+        async with self.engine.begin() as tx:
+            await batches.give_back_batch(tx, batch, None, error.problem())
+            facts = await self.bury(tx, batch, error)
+        self.report({fact.run_id for fact in facts})

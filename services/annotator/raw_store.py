@@ -1,0 +1,61 @@
+"""What was fetched, byte for byte, each file under its SHA-256."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+
+class RawStore:
+    """A folder of immutable files. A name that exists holds the whole content, or is not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, sha256: bytes) -> Path:
+        name = sha256.hex()
+        return self._folder / name[:2] / name
+
+    def holds(self, sha256: bytes) -> bool:
+        return self.path(sha256).is_file()
+
+    @asynccontextmanager
+    async def workspace(self) -> AsyncIterator[Path]:
+        """A folder for downloads on the same disk, gone at the end."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="incoming-") as folder:
+            yield Path(folder)
+
+    async def keep(self, file: Path, sha256: bytes) -> None:
+        """Move a complete file of the workspace into the store."""
+        await asyncio.to_thread(self._keep, file, sha256)
+
+    async def keep_bytes(self, content: bytes, sha256: bytes) -> None:
+        await asyncio.to_thread(self._keep_bytes, content, sha256)
+
+    def _keep_bytes(self, content: bytes, sha256: bytes) -> None:
+        if self.holds(sha256):
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=self._folder, prefix="incoming-", delete=False
+        ) as file:
+            file.write(content)
+        self._keep(Path(file.name), sha256)
+
+    def _keep(self, file: Path, sha256: bytes) -> None:
+        target = self.path(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sync(file)
+        file.replace(target)
+        _sync(target.parent)  # The name, too, must outlive a power failure.
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

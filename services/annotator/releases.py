@@ -1,0 +1,186 @@
+"""What is new at a source: fetched, staged and accepted, once for all runs that wait for it."""
+
+import asyncio
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.messages import RunFact
+from services.annotator import domain
+from services.annotator.domain import ApiSource, Batch, BulkSource, Source
+from services.annotator.errors import ReleaseRefused
+from services.annotator.raw_store import RawStore
+from services.annotator.store import annotations, batches, counting, releases, runs
+from services.annotator.store.releases import Release
+from services.annotator.upstream import Downloaded, Upstream
+from services.chassis import database, outbox, process
+from services.chassis.errors import TransientError
+
+log = structlog.get_logger()
+
+STAGING_SECONDS_MAX = 300
+
+
+class StagingFailed(TransientError):
+    """The child process that reads a release ended without a result."""
+
+    kind = "staging-failed"
+
+
+@dataclass(frozen=True)
+class Releases:
+    engine: AsyncEngine
+    sources: Mapping[str, Source]
+    upstreams: Mapping[str, Upstream]
+    raw_store: RawStore
+
+    async def prepare_release(self, batch: Batch) -> list[RunFact]:
+        """Find out what a source publishes now, and let the runs that wait for it go on.
+
+        Every step leaves a row behind: after a crash the next attempt goes on from there.
+        """
+        source = self.sources[batch.source]
+        if domain.kind(source) == "api":
+            return await self._prepare_api(batch, cast(ApiSource, source))
+        return await self._prepare_bulk(batch, cast(BulkSource, source))
+
+    async def _prepare_api(self, batch: Batch, source: ApiSource) -> list[RunFact]:
+        version = await source.version(self.upstreams[batch.source])
+        async with self.engine.begin() as tx:
+            await annotations.lock_store(tx, batch.source)
+            release_id = await releases.record_api_release(
+                tx,
+                batch.source,
+                version.name,
+                source.declaration.parser_version,
+                version.synthetic,
+            )
+            await batches.finish_batch(tx, batch)
+            facts = await counting.attach_runs(tx, batch.source, release_id, is_api=True)
+            await runs.save_facts(tx, facts)
+            await outbox.add(tx, *facts)
+            await database.notify(tx, "planner")
+        return facts
+
+    async def _prepare_bulk(self, batch: Batch, source: BulkSource) -> list[RunFact]:
+        release = await self._fetch(batch, source)
+        if release.state == "rejected":
+            raise ReleaseRefused(str((release.problem or {}).get("detail", "rejected before")))
+        if await self._needs_staging(release, source):
+            await self._stage(batch, release)
+        async with self.engine.begin() as tx:
+            await releases.allow_long_transaction(tx)
+            await annotations.lock_store(tx, batch.source)
+            release = await releases.get_release(tx, release.id)
+            await batches.finish_batch(tx, batch)
+            if release.state == "rejected":
+                raise ReleaseRefused(str((release.problem or {}).get("detail")))
+            if release.state == "staged":
+                if source.declaration.is_catalogue:
+                    withdrawn = await releases.rewrite_catalogue(tx, release.id)
+                    await outbox.add(tx, *domain.changes(batch.source, release.id, withdrawn))
+                await releases.accept_release(tx, release)
+                await counting.detach_runs(tx, batch.source, release.id)
+            await releases.revive_slices(tx, release.id)
+            facts = await counting.attach_runs(tx, batch.source, release.id, is_api=False)
+            await runs.save_facts(tx, facts)
+            await outbox.add(tx, *facts)
+            await database.notify(tx, "planner")
+        log.info("release_prepared", source=batch.source, version=release.version)
+        return facts
+
+    async def _fetch(self, batch: Batch, source: BulkSource) -> Release:
+        """The source's newest release, with its bytes in the raw store."""
+        async with self.engine.begin() as tx:
+            known = await releases.newest_release(tx, batch.source)
+        files: list[Mapping[str, Any]] = []
+        synthetic = False
+        async with self.raw_store.workspace() as workspace:
+            for file in source.files:
+                before = known.files.get(file.name) if known else None
+                if before is not None and not self.raw_store.holds(before.sha256):
+                    before = None  # Its bytes are gone: unchanged would leave us with nothing.
+                downloaded = await self.upstreams[batch.source].download(
+                    file,
+                    workspace,
+                    before.etag if before else None,
+                    before.last_modified if before else None,
+                )
+                if downloaded is not None:
+                    await self.raw_store.keep(downloaded.path, downloaded.sha256)
+                    synthetic = synthetic or downloaded.synthetic
+                    files.append(_row(file.name, downloaded))
+                elif before is not None:
+                    synthetic = synthetic or (known is not None and known.synthetic)
+                    files.append(_row(file.name, before))
+        parser_version = source.declaration.parser_version
+        async with self.engine.begin() as tx:
+            if known and known.parser_version == parser_version and _same(known, files):
+                await releases.mark_release_checked(tx, known.id)
+                return known
+            release_id = await releases.insert_fetched_release(
+                tx, batch.source, parser_version, _hash_of_all(files), synthetic, files
+            )
+            return await releases.get_release(tx, release_id)
+
+    async def _needs_staging(self, release: Release, source: BulkSource) -> bool:
+        """Whether a release must be read again from its bytes, and if so, clears what was."""
+        async with self.engine.begin() as tx:
+            if release.state == "stored":
+                catalogue_id = await releases.current_catalogue_id(tx)
+                if source.declaration.is_catalogue or release.catalogue_id == catalogue_id:
+                    return False
+                await releases.delete_finished_slices(tx, release.id)
+            elif release.state != "fetched" and await releases.is_staged(tx, release.id):
+                return False
+            await releases.unstage_release(tx, release.id)
+        return True
+
+    async def _stage(self, batch: Batch, release: Release) -> None:
+        """Read the release in a child process, which leaves its outcome in the database."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.annotator.staging",
+            str(release.id),
+            str(batch.id),
+            str(batch.lease_token),
+            preexec_fn=process.die_with_parent,
+        )
+        try:
+            async with asyncio.timeout(STAGING_SECONDS_MAX):
+                code = await child.wait()
+        except TimeoutError as error:
+            raise StagingFailed(f"{release.source}: more than {STAGING_SECONDS_MAX} s") from error
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        if code != 0:
+            raise StagingFailed(f"{release.source}: the child process ended with {code}")
+
+
+def _row(name: str, file: Downloaded | releases.KnownFile) -> Mapping[str, Any]:
+    return {
+        "name": name,
+        "url": file.url,
+        "etag": file.etag,
+        "last_modified": file.last_modified,
+        "sha256": file.sha256,
+        "bytes": file.bytes,
+    }
+
+
+def _same(known: Release, files: list[Mapping[str, Any]]) -> bool:
+    return {file.name: file.sha256 for file in known.files.values()} == {
+        file["name"]: file["sha256"] for file in files
+    }
+
+
+def _hash_of_all(files: list[Mapping[str, Any]]) -> bytes:
+    return hashlib.sha256(b"".join(sorted(file["sha256"] for file in files))).digest()

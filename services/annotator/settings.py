@@ -1,0 +1,24 @@
+"""What can be set for the annotator."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import SettingsConfigDict
+
+from services.chassis.settings import ServiceSettings
+
+
+class UpstreamSettings(BaseModel):
+    """Another place, or another rate, for one source."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str | None = None
+    requests_per_second: float | None = Field(default=None, ge=0)  # 0: as fast as it answers.
+
+
+class AnnotatorSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="ANNOTATOR_")
+
+    raw_folder: Path  # What was fetched, byte for byte; shared by all annotators.
+    upstreams: dict[str, UpstreamSettings] = Field(default_factory=dict)

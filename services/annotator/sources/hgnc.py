@@ -1,0 +1,239 @@
+"""HGNC: the names and identifiers of all human genes, and the ids that were given up."""
+
+import codecs
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from email.utils import parsedate
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import ValidationError as Malformed
+
+from services.annotator.domain import (
+    Catalogue,
+    Declaration,
+    Record,
+    RemoteFile,
+    StoredFile,
+    Unmapped,
+)
+from services.annotator.errors import SchemaChanged, UpstreamTruncated
+
+COMPLETE_SET: Final = "hgnc_complete_set.json"
+WITHDRAWN: Final = "withdrawn.txt"
+COMPLETE_SET_BYTES_MAX: Final = 256 * 1024 * 1024  # It has 33 MB.
+WITHDRAWN_BYTES_MAX: Final = 16 * 1024 * 1024  # It has 0.3 MB.
+
+REQUIRED: Final = ("hgnc_id", "symbol", "status")
+# Found by the start of its name, because the rest of it explains the form of the cell.
+SUCCESSORS: Final = "MERGED_INTO_REPORT"
+WITHDRAWN_COLUMNS: Final = ("HGNC_ID", "STATUS", "WITHDRAWN_SYMBOL", SUCCESSORS)
+STATUSES: Final = {"Approved": "approved"}
+WITHDRAWN_STATUSES: Final = {"Entry Withdrawn": "withdrawn", "Merged/Split": "merged"}
+DATE_MODIFIED: Final = re.compile(rb'"date_modified"\s*:\s*"(\d{4}-\d{2}-\d{2})')
+
+HgncId = Annotated[str, StringConstraints(pattern=r"^HGNC:[0-9]{1,9}$")]
+Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]+$")]
+# Dates come with and without a time, which is always midnight.
+Day = Annotated[date, BeforeValidator(lambda said: said[:10] if isinstance(said, str) else said)]
+
+Fields = dict[str, Any]  # An entry by HGNC's own names.
+
+
+class GeneGroup(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    name: str
+
+
+class HgncGene(BaseModel):
+    """What HGNC says of one id, approved or not.
+
+    The fields up to `successors` are those from which the engine makes the catalogue. A field
+    that is read under another name has that name as its alias, so a problem names HGNC's field.
+    """
+
+    model_config = ConfigDict(frozen=True, str_strip_whitespace=True)
+
+    hgnc_id: HgncId
+    status: Literal["approved", "withdrawn", "merged"] = Field(
+        description="merged: the successors stand for it"
+    )
+    symbol: str = Field(min_length=1, description="as HGNC writes it: C1orf127 has small letters")
+    name: str | None = None
+    locus_group: str | None = Field(None, description="such as protein-coding gene")
+    locus_type: str | None = None
+    location: str | None = Field(None, description="cytogenetic band such as 7q34")
+    entrez_id: Digits | None = Field(None, description="NCBI Gene id without prefix")
+    ensembl_gene_id: str | None = Field(None, description="ENSG id without version")
+    aliases: list[str] = Field([], validation_alias="alias_symbol")
+    previous_symbols: list[str] = Field([], validation_alias="prev_symbol")
+    successors: list[HgncId] = Field(
+        [],
+        validation_alias="MERGED_INTO_REPORT",
+        description="HGNC ids, as the file has them: one may be withdrawn itself",
+    )
+    previous_names: list[str] = Field([], validation_alias="prev_name")
+    gene_groups: list[GeneGroup] = Field([], description="gene_group_id with its gene_group")
+    uniprot_ids: list[str] = Field([], description="accessions")
+    refseq_accessions: list[str] = Field([], validation_alias="refseq_accession")
+    mane_select_enst: str | None = Field(None, description="ENST id with version, of mane_select")
+    mane_select_nm: str | None = Field(None, description="NM_ id with version, of mane_select")
+    ccds_ids: list[str] = Field([], validation_alias="ccds_id")
+    omim_ids: list[str] = Field([], validation_alias="omim_id", description="without prefix")
+    mgd_ids: list[str] = Field([], validation_alias="mgd_id", description="mouse, MGI:n")
+    rgd_ids: list[str] = Field([], validation_alias="rgd_id", description="rat, RGD:n")
+    approved_at: Day | None = Field(None, validation_alias="date_approved_reserved")
+    modified_at: Day | None = Field(None, validation_alias="date_modified")
+
+
+class Hgnc:
+    declaration = Declaration(
+        name="hgnc",
+        title="HGNC: approved human gene nomenclature",
+        base_url="https://storage.googleapis.com/public-download-files/hgnc",
+        homepage="https://www.genenames.org",
+        licence="CC0",
+        citation=(
+            "HGNC Database, HUGO Gene Nomenclature Committee, EMBL-EBI;"
+            " Seal et al. 2023, doi:10.1093/nar/gkac888"
+        ),
+        identifier="hgnc_id",
+        ttl=timedelta(days=1),  # New files come on Tuesdays and Fridays.
+        parser_version=1,
+        requests_per_second=5,
+        is_catalogue=True,
+    )
+    files: tuple[RemoteFile, ...] = (
+        RemoteFile(COMPLETE_SET, "json/json/hgnc_complete_set.json", COMPLETE_SET_BYTES_MAX),
+        RemoteFile(WITHDRAWN, "tsv/tsv/withdrawn.txt", WITHDRAWN_BYTES_MAX),
+    )
+    records_min = 40_000
+
+    def version(self, files: Mapping[str, StoredFile]) -> str:
+        """The day of the newest change in the complete set, the only date it says of itself.
+
+        HGNC gives its releases no names, so two may have the same date: their hashes tell them
+        apart. A set without dates is named by the day it was published, its ETag or its hash.
+        """
+        file = files[COMPLETE_SET]
+        if days := DATE_MODIFIED.findall(file.path.read_bytes()):
+            return bytes(max(days)).decode()
+        if file.last_modified and (published := parsedate(file.last_modified)):
+            return date(*published[:3]).isoformat()
+        if file.etag:
+            return file.etag.removeprefix("W/").strip('"')
+        return file.sha256.hex()[:12]
+
+    def read(
+        self,
+        files: Mapping[str, StoredFile],
+        catalogue: Catalogue,  # noqa: ARG002 - it is made from what is read here
+    ) -> Iterator[Record | Unmapped]:
+        """The approved genes, then what was withdrawn; of entries with one id the first counts."""
+        places: dict[str, str] = {}
+        for name, read in ((COMPLETE_SET, _read_complete_set), (WITHDRAWN, _read_withdrawn)):
+            for position, fields in read(files[name].path):
+                place = f"{name}, {position}"
+                try:
+                    value = HgncGene.model_validate(fields)
+                except Malformed as error:
+                    yield Unmapped(_key(fields, place), f"{place}: {_what_is_wrong(error)}")
+                    continue
+                if value.hgnc_id in places:
+                    reason = f"{place}: the id is that of {places[value.hgnc_id]} already"
+                    yield Unmapped(value.hgnc_id, reason)
+                    continue
+                places[value.hgnc_id] = place
+                yield Record(value.hgnc_id, value, name, position)
+
+
+def _read_complete_set(path: Path) -> Iterator[tuple[int, Fields]]:
+    """Each record with its index in `docs`."""
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    try:
+        response = orjson.loads(content)["response"]
+        docs: list[Fields] = response["docs"]
+        announced = response.get("numFound", len(docs))
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise SchemaChanged(f"{path.name}: accepted is JSON with response.docs: {error}") from error
+    if len(docs) != announced:
+        raise UpstreamTruncated(f"{path.name} has {len(docs)} records, numFound is {announced}")
+    for key in REQUIRED:
+        if not any(key in doc for doc in docs):
+            raise SchemaChanged(f"{path.name}: no record has the key {key}")
+    for index, doc in enumerate(docs):
+        yield index, _fields_of(doc)
+
+
+def _fields_of(doc: Fields) -> Fields:
+    """The record without its empty keys, and what takes two keys to say or is said by prefix."""
+    fields = {key: value for key, value in doc.items() if value not in ("", None, [])}
+    fields["status"] = STATUSES.get(str(doc.get("status")), doc.get("status"))
+    ids, names = doc.get("gene_group_id") or [], doc.get("gene_group") or []
+    if len(ids) == len(names):
+        fields["gene_groups"] = [
+            {"id": id_, "name": name} for id_, name in zip(ids, names, strict=True)
+        ]
+    else:
+        # No list of pairs: it is refused below, with both in the message.
+        fields["gene_groups"] = {"gene_group_id": ids, "gene_group": names}
+    for transcript in doc.get("mane_select") or []:
+        if transcript.startswith("ENST"):
+            fields["mane_select_enst"] = transcript
+        elif transcript.startswith("NM_"):
+            fields["mane_select_nm"] = transcript
+    return fields
+
+
+def _read_withdrawn(path: Path) -> Iterator[tuple[int, Fields]]:
+    """Each entry with its line, the header being line 1."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise SchemaChanged(f"{path.name} is not UTF-8: {error}") from error
+    header = lines[0].split("\t")
+    columns = [
+        next((at for at, name in enumerate(header) if name.startswith(column)), None)
+        for column in WITHDRAWN_COLUMNS
+    ]
+    if None in columns:
+        missing = WITHDRAWN_COLUMNS[columns.index(None)]
+        raise SchemaChanged(f"{path.name}: the column {missing} is missing, there are {header}")
+    for number, line in enumerate(lines[1:], start=2):
+        if line.strip():
+            cells = [cell.strip().strip('"') for cell in line.split("\t")]
+            yield number, _withdrawn_fields(*(_cell(cells, at) for at in columns))
+
+
+def _cell(cells: list[str], at: int | None) -> str:
+    # Editors and scripts drop the tabs before empty cells at the end of a line.
+    return cells[at] if at is not None and at < len(cells) else ""
+
+
+def _withdrawn_fields(hgnc_id: str, status: str, symbol: str, successors: str) -> Fields:
+    fields: Fields = {
+        "hgnc_id": hgnc_id,
+        "status": WITHDRAWN_STATUSES.get(status, status),
+        "symbol": symbol,
+    }
+    if status == "Merged/Split":
+        # Such as HGNC:12469|UBA1|Approved, HGNC:6692|LRP1|Approved.
+        fields[SUCCESSORS] = [part.split("|")[0].strip() for part in successors.split(",")]
+    return fields
+
+
+def _key(fields: Fields, place: str) -> str:
+    return str(fields.get("hgnc_id") or fields.get("symbol") or place)
+
+
+def _what_is_wrong(error: Malformed) -> str:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    return f"{field} is {first['input']!r:.100}: {first['msg']}"

@@ -1,0 +1,409 @@
+"""HPO: which phenotypic abnormalities and diseases are known of a gene, and how inherited."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from operator import itemgetter
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.annotator.domain import (
+    Catalogue,
+    Declaration,
+    Record,
+    RemoteFile,
+    StoredFile,
+    Unmapped,
+)
+from services.annotator.errors import SchemaChanged
+
+GENES: Final = "genes_to_phenotype.txt"
+DISEASES: Final = "phenotype.hpoa"
+ONTOLOGY: Final = "hp.obo"
+FILE_BYTES_MAX: Final = 256 * 1024 * 1024  # The largest has 35 MB.
+
+GENES_COLUMNS: Final = ("ncbi_gene_id", "gene_symbol", "hpo_id", "frequency", "disease_id")
+DISEASES_COLUMNS: Final = ("database_id", "disease_name", "qualifier", "hpo_id", "aspect")
+PHENOTYPIC_ABNORMALITY: Final = "HP:0000118"
+NO_TERM: Final = "no term of hp.obo, nor replaced by just one"
+# Each of these terms is a range; the number is its upper end.
+FREQUENCIES: Final[Mapping[str, float | None]] = {
+    "-": None,
+    "": None,
+    "HP:0040280": 1.0,  # Obligate.
+    "HP:0040281": 0.99,  # Very frequent.
+    "HP:0040282": 0.79,
+    "HP:0040283": 0.29,
+    "HP:0040284": 0.04,  # Very rare.
+    "HP:0040285": 0.0,  # Excluded.
+}
+SHARE_DIGITS: Final = 4
+SHARES_REMEMBERED_MAX: Final = 50_000
+
+HEADER_LINES_MAX: Final = 50
+VERSION: Final = re.compile(r"#(?:version|date):\s*(\d{4}-\d{2}-\d{2})")
+ONTOLOGY_TAGS: Final = frozenset({"id", "name", "is_a", "alt_id", "is_obsolete", "replaced_by"})
+ONTOLOGY_VERSION: Final = re.compile(r"data-version:\D*(\d{4}-\d{2}-\d{2})")
+
+
+class PhenotypeTerm(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(description="HP id; a retired one is given as the one that replaced it")
+    name: str = Field(description="as in hp.obo")
+    max_frequency: float | None = Field(
+        description="highest share of patients over the diseases, 0–1; the upper end of a range"
+    )
+    diseases: list[str] = Field(description="ids of the diseases in which it is seen")
+
+
+class Disease(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(description="OMIM:n, ORPHA:n or DECIPHER:n [disease_id]")
+    name: str | None = Field(description="the first one in phenotype.hpoa [disease_name]")
+
+
+class InheritanceMode(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+
+
+class HpoGene(BaseModel):
+    """What HPO says of a gene. All lists are sorted by id and free of repetitions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entrez_id: str = Field(description="HPO's id of the gene [ncbi_gene_id]")
+    matched_by: Literal["entrez_id", "symbol"] = Field(
+        description="symbol: HGNC does not know this Entrez id, but has this approved symbol"
+    )
+    term_count: int
+    terms: list[PhenotypeTerm] = Field(
+        description="phenotypic abnormalities, the most specific terms only: no ancestors"
+    )
+    diseases: list[Disease] = Field(description="all diseases of the gene")
+    inheritance_modes: list[InheritanceMode] = Field(
+        description="of the gene's diseases [phenotype.hpoa, aspect I]"
+    )
+
+
+class Hpo:
+    declaration = Declaration(
+        name="hpo",
+        title="HPO: human phenotype ontology, annotations of genes",
+        base_url="https://purl.obolibrary.org/obo",
+        homepage="https://hpo.jax.org",
+        licence="HPO licence: cite HPO, show the version, do not alter",
+        citation="Human Phenotype Ontology; Gargano et al. 2024, doi:10.1093/nar/gkad1005",
+        identifier="entrez_id",
+        ttl=timedelta(days=7),  # A release comes every month or two, on no fixed day.
+        parser_version=1,
+        requests_per_second=1,
+    )
+    files: tuple[RemoteFile, ...] = (
+        RemoteFile(GENES, "hp/hpoa/genes_to_phenotype.txt", FILE_BYTES_MAX),
+        RemoteFile(DISEASES, "hp/hpoa/phenotype.hpoa", FILE_BYTES_MAX),
+        RemoteFile(ONTOLOGY, "hp.obo", FILE_BYTES_MAX),
+    )
+    records_min = 4_000
+
+    def version(self, files: Mapping[str, StoredFile]) -> str:
+        """The day of phenotype.hpoa. When the ontology is of another day, the name says so."""
+        annotations = _find_in_header(files[DISEASES].path, VERSION, "#version:")
+        ontology = _find_in_header(files[ONTOLOGY].path, ONTOLOGY_VERSION, "data-version:")
+        if ontology == annotations:
+            return annotations
+        return f"{annotations} with ontology {ontology}"
+
+    def read(
+        self, files: Mapping[str, StoredFile], catalogue: Catalogue
+    ) -> Iterator[Record | Unmapped]:
+        """A record for each gene with a phenotypic abnormality; what is no gene or term of ours."""
+        ontology = _read_ontology(files[ONTOLOGY].path)
+        unread: _Unread = Counter()
+        diseases = _read_diseases(files[DISEASES].path, ontology, unread)
+        genes = _read_genes(files[GENES].path, ontology, diseases, unread)
+        matches = _match(genes, catalogue)
+        for entrez_id, gene in genes.items():
+            match = matches[entrez_id]
+            if isinstance(match, str):
+                yield Unmapped(entrez_id, match, gene.row_count)
+            elif gene.terms:
+                value = _value(entrez_id, gene, match.by, ontology, diseases)
+                yield Record(match.hgnc_id, value, GENES, gene.first_line)
+        for (key, reason), row_count in unread.items():
+            yield Unmapped(key, reason, row_count)
+
+
+_Unread = Counter[tuple[str, str]]  # Rows, by what cannot be read in them and why.
+
+
+@dataclass
+class _Ontology:
+    names: dict[str, str] = field(default_factory=dict)
+    successors: dict[str, set[str]] = field(default_factory=dict)
+    abnormalities: set[str] = field(default_factory=set)
+
+    def current(self, term: str) -> str | None:
+        """The term, or the one that stands for it now; None when that is none or not just one."""
+        seen = set()
+        while term not in self.names:
+            successors = self.successors.get(term, set())
+            if len(successors) != 1 or term in seen:
+                return None
+            seen.add(term)
+            (term,) = successors
+        return term
+
+
+def _read_ontology(path: Path) -> _Ontology:
+    ontology = _Ontology()
+    children: dict[str, list[str]] = {}
+    for term in _terms(path):
+        (id_,) = term["id"]
+        if "is_obsolete" in term:
+            ontology.successors.setdefault(id_, set()).update(term.get("replaced_by", ()))
+            continue
+        ontology.names[id_] = term["name"][0]
+        for alternative in term.get("alt_id", ()):
+            ontology.successors.setdefault(alternative, set()).add(id_)
+        for parent in term.get("is_a", ()):
+            children.setdefault(parent.split(" ")[0], []).append(id_)
+    if PHENOTYPIC_ABNORMALITY not in children:
+        raise SchemaChanged(f"{path.name}: no term has is_a: {PHENOTYPIC_ABNORMALITY}")
+    waiting = [PHENOTYPIC_ABNORMALITY]
+    while waiting:
+        for child in children.get(waiting.pop(), ()):
+            if child not in ontology.abnormalities:
+                ontology.abnormalities.add(child)
+                waiting.append(child)
+    return ontology
+
+
+def _terms(path: Path) -> Iterator[Mapping[str, list[str]]]:
+    """The [Term] stanzas, by tag."""
+    stanza: dict[str, list[str]] | None = None
+    for number, line in _lines(path):
+        if line.startswith("["):
+            if stanza:
+                yield stanza
+            stanza = {} if line == "[Term]" else None
+        elif stanza is not None:
+            tag, _, text = line.partition(": ")
+            if tag in ONTOLOGY_TAGS:
+                stanza.setdefault(tag, []).append(text)
+            elif not line and stanza and not {"id", "name"} <= stanza.keys():
+                raise SchemaChanged(f"{path.name}, line {number}: the term above has no id or name")
+    if stanza:
+        yield stanza
+
+
+@dataclass
+class _Diseases:
+    names: dict[str, str] = field(default_factory=dict)
+    inheritance: dict[str, set[str]] = field(default_factory=dict)
+    denied: set[tuple[str, str]] = field(default_factory=set)  # Disease and term, NOT and no more.
+
+
+def _read_diseases(path: Path, ontology: _Ontology, unread: _Unread) -> _Diseases:
+    diseases = _Diseases()
+    affirmed: set[tuple[str, str]] = set()
+    for _, (disease, name, qualifier, term, aspect) in _rows(path, DISEASES_COLUMNS):
+        diseases.names.setdefault(disease, name)
+        current = ontology.current(term)
+        if current is None:
+            unread[term, f"{path.name}: {NO_TERM}"] += 1
+        elif qualifier == "NOT":
+            diseases.denied.add((disease, current))
+        else:
+            affirmed.add((disease, current))
+            if aspect == "I":
+                diseases.inheritance.setdefault(disease, set()).add(current)
+    diseases.denied -= affirmed
+    return diseases
+
+
+@dataclass
+class _Gene:
+    """What the rows of one Entrez id say."""
+
+    first_line: int
+    row_count: int = 0
+    symbols: set[str] = field(default_factory=set)
+    diseases: set[str] = field(default_factory=set)
+    terms: dict[str, "_Term"] = field(default_factory=dict)
+
+
+@dataclass
+class _Term:
+    max_frequency: float | None = None
+    diseases: set[str] = field(default_factory=set)
+
+
+def _read_genes(
+    path: Path, ontology: _Ontology, diseases: _Diseases, unread: _Unread
+) -> Mapping[str, _Gene]:
+    """By Entrez id, in the order of the file."""
+    genes: dict[str, _Gene] = {}
+    for number, (entrez_id, symbol, term, frequency, disease) in _rows(path, GENES_COLUMNS):
+        gene = genes.get(entrez_id)
+        if gene is None:
+            gene = genes[entrez_id] = _Gene(number)
+        gene.row_count += 1
+        gene.symbols.add(symbol)
+        gene.diseases.add(disease)
+        current = ontology.current(term)
+        if current is None:
+            unread[term, f"{path.name}: {NO_TERM}"] += 1
+            continue
+        # This file has no column for NOT: its rows of that kind look like any other (788 of
+        # them in 2025-01-16), so phenotype.hpoa has to tell.
+        if current not in ontology.abnormalities or (disease, current) in diseases.denied:
+            continue
+        try:
+            share = share_of(frequency)
+        except ValueError as error:
+            unread[f"frequency {frequency}", f"{path.name}: {error}"] += 1
+            share = None
+        if share == 0:
+            continue
+        seen = gene.terms.setdefault(current, _Term())
+        seen.diseases.add(disease)
+        if share is not None:
+            seen.max_frequency = max(share, seen.max_frequency or 0)
+    return genes
+
+
+@lru_cache(SHARES_REMEMBERED_MAX)
+def share_of(frequency: str) -> float | None:
+    """The share of patients, 0–1, None when it is not known. Raises ValueError."""
+    if frequency in FREQUENCIES:
+        return FREQUENCIES[frequency]
+    if found := re.fullmatch(r"(\d+)/(\d+)", frequency):
+        some, all_ = float(found[1]), float(found[2])
+    elif found := re.fullmatch(r"(\d+(?:\.\d+)?)%", frequency):
+        some, all_ = float(found[1]), 100.0
+    else:
+        raise ValueError("accepted is n/m, n% or a term below HP:0040279, Frequency")
+    if some > all_ or all_ == 0:
+        raise ValueError("accepted is a share from 0 to 1")
+    return round(some / all_, SHARE_DIGITS)
+
+
+@dataclass(frozen=True)
+class _Match:
+    hgnc_id: str
+    by: Literal["entrez_id", "symbol"]
+
+
+def _match(genes: Mapping[str, _Gene], catalogue: Catalogue) -> Mapping[str, _Match | str]:
+    """By Entrez id, the gene of ours, or why there is none. No gene is matched twice."""
+    matches: dict[str, _Match | str] = {}
+    unknown = []
+    for entrez_id, gene in genes.items():
+        ours = catalogue.by_entrez_id.get(entrez_id, ())
+        chosen = ours if len(ours) == 1 else [one for one in ours if one.symbol in gene.symbols]
+        if len(chosen) == 1:
+            matches[entrez_id] = _Match(chosen[0].hgnc_id, "entrez_id")
+        elif ours:
+            ids = ", ".join(sorted(one.hgnc_id for one in ours))
+            matches[entrez_id] = f"ambiguous: this Entrez id is that of {ids}"
+        else:
+            unknown.append(entrez_id)
+    taken = {match.hgnc_id for match in matches.values() if isinstance(match, _Match)}
+    for entrez_id in unknown:
+        symbols = sorted(genes[entrez_id].symbols)
+        named = [catalogue.by_symbol[one] for one in symbols if one in catalogue.by_symbol]
+        if len(named) != 1:
+            matches[entrez_id] = f"no gene has this Entrez id, nor the symbol {', '.join(symbols)}"
+        elif named[0].hgnc_id in taken:
+            matches[entrez_id] = (
+                f"no gene has this Entrez id; {named[0].hgnc_id} has the symbol {named[0].symbol},"
+                " but is matched to another Entrez id"
+            )
+        else:
+            taken.add(named[0].hgnc_id)
+            matches[entrez_id] = _Match(named[0].hgnc_id, "symbol")
+    return matches
+
+
+def _value(
+    entrez_id: str,
+    gene: _Gene,
+    matched_by: Literal["entrez_id", "symbol"],
+    ontology: _Ontology,
+    diseases: _Diseases,
+) -> HpoGene:
+    modes = {mode for one in gene.diseases for mode in diseases.inheritance.get(one, ())}
+    return HpoGene(
+        entrez_id=entrez_id,
+        matched_by=matched_by,
+        term_count=len(gene.terms),
+        terms=[
+            PhenotypeTerm(
+                id=id_,
+                name=ontology.names[id_],
+                max_frequency=term.max_frequency,
+                diseases=sorted(term.diseases),
+            )
+            for id_, term in sorted(gene.terms.items())
+        ],
+        diseases=[Disease(id=one, name=diseases.names.get(one)) for one in sorted(gene.diseases)],
+        inheritance_modes=[
+            InheritanceMode(id=one, name=ontology.names[one]) for one in sorted(modes)
+        ],
+    )
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Each row with its line number: the cells of the columns, found by name, in their order."""
+    header: list[str] = []
+    pick = None
+    for number, line in _lines(path):
+        if not line or (line.startswith("#") and not line.startswith("#Format:")):
+            continue
+        cells = line.split("\t")
+        if pick is None:
+            header = [cell.strip() for cell in cells]
+            for column in columns:
+                if column not in header:
+                    raise SchemaChanged(
+                        f"{path.name}: the column {column} is missing, the header is {header}"
+                    )
+            pick = itemgetter(*(header.index(column) for column in columns))
+        elif len(cells) < len(header):
+            raise SchemaChanged(
+                f"{path.name}, line {number} has {len(cells)} of {len(header)} cells"
+            )
+        else:
+            yield number, tuple(cell.strip() for cell in pick(cells))
+    if pick is None:
+        raise SchemaChanged(f"{path.name} has no header; accepted is one with {columns}")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise SchemaChanged(f"{path.name} is not UTF-8: {error}") from error
+
+
+def _find_in_header(path: Path, pattern: re.Pattern[str], accepted: str) -> str:
+    for number, line in _lines(path):
+        if found := pattern.match(line):
+            return found[1]
+        if number >= HEADER_LINES_MAX:
+            break
+    raise SchemaChanged(
+        f"{path.name}: none of the first {HEADER_LINES_MAX} lines is {accepted} YYYY-MM-DD"
+    )

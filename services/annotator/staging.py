@@ -1,0 +1,113 @@
+"""A child process of the annotator: reads a release's files and copies their values into `staged`.
+
+Parsing a hundred megabytes would hold an event loop for seconds; here nothing else waits.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import cast
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.annotator import domain
+from services.annotator.domain import BulkSource, Catalogue, Record, StoredFile
+from services.annotator.errors import ReleaseRefused
+from services.annotator.raw_store import RawStore
+from services.annotator.settings import AnnotatorSettings
+from services.annotator.sources import SOURCES
+from services.annotator.store import releases
+from services.annotator.store.releases import Release
+from services.chassis import database
+from services.chassis.errors import PermanentError
+from services.chassis.telemetry import configure_logging
+
+COPY_SECONDS_MAX = 120
+COLUMNS = ["release_id", "hgnc_id", "value", "digest", "file_id", "position"]
+Row = tuple[UUID, str, str, bytes, int, int]
+
+
+class Reading:
+    """One pass over a release: rows to copy, and what did not map, counted on the way."""
+
+    def __init__(self, source: BulkSource, release: Release, raw_store: RawStore) -> None:
+        self._source = source
+        self._release = release
+        self._files = {
+            file.name: StoredFile(
+                raw_store.path(file.sha256), file.sha256, file.etag, file.last_modified
+            )
+            for file in release.files.values()
+        }
+        self.row_count = 0
+        self.unmapped: dict[tuple[str, str], int] = {}
+
+    def version(self) -> str:
+        return self._source.version(self._files)
+
+    def rows(self, catalogue: Catalogue) -> Iterator[Row]:
+        """Raises SchemaChanged, and ReleaseRefused after the last row when there were too few."""
+        for entry in self._source.read(self._files, catalogue):
+            if isinstance(entry, Record):
+                self.row_count += 1
+                content = domain.canonical(entry.value)
+                yield (
+                    self._release.id,
+                    entry.hgnc_id,
+                    content.decode(),
+                    domain.digest(content),
+                    self._release.files[entry.file].id,
+                    entry.position,
+                )
+            else:
+                releases.count_unmapped(self.unmapped, entry)
+        if self.row_count < self._source.records_min:
+            raise ReleaseRefused(
+                f"{self.row_count} records; at least {self._source.records_min} are expected"
+            )
+
+
+async def main(release_id: UUID, batch_id: UUID, lease_token: int) -> None:
+    settings = AnnotatorSettings()
+    configure_logging(settings.shared, "annotator-staging")
+    async with database.open_engine(settings, "annotator-staging") as engine:
+        async with engine.begin() as tx:
+            release = await releases.get_release(tx, release_id)
+            catalogue = await releases.get_catalogue(tx)
+        source = cast(BulkSource, SOURCES[release.source])
+        reading = Reading(source, release, RawStore(settings.raw_folder))
+        try:
+            async with engine.begin() as tx:
+                await releases.allow_long_transaction(tx)
+                await releases.clear_staged(tx, release_id)
+                await _copy(tx, reading.rows(catalogue))
+                await releases.finish_staging(
+                    tx,
+                    batch_id,
+                    lease_token,
+                    release_id,
+                    reading.version(),
+                    reading.row_count,
+                    reading.unmapped,
+                )
+                await tx.execute(text("ANALYZE staged"))
+        except PermanentError as error:  # Whoever started us reads the release's row.
+            async with engine.begin() as tx:
+                await releases.reject_release(
+                    tx, batch_id, lease_token, release_id, error.problem()
+                )
+
+
+async def _copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
+    raw = await tx.get_raw_connection()
+    driver = raw.driver_connection
+    assert driver is not None
+    await driver.copy_records_to_table(
+        "staged", records=rows, columns=COLUMNS, timeout=COPY_SECONDS_MAX
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(UUID(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,1 @@
+"""SQL of the annotator: one function per question, the open transaction always first."""

@@ -1,0 +1,213 @@
+"""Versions of annotations: two statements close what changed and insert what is new."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.annotator.domain import Batch, Gene, Offered
+from services.annotator.errors import ReleaseMissing
+from services.chassis.errors import AnnobusError, Problem
+
+
+class StoreIncomplete(AnnobusError):
+    """A store that did not account for every value it was offered."""
+
+    kind = "store-incomplete"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where values come from: their release, file and time."""
+
+    release_id: UUID
+    file_id: int
+    retrieved_at: datetime  # A later one is never replaced by an earlier one.
+    parser_version: int
+    run_id: UUID | None
+
+
+async def lock_store(tx: AsyncConnection, source: str) -> datetime:
+    """Let one store of a source at a time pass. Returns the time from which its versions hold.
+
+    First in every store, so that stores never wait for each other in a circle; the clock is read
+    after the lock, so that versions of one gene follow each other.
+    """
+    await tx.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended('store:' || :source, 0))"),
+        {"source": source},
+    )
+    now: datetime = await tx.scalar(text("SELECT clock_timestamp()"))
+    return now
+
+
+# What is new for a set of genes, one row each; an empty digest says that there is no data.
+_STAGED = """
+    SELECT g.hgnc_id, s.value, coalesce(s.digest, '\\x') AS digest,
+           coalesce(s.file_id, :file_id) AS file_id, coalesce(s.position, 0) AS position
+    FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
+    LEFT JOIN staged s ON s.release_id = :release_id AND s.hgnc_id = g.hgnc_id
+"""
+_OFFERED = """
+    SELECT o.hgnc_id, CAST(o.value AS jsonb) AS value, o.digest,
+           CAST(:file_id AS bigint) AS file_id, o.position
+    FROM unnest(CAST(:hgnc_ids AS text[]), CAST(:values AS text[]),
+                CAST(:digests AS bytea[]), CAST(:positions AS integer[]))
+        AS o (hgnc_id, value, digest, position)
+"""
+
+
+async def store_staged(
+    tx: AsyncConnection, batch: Batch, origin: Origin, now: datetime
+) -> list[str]:
+    """Store what the staged release says of a batch's genes. Returns the genes that changed.
+
+    Raises ReleaseMissing when the staged rows are gone: absent is then not the same as empty.
+    """
+    staged = await tx.scalar(
+        text("SELECT EXISTS (SELECT FROM staged_release WHERE release_id = :release_id)"),
+        {"release_id": origin.release_id},
+    )
+    if not staged:
+        raise ReleaseMissing(f"release {origin.release_id} of {batch.source} is not staged")
+    return await _store(tx, _STAGED, {"genes": list(batch.genes)}, batch.source, origin, now)
+
+
+async def store_offered(
+    tx: AsyncConnection, source: str, offered: Offered, origin: Origin, now: datetime
+) -> list[str]:
+    """Store what an API said. Returns the genes that changed."""
+    values = {
+        "hgnc_ids": offered.hgnc_ids,
+        "values": offered.values,
+        "digests": offered.digests,
+        "positions": offered.positions,
+    }
+    return await _store(tx, _OFFERED, values, source, origin, now)
+
+
+async def _store(
+    tx: AsyncConnection,
+    fresh: str,
+    values: Mapping[str, object],
+    source: str,
+    origin: Origin,
+    now: datetime,
+) -> list[str]:
+    arguments = {
+        **values,
+        "source": source,
+        "now": now,
+        "release_id": origin.release_id,
+        "file_id": origin.file_id,
+        "retrieved_at": origin.retrieved_at,
+        "parser_version": origin.parser_version,
+        "run_id": origin.run_id,
+    }
+    # MATERIALIZED: otherwise the join order is a guess, and a wrong one costs three quarters.
+    closed = (
+        await tx.execute(
+            text(f"""
+                WITH fresh AS MATERIALIZED ({fresh}),
+                standing AS MATERIALIZED (
+                    SELECT a.hgnc_id, f.digest AS offered, a.digest = f.digest AS same,
+                           a.retrieved_at > :retrieved_at AS newer
+                    FROM fresh f JOIN annotation a
+                        ON a.hgnc_id = f.hgnc_id AND a.source = :source
+                       AND a.valid_to = 'infinity'
+                ), closed AS (
+                    UPDATE annotation a SET valid_to = :now FROM standing s
+                    WHERE a.hgnc_id = s.hgnc_id AND a.source = :source
+                      AND a.valid_to = 'infinity' AND NOT s.same AND NOT s.newer
+                    RETURNING a.hgnc_id
+                )
+                SELECT (SELECT count(*) FROM fresh WHERE digest <> '\\x') AS offered,
+                       (SELECT count(*) FROM standing
+                        WHERE offered <> '\\x' AND (same OR newer)) AS kept,
+                       coalesce((SELECT array_agg(hgnc_id) FROM closed), '{{}}') AS genes
+            """),
+            arguments,
+        )
+    ).one()
+    inserted = (
+        await tx.execute(
+            text(f"""
+                WITH fresh AS MATERIALIZED ({fresh})
+                INSERT INTO annotation (hgnc_id, source, valid_from, value, digest, release_id,
+                                        file_id, position, retrieved_at, parser_version, run_id)
+                SELECT hgnc_id, :source, :now, value, digest, :release_id, file_id, position,
+                       :retrieved_at, :parser_version, :run_id
+                FROM fresh
+                WHERE digest <> '\\x' OR hgnc_id = ANY(CAST(:closed AS text[]))
+                ON CONFLICT (hgnc_id, source) WHERE valid_to = 'infinity' DO NOTHING
+                RETURNING hgnc_id, value IS NOT NULL AS has_value
+            """),
+            arguments | {"closed": closed.genes},
+        )
+    ).all()
+    stored = sum(row.has_value for row in inserted)
+    if stored + closed.kept != closed.offered:
+        raise StoreIncomplete(
+            f"{source}: offered {closed.offered}, stored {stored}, unchanged {closed.kept}"
+        )
+    return [row.hgnc_id for row in inserted]
+
+
+async def mark_checked(tx: AsyncConnection, source: str, offered: Offered) -> list[str]:
+    """Note that an API was asked for these genes. Returns those whose outcome is another now."""
+    return await _mark(
+        tx,
+        source,
+        offered.hgnc_ids,
+        ["empty" if value is None else "value" for value in offered.values],
+        None,
+    )
+
+
+async def mark_failed(
+    tx: AsyncConnection, source: str, genes: list[str], problem: Problem
+) -> list[str]:
+    """Note that an API could not be asked; what it said before stays."""
+    return await _mark(tx, source, genes, ["error"] * len(genes), problem)
+
+
+async def _mark(
+    tx: AsyncConnection, source: str, genes: list[str], outcomes: list[str], problem: Problem | None
+) -> list[str]:
+    rows = await tx.execute(
+        text("""
+            INSERT INTO checked (hgnc_id, source, checked_at, outcome, problem)
+            SELECT c.hgnc_id, :source, now(), c.outcome, CAST(:problem AS jsonb)
+            FROM unnest(CAST(:genes AS text[]), CAST(:outcomes AS text[]))
+                AS c (hgnc_id, outcome)
+            ORDER BY c.hgnc_id
+            ON CONFLICT (hgnc_id, source) DO UPDATE SET
+                checked_at = excluded.checked_at, outcome = excluded.outcome,
+                problem = excluded.problem
+            RETURNING new.hgnc_id, old.outcome IS DISTINCT FROM new.outcome AS changed
+        """),
+        {
+            "source": source,
+            "genes": genes,
+            "outcomes": outcomes,
+            "problem": orjson.dumps(problem).decode() if problem else None,
+        },
+    )
+    return [row.hgnc_id for row in rows if row.changed]
+
+
+async def get_genes(tx: AsyncConnection, hgnc_ids: list[str]) -> list[Gene]:
+    """Genes of the catalogue with the identifiers that upstreams know them by, in this order."""
+    rows = await tx.execute(
+        text("""
+            SELECT g.hgnc_id, g.symbol, g.entrez_id, g.ensembl_gene_id
+            FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS asked (hgnc_id, place)
+            JOIN gene g ON g.hgnc_id = asked.hgnc_id ORDER BY asked.place
+        """),
+        {"hgnc_ids": hgnc_ids},
+    )
+    return [Gene(**row._mapping) for row in rows]

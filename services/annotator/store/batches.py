@@ -1,0 +1,204 @@
+"""Batches: claimed under a lease, renewed, finished or given back; and which are due."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.annotator.domain import ATTEMPTS_MAX, Batch
+from services.annotator.errors import LeaseLost
+from services.chassis.errors import Problem
+
+LEASE = timedelta(seconds=6)
+LEASE_GRACE = timedelta(seconds=1)  # Its owner may be renewing it right now.
+# A hint that nobody has taken up by now is lost: it is sent again, and a second one does no harm.
+QUEUED_MAX = timedelta(seconds=60)
+# Batches of one source in Kafka at once: a second's work of the fastest source, so that nobody
+# waits for the planner, and no more, so that a run that comes later soon has its turn.
+WINDOW = 32
+SWEPT_MAX = 500
+
+
+async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch | None:
+    """Take the lease. None if there is nothing to do: finished, not due, or somebody is at it."""
+    claimed = await tx.execute(
+        text("""
+            UPDATE batch SET state = 'leased', lease_owner = :owner,
+                             lease_token = lease_token + 1,
+                             lease_until = now() + CAST(:lease AS interval),
+                             attempt = attempt + 1  -- Here, so that a crash counts too.
+            WHERE id = :batch_id AND attempt < :attempts_max
+              AND (state = 'queued'
+                   OR (state = 'pending' AND next_attempt_at <= now())
+                   -- My own name: my predecessor is dead.
+                   OR (state = 'leased' AND (lease_until < now() OR lease_owner = :owner)))
+              AND (run_id IS NULL OR EXISTS (
+                  SELECT FROM run WHERE run.id = batch.run_id AND run.state = 'running'))
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+                      lease_token, clock_timestamp() AS claimed_at
+        """),
+        {"batch_id": batch_id, "owner": owner, "lease": LEASE, "attempts_max": ATTEMPTS_MAX},
+    )
+    row = claimed.one_or_none()
+    return Batch(**row._mapping) if row else None
+
+
+async def renew_lease(tx: AsyncConnection, batch: Batch) -> bool:
+    """Keep the lease. False when it is another's."""
+    renewed = await tx.execute(
+        text("""
+            UPDATE batch SET lease_until = now() + CAST(:lease AS interval)
+            WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+        """),
+        {"batch_id": batch.id, "token": batch.lease_token, "lease": LEASE},
+    )
+    return bool(renewed.rowcount)
+
+
+async def save_checkpoint(tx: AsyncConnection, batch: Batch, gene_count: int) -> bool:
+    """These genes of the batch are done. True when they were the last. Raises LeaseLost."""
+    row = (
+        await tx.execute(
+            text("""
+                UPDATE batch SET checkpoint = checkpoint + :gene_count
+                WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+                RETURNING checkpoint = cardinality(genes) AS finished
+            """),
+            {"batch_id": batch.id, "token": batch.lease_token, "gene_count": gene_count},
+        )
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+    if row.finished:
+        await finish_batch(tx, batch)
+    return bool(row.finished)
+
+
+async def finish_batch(tx: AsyncConnection, batch: Batch) -> None:
+    """Raises LeaseLost."""
+    finished = await tx.execute(
+        text("""
+            UPDATE batch SET state = 'done', finished_at = now(), lease_owner = NULL,
+                             lease_until = NULL
+            WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+        """),
+        {"batch_id": batch.id, "token": batch.lease_token},
+    )
+    if finished.rowcount == 0:
+        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+
+
+async def give_back_batch(
+    tx: AsyncConnection, batch: Batch, delay: timedelta | None, problem: Problem
+) -> None:
+    """Let somebody try again after a delay; without one the batch is dead. Raises LeaseLost."""
+    given_back = await tx.execute(
+        text("""
+            UPDATE batch SET state = CASE WHEN CAST(:delay AS interval) IS NULL
+                                          THEN 'dead' ELSE 'pending' END,
+                             finished_at = CASE WHEN CAST(:delay AS interval) IS NULL
+                                                THEN now() END,
+                             next_attempt_at = now() + coalesce(CAST(:delay AS interval), '0s'),
+                             problem = CAST(:problem AS jsonb),
+                             lease_owner = NULL, lease_until = NULL, queued_at = NULL
+            WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+        """),
+        {
+            "batch_id": batch.id,
+            "token": batch.lease_token,
+            "delay": delay,
+            "problem": orjson.dumps(problem).decode(),
+        },
+    )
+    if given_back.rowcount == 0:
+        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+
+
+@dataclass(frozen=True)
+class Due:
+    batch_id: UUID
+    source: str
+
+
+async def queue_due_batches(tx: AsyncConnection) -> list[Due]:
+    """Mark the next batches of every source as queued, up to its window, one run after another.
+
+    The runs of a source take turns, so a run over ten genes does not wait for one over all.
+    """
+    rows = await tx.execute(
+        text("""
+            WITH room AS (
+                SELECT s.name AS source, :window - (
+                    SELECT count(*) FROM batch f
+                    WHERE f.source = s.name AND f.state IN ('queued', 'leased')) AS free
+                FROM source s
+            ), turns AS (
+                SELECT b.id, b.source, room.free, row_number() OVER (
+                    PARTITION BY b.source, b.run_id ORDER BY b.id) AS turn
+                FROM room CROSS JOIN LATERAL (
+                    (SELECT b.id, b.source, b.run_id FROM batch b  -- The source's own.
+                     WHERE b.source = room.source AND b.run_id IS NULL AND b.state = 'pending'
+                       AND b.next_attempt_at <= now()
+                     ORDER BY b.id LIMIT greatest(room.free, 0))
+                    UNION ALL
+                    SELECT b.* FROM run_source rs JOIN run ON run.id = rs.run_id
+                    CROSS JOIN LATERAL (
+                        SELECT b.id, b.source, b.run_id FROM batch b
+                        WHERE b.source = room.source AND b.run_id = rs.run_id
+                          AND b.state = 'pending' AND b.next_attempt_at <= now()
+                        ORDER BY b.id LIMIT greatest(room.free, 0)
+                    ) b
+                    WHERE rs.source = room.source AND rs.state = 'running'
+                      AND run.state = 'running'
+                ) b
+            ), due AS (
+                SELECT id FROM (
+                    SELECT id, free, row_number() OVER (PARTITION BY source ORDER BY turn, id)
+                        AS place FROM turns
+                ) placed WHERE place <= free
+            )
+            UPDATE batch SET state = 'queued', queued_at = now()
+            FROM due WHERE batch.id = due.id AND batch.state = 'pending'
+            RETURNING batch.id, batch.source
+        """),
+        {"window": WINDOW},
+    )
+    return [Due(row.id, row.source) for row in rows]
+
+
+async def sweep_lost_batches(tx: AsyncConnection) -> int:
+    """Make pending again what was queued and not heard of, or leased by one who died."""
+    swept = await tx.execute(
+        text("""
+            UPDATE batch SET state = 'pending', lease_owner = NULL, lease_until = NULL,
+                             queued_at = NULL
+            WHERE (state = 'queued' AND queued_at < now() - CAST(:queued_max AS interval))
+               OR (state = 'leased' AND attempt < :attempts_max
+                   AND lease_until < now() - CAST(:grace AS interval))
+        """),
+        {"queued_max": QUEUED_MAX, "grace": LEASE_GRACE, "attempts_max": ATTEMPTS_MAX},
+    )
+    return swept.rowcount
+
+
+async def take_worn_out_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
+    """Take over batches whose last attempt died with its worker: nobody may claim them again."""
+    rows = await tx.execute(
+        text("""
+            UPDATE batch SET lease_owner = :owner, lease_token = lease_token + 1
+            WHERE id IN (SELECT id FROM batch WHERE state = 'leased' AND attempt >= :attempts_max
+                         AND lease_until < now() - CAST(:grace AS interval) LIMIT :swept_max)
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+                      lease_token, clock_timestamp() AS claimed_at
+        """),
+        {
+            "owner": owner,
+            "grace": LEASE_GRACE,
+            "attempts_max": ATTEMPTS_MAX,
+            "swept_max": SWEPT_MAX,
+        },
+    )
+    return [Batch(**row._mapping) for row in rows]

@@ -1,0 +1,336 @@
+"""How genes are counted for runs, and when a source, and then a run, is complete."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.messages import BatchAnnotated, BatchDead, RunCompleted, RunFact, SourceCompleted
+from services.annotator.domain import Batch, Counts
+from services.chassis.errors import Problem
+
+# A step raises `seq` by this much, so that each of its facts has a number; gaps are allowed.
+FACTS_PER_STEP_MAX = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run's counters moved: `seq` is the first number its facts may take."""
+
+    run_id: UUID
+    seq: int
+    facts: tuple[RunFact, ...]  # That a source, or the run, is complete.
+
+
+async def advance(
+    tx: AsyncConnection, run_id: UUID, source: str, counts: Counts, problem: Problem | None = None
+) -> Step:
+    """Count genes for one run and source; close the source with its last gene, the run with its
+    last source. The rows are locked in the order run_source, run, as in every store."""
+    counted = (
+        await tx.execute(
+            text("""
+                UPDATE run_source SET
+                    done_count = done_count + :done,
+                    no_data_count = no_data_count + :no_data,
+                    failed_count = failed_count + :failed,
+                    changed_count = changed_count + :changed,
+                    started_at = coalesce(started_at, now()),
+                    problem = coalesce(CAST(:problem AS jsonb), problem),
+                    finished_at = CASE WHEN done_count + no_data_count + failed_count
+                        + :done + :no_data + :failed = total_count THEN now() END,
+                    state = CASE
+                        WHEN done_count + no_data_count + failed_count
+                             + :done + :no_data + :failed < total_count THEN state
+                        WHEN CAST(:problem AS jsonb) IS NOT NULL
+                             AND done_count + no_data_count + :done + :no_data = 0 THEN 'failed'
+                        ELSE 'completed' END
+                WHERE run_id = :run_id AND source = :source AND state IN ('waiting', 'running')
+                RETURNING state, done_count, no_data_count, failed_count,
+                          finished_at IS NOT NULL AS closed
+            """),
+            {
+                "run_id": run_id,
+                "source": source,
+                "done": counts.done,
+                "no_data": counts.no_data,
+                "failed": counts.failed,
+                "changed": counts.changed,
+                "problem": orjson.dumps(problem).decode() if problem else None,
+            },
+        )
+    ).one()
+    run = (
+        await tx.execute(
+            text("""
+                UPDATE run SET seq = seq + :facts_max, open_sources = open_sources - :closed
+                WHERE id = :run_id RETURNING seq - :facts_max + 1 AS seq
+            """),
+            {"run_id": run_id, "facts_max": FACTS_PER_STEP_MAX, "closed": int(counted.closed)},
+        )
+    ).one()
+    if not counted.closed:
+        return Step(run_id, run.seq, ())
+    closing = SourceCompleted(
+        run_id=run_id,
+        seq=run.seq + 1,
+        source=source,
+        state=counted.state,
+        done_count=counted.done_count,
+        no_data_count=counted.no_data_count,
+        failed_count=counted.failed_count,
+    )
+    completed = await complete_run(tx, run_id, run.seq + 2)
+    return Step(run_id, run.seq, (closing, completed) if completed else (closing,))
+
+
+async def complete_run(tx: AsyncConnection, run_id: UUID, seq: int) -> RunCompleted | None:
+    """End the run if nothing of it is open. One caller gets the fact, and only once."""
+    row = (
+        await tx.execute(
+            text("""
+                UPDATE run SET finished_at = now(), state = CASE
+                    WHEN sums.all_failed THEN 'failed'
+                    WHEN sums.failed_count > 0 OR sums.any_failed THEN 'completed_with_errors'
+                    ELSE 'completed' END
+                FROM (
+                    SELECT bool_and(state = 'failed') AS all_failed,
+                           bool_or(state = 'failed') AS any_failed,
+                           sum(done_count)::integer AS done_count,
+                           sum(no_data_count)::integer AS no_data_count,
+                           sum(failed_count)::integer AS failed_count
+                    FROM run_source WHERE run_id = :run_id
+                ) sums
+                WHERE id = :run_id AND open_sources = 0 AND planned_all AND finished_at IS NULL
+                RETURNING state, sums.done_count, sums.no_data_count, sums.failed_count
+            """),
+            {"run_id": run_id},
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    return RunCompleted(
+        run_id=run_id,
+        seq=seq,
+        state=row.state,
+        done_count=row.done_count,
+        no_data_count=row.no_data_count,
+        failed_count=row.failed_count,
+    )
+
+
+async def count_fetched(
+    tx: AsyncConnection, batch: Batch, counts: Counts, finished: bool
+) -> list[RunFact]:
+    """Count one page of a run's own batch."""
+    assert batch.run_id is not None
+    step = await advance(tx, batch.run_id, batch.source, counts)
+    if not finished:
+        return list(step.facts)
+    return [_annotated(batch, step, counts), *step.facts]
+
+
+async def count_stored(tx: AsyncConnection, batch: Batch, changed: list[str]) -> list[RunFact]:
+    """Count a slice of a release for every run that follows it."""
+    rows = await tx.execute(
+        text("""
+            SELECT rs.run_id, count(*) FILTER (WHERE a.value IS NOT NULL) AS done,
+                   count(*) FILTER (WHERE a.value IS NULL) AS no_data,
+                   count(*) FILTER (WHERE g.hgnc_id = ANY(CAST(:changed AS text[]))) AS changed
+            FROM run_source rs JOIN run ON run.id = rs.run_id
+            CROSS JOIN unnest(CAST(:genes AS text[])) AS g (hgnc_id)
+            LEFT JOIN annotation a ON a.hgnc_id = g.hgnc_id AND a.source = :source
+                AND a.valid_to = 'infinity'
+            WHERE rs.source = :source AND rs.release_id = :release_id AND rs.state = 'running'
+              AND (run.all_genes OR EXISTS (
+                  SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+            GROUP BY rs.run_id ORDER BY rs.run_id
+        """),
+        {
+            "genes": list(batch.genes),
+            "source": batch.source,
+            "release_id": batch.release_id,
+            "changed": changed,
+        },
+    )
+    facts: list[RunFact] = []
+    for row in rows.all():
+        counts = Counts(done=row.done, no_data=row.no_data, changed=row.changed)
+        step = await advance(tx, row.run_id, batch.source, counts)
+        facts += [_annotated(batch, step, counts), *step.facts]
+    return facts
+
+
+def _annotated(batch: Batch, step: Step, counts: Counts) -> BatchAnnotated:
+    return BatchAnnotated(
+        run_id=step.run_id,
+        seq=step.seq,
+        batch_id=batch.id,
+        source=batch.source,
+        done_count=counts.done,
+        no_data_count=counts.no_data,
+    )
+
+
+async def count_dead(tx: AsyncConnection, batch: Batch, problem: Problem) -> list[RunFact]:
+    """Count what a dead batch leaves undone as failed, for every run that waits for it."""
+    rows = await tx.execute(
+        text("""
+            SELECT rs.run_id, CASE :kind
+                WHEN 'fetch' THEN :left
+                WHEN 'release' THEN coalesce(rs.total_count, scope.genes)
+                    - rs.done_count - rs.no_data_count - rs.failed_count
+                ELSE (SELECT count(*) FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
+                      WHERE run.all_genes OR EXISTS (SELECT FROM run_gene s
+                          WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+                END AS failed,
+                coalesce(rs.total_count, scope.genes) AS total
+            FROM run_source rs JOIN run ON run.id = rs.run_id
+            JOIN source ON source.name = rs.source
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS genes FROM gene g
+                WHERE g.status = 'approved' AND (run.all_genes OR EXISTS (
+                    SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+            ) scope
+            WHERE rs.source = :source AND CASE :kind
+                WHEN 'fetch' THEN rs.run_id = :run_id AND rs.state = 'running'
+                WHEN 'release' THEN rs.state = 'waiting'
+                    AND (run.planned_all OR source.is_catalogue)
+                ELSE rs.release_id = :release_id AND rs.state = 'running' END
+            ORDER BY rs.run_id
+        """),
+        {
+            "kind": batch.kind,
+            "source": batch.source,
+            "run_id": batch.run_id,
+            "release_id": batch.release_id,
+            "genes": list(batch.genes),
+            "left": len(batch.genes) - batch.checkpoint,
+        },
+    )
+    facts: list[RunFact] = []
+    for row in rows.all():
+        await _set_unknown_total(tx, row.run_id, batch.source, row.total)
+        step = await advance(
+            tx, row.run_id, batch.source, Counts(failed=row.failed), problem=problem
+        )
+        dead = BatchDead(
+            run_id=row.run_id,
+            seq=step.seq,
+            batch_id=batch.id,
+            source=batch.source,
+            failed_count=row.failed,
+            problem=problem,
+        )
+        facts += [dead, *step.facts]
+    return facts
+
+
+async def fail_source(
+    tx: AsyncConnection, run_id: UUID, source: str, total: int, problem: Problem
+) -> list[RunFact]:
+    """Count a source of one run as failed altogether."""
+    await _set_unknown_total(tx, run_id, source, total)
+    step = await advance(tx, run_id, source, Counts(failed=total), problem=problem)
+    return list(step.facts)
+
+
+async def _set_unknown_total(tx: AsyncConnection, run_id: UUID, source: str, total: int) -> None:
+    await tx.execute(
+        text("""
+            UPDATE run_source SET total_count = :total
+            WHERE run_id = :run_id AND source = :source AND total_count IS NULL
+        """),
+        {"run_id": run_id, "source": source, "total": total},
+    )
+
+
+async def attach_runs(
+    tx: AsyncConnection, source: str, release_id: UUID, *, is_api: bool
+) -> list[RunFact]:
+    """Let every run that waits for this source follow this release.
+
+    The caller holds the source's store lock, so no slice is counted twice or missed: what is
+    stored by now is counted here, what comes is counted by its batch.
+    """
+    rows = await tx.execute(
+        text("""
+            UPDATE run_source rs SET state = 'running', release_id = :release_id,
+                   started_at = coalesce(rs.started_at, now()), total_count = CASE
+                       WHEN :is_api THEN rs.total_count
+                       WHEN run.all_genes AND release.state = 'accepted' THEN (
+                           SELECT coalesce(sum(cardinality(genes)), 0) FROM batch
+                           WHERE batch.release_id = :release_id AND kind = 'store')
+                       WHEN run.all_genes THEN (
+                           SELECT count(*) FROM gene WHERE status = 'approved')
+                       ELSE (SELECT count(*) FROM run_gene s WHERE s.run_id = rs.run_id)
+                   END
+            FROM run, source, release
+            WHERE rs.source = :source AND rs.state = 'waiting' AND run.id = rs.run_id
+              AND source.name = rs.source AND (run.planned_all OR source.is_catalogue)
+              AND release.id = :release_id
+            RETURNING rs.run_id, run.all_genes, release.state AS release_state
+        """),
+        {"source": source, "release_id": release_id, "is_api": is_api},
+    )
+    facts: list[RunFact] = []
+    for row in sorted(rows.all(), key=lambda row: row.run_id.bytes):
+        counts = Counts() if is_api else await _count_present(tx, row.run_id, source, release_id)
+        facts += (await advance(tx, row.run_id, source, counts)).facts
+    return facts
+
+
+async def _count_present(
+    tx: AsyncConnection, run_id: UUID, source: str, release_id: UUID
+) -> Counts:
+    """What this release has settled so far of a run's genes.
+
+    While it is being stored: the genes of finished batches, and genes that no batch names, which
+    left the catalogue since they were ordered. Once it is stored whole: all of them.
+    """
+    row = (
+        await tx.execute(
+            text("""
+                WITH scope AS (
+                    SELECT g.hgnc_id FROM gene g, run
+                    WHERE run.id = :run_id AND run.all_genes AND g.status = 'approved'
+                    UNION ALL
+                    SELECT s.hgnc_id FROM run_gene s WHERE s.run_id = :run_id
+                ), slices AS (
+                    SELECT unnest(b.genes) AS hgnc_id, b.state FROM batch b
+                    JOIN release r ON r.id = b.release_id
+                    WHERE b.release_id = :release_id AND b.kind = 'store'
+                      AND r.state = 'accepted'
+                ), settled AS (
+                    SELECT hgnc_id, state = 'dead' AS dead FROM slices
+                    JOIN scope USING (hgnc_id) WHERE state IN ('done', 'dead')
+                    UNION ALL
+                    SELECT s.hgnc_id, false FROM scope s, run, release r
+                    WHERE run.id = :run_id AND r.id = :release_id
+                      AND (r.state = 'stored' OR NOT run.all_genes)
+                      AND NOT EXISTS (SELECT FROM slices WHERE slices.hgnc_id = s.hgnc_id)
+                )
+                SELECT count(*) FILTER (WHERE NOT dead AND a.value IS NOT NULL) AS done,
+                       count(*) FILTER (WHERE NOT dead AND a.value IS NULL) AS no_data,
+                       count(*) FILTER (WHERE dead) AS failed
+                FROM settled LEFT JOIN annotation a ON a.hgnc_id = settled.hgnc_id
+                    AND a.source = :source AND a.valid_to = 'infinity'
+            """),
+            {"run_id": run_id, "source": source, "release_id": release_id},
+        )
+    ).one()
+    return Counts(done=row.done, no_data=row.no_data, failed=row.failed)
+
+
+async def detach_runs(tx: AsyncConnection, source: str, release_id: UUID) -> None:
+    """Let runs that follow a superseded release wait for the next one, counted afresh."""
+    await tx.execute(
+        text("""
+            UPDATE run_source SET state = 'waiting', release_id = NULL, done_count = 0,
+                                  no_data_count = 0, failed_count = 0, changed_count = 0
+            WHERE source = :source AND state = 'running' AND release_id <> :release_id
+        """),
+        {"source": source, "release_id": release_id},
+    )

@@ -1,0 +1,248 @@
+"""Runs: what was ordered, its plan, its facts and where it stands."""
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+from uuid import UUID
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.messages import RunFact, RunProgress, SourceProgress, StartRun
+from services.annotator.domain import Identifier
+
+
+async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
+    """Note what is ordered. False when this run is known: the command came twice.
+
+    A run over all genes waits for the catalogue when that is missing or older than its source's
+    time to live; a list was resolved against the catalogue there was.
+    """
+    inserted = await tx.execute(
+        text("""
+            INSERT INTO run (id, all_genes, awaits_catalogue, open_sources)
+            SELECT :run_id, :all_genes, :all_genes AND NOT EXISTS (
+                SELECT FROM release r JOIN source s ON s.name = r.source
+                WHERE s.is_catalogue AND r.state IN ('accepted', 'stored')
+                  AND r.checked_at > now() - s.ttl
+            ), :open_sources
+            ON CONFLICT DO NOTHING
+        """),
+        {
+            "run_id": command.run_id,
+            "all_genes": command.genes is None,
+            "open_sources": len(command.sources),
+        },
+    )
+    if inserted.rowcount == 0:
+        return False
+    await tx.execute(
+        text("""
+            INSERT INTO run_gene (run_id, hgnc_id)
+            SELECT :run_id, unnest(CAST(:genes AS text[]))
+        """),
+        {"run_id": command.run_id, "genes": list(command.genes or ())},
+    )
+    await tx.execute(
+        text("""
+            INSERT INTO run_source (run_id, source)
+            SELECT :run_id, unnest(CAST(:sources AS text[]))
+        """),
+        {"run_id": command.run_id, "sources": list(command.sources)},
+    )
+    return True
+
+
+async def awaits_catalogue(tx: AsyncConnection, run_id: UUID) -> bool:
+    waits = await tx.scalar(
+        text("SELECT awaits_catalogue FROM run WHERE id = :run_id"), {"run_id": run_id}
+    )
+    return bool(waits)
+
+
+async def next_to_plan(tx: AsyncConnection) -> UUID | None:
+    """The oldest run that can be planned: its catalogue is there, or could not be had."""
+    run_id: UUID | None = await tx.scalar(
+        text("""
+            SELECT id FROM run
+            WHERE state = 'planning' AND NOT planned_all
+              AND NOT (awaits_catalogue AND EXISTS (
+                  SELECT FROM batch b JOIN source s ON s.name = b.source
+                  WHERE s.is_catalogue AND b.kind = 'release' AND b.state NOT IN ('done', 'dead')
+              ))
+            ORDER BY started_at LIMIT 1
+        """)
+    )
+    return run_id
+
+
+async def waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
+    rows = await tx.scalars(
+        text("SELECT source FROM run_source WHERE run_id = :run_id AND state = 'waiting'"),
+        {"run_id": run_id},
+    )
+    return list(rows)
+
+
+async def lock_waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
+    """The sources of a run that nothing has begun for, locked in the order of every store."""
+    rows = await tx.scalars(
+        text("""
+            SELECT source FROM run_source WHERE run_id = :run_id AND state = 'waiting'
+            ORDER BY source FOR UPDATE
+        """),
+        {"run_id": run_id},
+    )
+    return list(rows)
+
+
+async def count_genes(tx: AsyncConnection, run_id: UUID) -> int:
+    """The approved genes in a run's scope."""
+    count = await tx.scalar(
+        text("""
+            SELECT count(*) FROM gene g
+            WHERE g.status = 'approved'
+              AND ((SELECT all_genes FROM run WHERE id = :run_id)
+                   OR EXISTS (SELECT FROM run_gene s
+                              WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
+        """),
+        {"run_id": run_id},
+    )
+    return int(count or 0)
+
+
+async def set_total(tx: AsyncConnection, run_id: UUID, source: str, total: int) -> None:
+    await tx.execute(
+        text("""
+            UPDATE run_source SET total_count = :total WHERE run_id = :run_id AND source = :source
+        """),
+        {"run_id": run_id, "source": source, "total": total},
+    )
+
+
+async def plan_fetches(
+    tx: AsyncConnection, run_id: UUID, source: str, identifier: Identifier, batch_size: int
+) -> int:
+    """Cut a run's genes into batches for an API source. Returns how many it can be asked for."""
+    assert identifier in get_args(Identifier)  # It becomes a column's name.
+    planned = await tx.scalar(
+        text(f"""
+            WITH scope AS (
+                SELECT g.hgnc_id, row_number() OVER (ORDER BY g.hgnc_number) - 1 AS place
+                FROM gene g
+                WHERE g.status = 'approved' AND g.{identifier} IS NOT NULL
+                  AND ((SELECT all_genes FROM run WHERE id = :run_id)
+                       OR EXISTS (SELECT FROM run_gene s
+                                  WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
+            ), planned AS (
+                INSERT INTO batch (kind, source, run_id, genes)
+                SELECT 'fetch', :source, :run_id, array_agg(hgnc_id ORDER BY place)
+                FROM scope GROUP BY place / :batch_size ORDER BY place / :batch_size
+                RETURNING cardinality(genes) AS genes
+            )
+            SELECT coalesce(sum(genes), 0) FROM planned
+        """),
+        {"run_id": run_id, "source": source, "batch_size": batch_size},
+    )
+    return int(planned or 0)
+
+
+async def mark_unaskable(
+    tx: AsyncConnection, run_id: UUID, source: str, identifier: Identifier
+) -> list[str]:
+    """Note that genes without the identifier a source needs have no data there.
+
+    Returns those for which that is news.
+    """
+    assert identifier in get_args(Identifier)
+    rows = await tx.scalars(
+        text(f"""
+            INSERT INTO checked (hgnc_id, source, checked_at, outcome)
+            SELECT g.hgnc_id, :source, now(), 'empty'
+            FROM gene g
+            WHERE g.status = 'approved' AND g.{identifier} IS NULL
+              AND ((SELECT all_genes FROM run WHERE id = :run_id)
+                   OR EXISTS (SELECT FROM run_gene s
+                              WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
+            ORDER BY g.hgnc_id
+            ON CONFLICT DO NOTHING
+            RETURNING hgnc_id
+        """),
+        {"run_id": run_id, "source": source},
+    )
+    return list(rows)
+
+
+async def mark_planned(tx: AsyncConnection, run_id: UUID, gene_count: int) -> int | None:
+    """The plan is complete. Returns the fact's seq, or None when it was complete before."""
+    seq: int | None = await tx.scalar(
+        text("""
+            UPDATE run SET planned_all = true, gene_count = :gene_count, seq = seq + 1,
+                           state = CASE state WHEN 'planning' THEN 'running' ELSE state END
+            WHERE id = :run_id AND NOT planned_all
+            RETURNING seq
+        """),
+        {"run_id": run_id, "gene_count": gene_count},
+    )
+    return seq
+
+
+async def save_facts(tx: AsyncConnection, facts: Sequence[RunFact]) -> None:
+    """Keep facts as rows: what a client that comes back reads from."""
+    if not facts:
+        return
+    await tx.execute(
+        text("""
+            INSERT INTO run_fact (run_id, seq, type, body)
+            SELECT * FROM unnest(CAST(:run_ids AS uuid[]), CAST(:seqs AS bigint[]),
+                                 CAST(:types AS text[]), CAST(:bodies AS jsonb[]))
+        """),
+        {
+            "run_ids": [fact.run_id for fact in facts],
+            "seqs": [fact.seq for fact in facts],
+            "types": [fact.type for fact in facts],
+            "bodies": [fact.model_dump_json() for fact in facts],
+        },
+    )
+
+
+async def get_progress(connection: AsyncConnection, run_id: UUID) -> RunProgress | None:
+    """Where a run stands, in one statement, so that its counters fit together."""
+    rows = (
+        await connection.execute(
+            text("""
+                SELECT r.seq, r.state AS run_state, s.*, s.problem::text AS problem_text
+                FROM run_v1 r JOIN run_source_v1 s ON s.run_id = r.run_id
+                WHERE r.run_id = :run_id ORDER BY s.source
+            """),
+            {"run_id": run_id},
+        )
+    ).mappings()
+    found = list(rows)
+    if not found:
+        return None
+    sources: Mapping[str, SourceProgress] = {
+        row["source"]: SourceProgress(
+            state=row["state"],
+            total_count=row["total_count"],
+            done_count=row["done_count"],
+            no_data_count=row["no_data_count"],
+            failed_count=row["failed_count"],
+            release=row["release"],
+            synthetic=row["synthetic"],
+            problem=orjson.loads(row["problem_text"]) if row["problem_text"] else None,
+        )
+        for row in found
+    }
+    totals = [source.total_count for source in sources.values()]
+    known = [total for total in totals if total is not None]
+    return RunProgress(
+        run_id=run_id,
+        seq=found[0]["seq"],
+        state=found[0]["run_state"],
+        total_count=sum(known) if len(known) == len(totals) else None,
+        done_count=sum(source.done_count for source in sources.values()),
+        no_data_count=sum(source.no_data_count for source in sources.values()),
+        failed_count=sum(source.failed_count for source in sources.values()),
+        sources=sources,
+    )

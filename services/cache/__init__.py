@@ -1,0 +1,1 @@
+"""The read side: gene documents and what invalidates them."""

@@ -1,0 +1,42 @@
+"""The cache's composition root."""
+
+from services.cache.handlers import Handlers, subscriptions
+from services.cache.rebuilder import COALESCE_SECONDS, DUTY, PERIOD_SECONDS, Rebuilder
+from services.cache.settings import CacheSettings
+from services.chassis import database, http, outbox, process
+from services.chassis.bus import Bus
+from services.chassis.process import Process
+
+REVISION = "cache_0001"
+
+
+async def main(settings: CacheSettings) -> None:
+    async with Process("cache", settings) as life:
+        engine = await life.enter(database.open_engine(settings, "cache"))
+        bus = Bus(settings.shared, "cache")
+        checks = {"schema": life.schema_check(engine, REVISION), "kafka": bus.problems}
+        await life.enter(
+            http.serve(http.create_app("annobus cache", checks), settings.host, settings.port)
+        )
+
+        await life.wait_for_schema(engine, REVISION)
+        instance = await life.take_slot()
+        bus.subscribe(subscriptions(Handlers(engine)), instance)
+        await bus.start()
+        life.at_stop(bus.stop)
+        life.keep("relay", outbox.relay(settings, "cache", bus.publish))
+        life.keep(
+            "rebuilder",
+            database.alone(
+                settings,
+                DUTY,
+                Rebuilder(engine).rebuild_once,
+                period_seconds=PERIOD_SECONDS,
+                coalesce_seconds=COALESCE_SECONDS,
+            ),
+        )
+        await life.until_stopped()
+
+
+if __name__ == "__main__":
+    process.run(main(CacheSettings()))

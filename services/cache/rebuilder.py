@@ -1,0 +1,32 @@
+"""Rebuilds the documents of many changed genes at once."""
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.messages import DocumentsRebuilt
+from services.cache import store
+from services.chassis import outbox, telemetry
+
+DUTY = "rebuilder"  # One process at a time; also the channel that wakes it.
+GENES_MAX = 1_000
+PERIOD_SECONDS = 2.0  # What a lost wake-up costs.
+COALESCE_SECONDS = 0.3  # Changes come in bursts, and a gene is in several of them.
+
+
+class Rebuilder:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def rebuild_once(self, _: AsyncConnection) -> int:
+        """Rebuild the dirty genes and name those that are new to a reader. Returns how many
+        were dirty. For `database.alone`, which hands in the session that holds the lock."""
+        async with self._engine.begin() as tx:
+            genes = await store.take_dirty(tx, GENES_MAX)
+            if not genes:
+                return 0
+            rebuilt = await store.rebuild(tx, genes)
+            if rebuilt:
+                versions = {document.hgnc_id: document.version for document in rebuilt}
+                await outbox.add(tx, DocumentsRebuilt(versions=versions))
+        telemetry.DOCUMENTS_REBUILT.labels("changed").inc(len(rebuilt))
+        telemetry.DOCUMENTS_REBUILT.labels("unchanged").inc(len(genes) - len(rebuilt))
+        return len(genes)

@@ -1,0 +1,126 @@
+"""SQL of the cache: documents, genes to rebuild, namespaces and their epochs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.cache.errors import NamespaceUnknown
+
+
+async def mark_dirty(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> None:
+    """Remember genes whose documents must be rebuilt. Who comes again finds them marked."""
+    await tx.execute(
+        text("""
+            INSERT INTO dirty_gene (hgnc_id)
+            SELECT DISTINCT unnest(CAST(:hgnc_ids AS text[])) ORDER BY 1
+            ON CONFLICT DO NOTHING
+        """),
+        {"hgnc_ids": list(hgnc_ids)},
+    )
+
+
+async def mark_pending_dirty(tx: AsyncConnection, source: str) -> None:
+    """Remember genes whose documents still say that this source has not been asked."""
+    await tx.execute(
+        text("""
+            INSERT INTO dirty_gene (hgnc_id)
+            SELECT hgnc_id FROM gene
+            WHERE document->'annotations'->CAST(:source AS text)->>'status' = 'pending'
+            ORDER BY hgnc_id
+            ON CONFLICT DO NOTHING
+        """),
+        {"source": source},
+    )
+
+
+async def mark_all_dirty(tx: AsyncConnection) -> None:
+    await tx.execute(
+        text("""
+            INSERT INTO dirty_gene (hgnc_id)
+            SELECT hgnc_id FROM annotator.gene_v1 WHERE status = 'approved'
+            UNION SELECT hgnc_id FROM gene
+            ORDER BY 1
+            ON CONFLICT DO NOTHING
+        """)
+    )
+
+
+async def take_dirty(tx: AsyncConnection, genes_max: int) -> list[str]:
+    """Take marks away in this transaction: who marks a gene again meanwhile marks it anew."""
+    rows = await tx.scalars(
+        text("""
+            DELETE FROM dirty_gene WHERE hgnc_id IN (
+                SELECT hgnc_id FROM dirty_gene ORDER BY hgnc_id LIMIT :genes_max FOR UPDATE)
+            RETURNING hgnc_id
+        """),
+        {"genes_max": genes_max},
+    )
+    return list(rows)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    hgnc_id: str
+    version: int
+
+
+async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]:
+    """Build documents anew. Returns those whose bytes differ, with their new version.
+
+    A status that only time changes (stale) is not in the document: readers add it.
+    """
+    rows = await tx.execute(
+        text("""
+            WITH asked AS MATERIALIZED (
+                SELECT unnest(CAST(:hgnc_ids AS text[])) AS hgnc_id
+            ), annotations AS MATERIALIZED (
+                SELECT a.hgnc_id, count(a.value) AS annotation_count,
+                    jsonb_object_agg(a.source, jsonb_build_object(
+                        'status', CASE WHEN a.status <> 'stale' THEN a.status
+                                       WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
+                        'value', a.value, 'release', a.release, 'synthetic', a.synthetic,
+                        'valid_from', a.valid_from)) AS document
+                FROM asked JOIN annotator.current_annotation_v1 a USING (hgnc_id)
+                GROUP BY a.hgnc_id
+            ), fresh AS (
+                SELECT g.*, a.annotation_count, jsonb_build_object(
+                    'hgnc_id', g.hgnc_id, 'symbol', g.symbol, 'name', g.name,
+                    'status', g.status, 'successors', to_jsonb(g.successors),
+                    'locus_group', g.locus_group, 'locus_type', g.locus_type,
+                    'location', g.location, 'entrez_id', g.entrez_id,
+                    'ensembl_gene_id', g.ensembl_gene_id, 'annotations', a.document) AS document
+                FROM annotations a JOIN annotator.gene_v1 g USING (hgnc_id)
+            )
+            INSERT INTO gene (hgnc_id, symbol, version, document, status, name, locus_group,
+                              locus_type, entrez_id, ensembl_gene_id, annotation_count)
+            SELECT hgnc_id, symbol, 1, document, status, name, locus_group, locus_type,
+                   entrez_id, ensembl_gene_id, annotation_count
+            FROM fresh ORDER BY hgnc_id
+            ON CONFLICT (hgnc_id) DO UPDATE SET
+                symbol = excluded.symbol, version = gene.version + 1,
+                document = excluded.document, status = excluded.status, name = excluded.name,
+                locus_group = excluded.locus_group, locus_type = excluded.locus_type,
+                entrez_id = excluded.entrez_id, ensembl_gene_id = excluded.ensembl_gene_id,
+                annotation_count = excluded.annotation_count
+            WHERE gene.document <> excluded.document
+            RETURNING hgnc_id, version
+        """),
+        {"hgnc_ids": list(hgnc_ids)},
+    )
+    return [Rebuilt(row.hgnc_id, row.version) for row in rows]
+
+
+async def raise_epoch(tx: AsyncConnection, namespace: str) -> int:
+    """One row, whatever the namespace holds: readers compare epochs. Raises NamespaceUnknown."""
+    epoch = await tx.scalar(
+        text("""
+            UPDATE namespace SET epoch = epoch + 1, invalidated_at = now()
+            WHERE namespace = :namespace RETURNING epoch
+        """),
+        {"namespace": namespace},
+    )
+    if epoch is None:
+        raise NamespaceUnknown(f"namespace {namespace!r} does not exist")
+    return int(epoch)

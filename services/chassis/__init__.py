@@ -1,0 +1,1 @@
+"""Technical code that all services share; it knows nothing of genes."""

@@ -1,0 +1,175 @@
+"""Connections: an engine per service and role, one long-lived session for locks and wake-ups."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from asyncpg import InterfaceError, PostgresError
+from sqlalchemy import NullPool, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from services.chassis.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+CONNECT_TIMEOUT_SECONDS = 5
+COMMAND_TIMEOUT_SECONDS = 30
+TRANSACTION_TIMEOUT = "5s"  # A store that takes longer is stuck, and others wait for its locks.
+POOL_TIMEOUT_SECONDS = 10
+LOCK_RETRY_SECONDS = 0.5
+RECONNECT_SECONDS = 0.5
+
+# What a lost, refused or restarting database raises; all of it is worth another try.
+CONNECTION_ERRORS = (OSError, DBAPIError, InterfaceError, PostgresError)
+
+
+def _arguments(application: str) -> dict[str, Any]:
+    return {
+        "timeout": CONNECT_TIMEOUT_SECONDS,
+        "command_timeout": COMMAND_TIMEOUT_SECONDS,
+        "server_settings": {
+            "application_name": application,
+            "transaction_timeout": TRANSACTION_TIMEOUT,
+            "idle_in_transaction_session_timeout": TRANSACTION_TIMEOUT,
+            # A plan cached while a table was empty scans it for every batch.
+            "plan_cache_mode": "force_custom_plan",
+            "jit": "off",
+        },
+    }
+
+
+def _url(settings: ServiceSettings) -> str:
+    scheme, _, rest = settings.database_url.get_secret_value().partition("://")
+    if scheme not in ("postgresql", "postgres"):
+        raise ValueError(f"database_url starts with {scheme!r}; accepted is postgresql://…")
+    return f"postgresql+asyncpg://{rest}"
+
+
+@asynccontextmanager
+async def open_engine(settings: ServiceSettings, application: str) -> AsyncIterator[AsyncEngine]:
+    """The service's pool, with its role and its time limits."""
+    engine = create_async_engine(
+        _url(settings),
+        pool_size=settings.pool_size,
+        max_overflow=settings.pool_overflow,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        pool_pre_ping=True,
+        connect_args=_arguments(application),
+    )
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def open_session(
+    settings: ServiceSettings, application: str
+) -> AsyncIterator[AsyncConnection]:
+    """One connection outside the pool, in autocommit: what holds session locks and listens."""
+    engine = create_async_engine(
+        _url(settings),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args=_arguments(application),
+    )
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+async def try_lock(connection: AsyncConnection, name: str) -> bool:
+    """Take a session lock of this database, or say that somebody has it."""
+    locked = await connection.scalar(
+        text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), {"name": name}
+    )
+    return bool(locked)
+
+
+async def listen(connection: AsyncConnection, channel: str) -> asyncio.Event:
+    """An event that is set at each notification on this channel."""
+    heard = asyncio.Event()
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    await raw.driver_connection.add_listener(channel, lambda *_: heard.set())
+    return heard
+
+
+async def notify(tx: AsyncConnection, channel: str) -> None:
+    """Wake who listens on this channel, when the transaction commits."""
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+
+
+async def hold_slot(settings: ServiceSettings, service: str, held: Callable[[str], None]) -> None:
+    """Hold the lowest free instance name, such as `annotator-0`, or the one the settings name.
+
+    Calls `held` once it has it and returns when the session that holds it is lost: then
+    somebody else may bear the name, and this process must end.
+    """
+    async with open_session(settings, f"{service}-slot") as connection:
+        slots = range(100) if settings.slot is None else [settings.slot]
+        while True:
+            for slot in slots:
+                name = f"{service}-{slot}"
+                if await try_lock(connection, f"slot:{name}"):
+                    held(name)
+                    await _until_lost(connection)
+                    return
+            log.info("slot_taken", slots=str(slots))
+            await asyncio.sleep(LOCK_RETRY_SECONDS)
+
+
+async def _until_lost(connection: AsyncConnection) -> None:
+    while True:
+        await asyncio.sleep(LOCK_RETRY_SECONDS)
+        await connection.execute(text("SELECT 1"))
+
+
+async def alone(
+    settings: ServiceSettings,
+    duty: str,
+    work: Callable[[AsyncConnection], Awaitable[int]],
+    *,
+    period_seconds: float,
+    coalesce_seconds: float = 0,
+) -> None:
+    """Repeat `work` for ever, in one process at a time per database.
+
+    `duty` names the session lock and the channel that wakes it; the period is what a lost
+    wake-up costs. `work` gets the session that holds the lock, in autocommit, and returns how
+    much it did: after nothing, wait. A database that is gone ends the session, and the lock.
+    """
+    while True:
+        try:
+            async with open_session(settings, duty) as connection:
+                heard = await listen(connection, duty)
+                while not await try_lock(connection, f"duty:{duty}"):
+                    await asyncio.sleep(LOCK_RETRY_SECONDS)
+                log.info("duty_taken", duty=duty)
+                while True:
+                    heard.clear()
+                    if await work(connection):
+                        continue
+                    try:
+                        async with asyncio.timeout(period_seconds):
+                            await heard.wait()
+                        await asyncio.sleep(coalesce_seconds)
+                    except TimeoutError:
+                        pass
+        except CONNECTION_ERRORS as error:
+            log.warning("duty_interrupted", duty=duty, error=repr(error))
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def has_revision(engine: AsyncEngine, revision: str) -> bool:
+    """Whether `annobus migrate` has brought this service's schema to the revision it needs."""
+    async with engine.connect() as connection:
+        if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+            return False
+        found = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return bool(found == revision)

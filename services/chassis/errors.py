@@ -1,0 +1,66 @@
+"""Two kinds of errors, by what to do next.
+
+AnnobusError
+├── PermanentError          trying again does not help: dead letter, 4xx
+│   ├── MalformedMessage    headers or body cannot be read
+│   ├── UnknownMessage      a command, or a major version, that contracts/ does not know
+│   ├── MessageTooLarge     above what the broker takes
+│   └── RequestError        a client asked for what cannot be (chassis/http.py turns it to 4xx)
+└── TransientError          trying again later may help: retry, 503
+"""
+
+from typing import ClassVar
+
+Problem = dict[str, str | int]
+
+
+class AnnobusError(Exception):
+    """Something annobus knows about; the docstring of a subclass is its title."""
+
+    kind: ClassVar[str] = "error"
+
+    def problem(self) -> Problem:
+        """An RFC 9457 document: the same one for HTTP, events and rows."""
+        title = (type(self).__doc__ or "").split("\n")[0].rstrip(".")
+        return {"type": f"urn:annobus:problem:{self.kind}", "title": title, "detail": str(self)}
+
+
+class PermanentError(AnnobusError):
+    """Trying again does not help."""
+
+    kind = "permanent"
+
+
+class TransientError(AnnobusError):
+    """Trying again later may help."""
+
+    kind = "transient"
+
+
+class MalformedMessage(PermanentError):
+    """A message that cannot be read."""
+
+    kind = "malformed-message"
+
+
+class UnknownMessage(PermanentError):
+    """A message of a type that nobody here knows."""
+
+    kind = "unknown-message"
+
+
+class MessageTooLarge(PermanentError):
+    """A message larger than the broker takes."""
+
+    kind = "message-too-large"
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem document of any error; one that is not ours shows its type and text."""
+    if isinstance(error, AnnobusError):
+        return error.problem()
+    return {
+        "type": "urn:annobus:problem:unexpected",
+        "title": "An unexpected error",
+        "detail": f"{type(error).__name__}: {error}",
+    }

@@ -1,0 +1,170 @@
+"""The life of a service's process: start in order, run, stop in reverse; die rather than limp."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import structlog
+import uvloop
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chassis import database, http, telemetry
+from services.chassis.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 0.5
+PROBE_SECONDS = 0.25
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+class Process:
+    """What a composition root builds its service in.
+
+    `enter` starts a resource now and stops it in reverse order at the end; `keep` runs a loop,
+    and a loop that ends ends the process: whoever supervises it starts a clean one.
+    """
+
+    def __init__(self, service: str, settings: ServiceSettings) -> None:
+        telemetry.configure_logging(settings.shared, service)
+        self.service = service
+        self.settings = settings
+        self._stack = AsyncExitStack()
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        self.keep("loop-lag", probe_lag())
+        return self
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():  # Asked twice: do not wait for anything.
+            signal.raise_signal(signal.SIGKILL)
+        self._stopping.set()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        log.info("stopping", error=repr(error) if error else None)
+        await self._stack.aclose()
+        log.info("stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    async def enter(self, resource: AbstractAsyncContextManager[T]) -> T:
+        return await self._stack.enter_async_context(resource)
+
+    def keep(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
+        """Run a loop until the end of the process, and end the process with the loop."""
+        task = asyncio.create_task(loop, name=name)
+        task.add_done_callback(self._on_ended)
+        self._stack.push_async_callback(_cancel, task)
+
+    def at_stop(self, stop: Callable[[], Awaitable[None]]) -> None:
+        self._stack.push_async_callback(stop)
+
+    def _on_ended(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled() or self._stopping.is_set():
+            return
+        error = task.exception()
+        log.error("loop_ended", loop=task.get_name(), exc_info=error)
+        self._failure = error or RuntimeError(f"{task.get_name()} ended")
+        self._stopping.set()
+
+    async def take_slot(self) -> str:
+        """This process's instance name; it ends when it loses it."""
+        name: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def held(slot: str) -> None:
+            if not name.done():
+                name.set_result(slot)
+
+        async def hold() -> None:
+            while not name.done():  # Before it is held, a database that is down is only waited for.
+                try:
+                    await database.hold_slot(self.settings, self.service, held)
+                except database.CONNECTION_ERRORS as error:
+                    log.warning("slot_waits", error=repr(error))
+                    await asyncio.sleep(WAIT_SECONDS)
+            raise SlotLost(name.result())
+
+        self.keep("slot", hold())
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        waited: set[asyncio.Future[Any]] = {name, stopped}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not name.done():
+            raise SystemExit(0)  # Stopped while it waited.
+        structlog.contextvars.bind_contextvars(instance=name.result())
+        return name.result()
+
+    def schema_check(self, engine: AsyncEngine, revision: str) -> http.Check:
+        """Readiness: the database answers, and its schema is the one this service needs."""
+
+        async def check() -> list[str]:
+            if await database.has_revision(engine, revision):
+                return []
+            return [f"the schema is not at {revision}: run `annobus migrate`"]
+
+        return check
+
+    async def wait_for_schema(self, engine: AsyncEngine, revision: str) -> None:
+        """Only `annobus migrate` changes a schema; a service waits for the one it needs."""
+        while not self._stopping.is_set():
+            try:
+                if await database.has_revision(engine, revision):
+                    return
+                log.info("schema_missing", needed=revision)
+            except database.CONNECTION_ERRORS as error:
+                log.warning("database_waits", error=repr(error))
+            await asyncio.sleep(WAIT_SECONDS)
+        raise SystemExit(0)
+
+    async def until_stopped(self) -> None:
+        log.info("started")
+        await self._stopping.wait()
+
+
+class SlotLost(Exception):
+    """Another process may bear this process's name now."""
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def probe_lag() -> None:
+    """Measure how late the loop wakes a sleeper: what blocks it shows here."""
+    while True:
+        due = time.perf_counter() + PROBE_SECONDS
+        await asyncio.sleep(PROBE_SECONDS)
+        telemetry.LOOP_LAG.set(time.perf_counter() - due)
+
+
+def die_with_parent() -> None:
+    """In a child, between fork and exec: end with the process that started it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)  # The parent died before this could be asked for.
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a composition root on uvloop."""
+    uvloop.run(main)

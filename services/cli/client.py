@@ -1,0 +1,164 @@
+"""The gateway as the command line sees it: one small HTTP client, and its errors in words."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+
+from services.cli import state
+from services.cli.errors import CommandFailed, NotAuthorised, NotReachable, Refused
+
+TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+SHOWN_CHARACTERS_MAX = 200  # Of an answer that is no document.
+
+Document = dict[str, Any]
+
+ADVICE = {
+    "catalogue-empty": "Fill the catalogue first: annobus runs start --all --watch",
+    "gene-unknown": "Look for it: annobus genes list --filter symbol=…",
+    "run-unknown": "See the runs there are: annobus runs list",
+    "source-unknown": "See the sources there are: annobus sources list",
+    "unavailable": "See what runs: annobus status",
+}
+
+
+def find_url(url: str | None, folder: Path) -> str:
+    """The gateway's address: the one named, else that of the system of this state folder."""
+    if url is None:
+        running = state.read(folder)
+        if running is None or running.url is None:
+            raise NotReachable(
+                f"no annobus runs in {folder}",
+                advice="Start one with annobus up, or name a gateway with --url or ANNOBUS_URL",
+            )
+        return running.url
+    if not url.startswith(("http://", "https://")):
+        raise Refused(f"the address {url!r} is not accepted: it starts with http:// or https://")
+    return url.rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """Whether an address is this machine's own, which no proxy can reach."""
+    host = httpx2.URL(url).host
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Client:
+    """Raises NotReachable, NotAuthorised, Refused and CommandFailed, ready to be shown."""
+
+    def __init__(self, http: httpx2.AsyncClient, url: str) -> None:
+        self._http = http
+        self.url = url
+
+    async def get(
+        self, path: str, parameters: Mapping[str, str] | Sequence[tuple[str, str]] = ()
+    ) -> Document:
+        return await self._send("GET", path, params=parameters)
+
+    async def post(
+        self, path: str, body: Document | None = None, headers: Mapping[str, str] | None = None
+    ) -> Document:
+        return await self._send("POST", path, json=body, headers=headers)
+
+    # The three ways a request is given its content are httpx2's own.
+    async def _send(self, method: str, path: str, **content: Any) -> Document:  # noqa: ANN401
+        try:
+            response = await self._http.request(method, path, **content)
+        except httpx2.TransportError as error:
+            raise NotReachable(
+                f"{self.url} does not answer: {str(error) or type(error).__name__}",
+                advice="See what runs with annobus status, start it with annobus up, "
+                "or name another gateway with --url or ANNOBUS_URL",
+            ) from error
+        if response.status_code >= 400:
+            raise failure(response)
+        document = _parsed(response)
+        if document is None:
+            raise NotReachable(
+                f"{response.url} answered {response.status_code} with something else than a "
+                f"JSON document: {response.text[:SHOWN_CHARACTERS_MAX]!r}",
+                advice="Check that the address is that of an annobus gateway",
+            )
+        return document
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Client]:
+    timeout = httpx2.Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+    async with httpx2.AsyncClient(
+        base_url=url, timeout=timeout, trust_env=not is_local(url)
+    ) as http:
+        yield Client(http, url)
+
+
+def fetch(
+    url: str | None,
+    folder: Path,
+    path: str,
+    parameters: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+) -> Document:
+    """One document of the gateway, for the commands that need no more."""
+
+    async def fetched() -> Document:
+        async with connect(find_url(url, folder)) as client:
+            return await client.get(path, parameters)
+
+    return asyncio.run(fetched())
+
+
+def failure(response: httpx2.Response) -> CommandFailed:
+    """A refused request in words: `title: detail`, a line for each error, and what to do next."""
+    document = _parsed(response) or {}
+    status = response.status_code
+    title = document.get("title") or f"the gateway answered {status} {response.reason_phrase}"
+    detail = document.get("detail") or ""
+    message = f"{title}: {detail}" if detail else str(title)
+    errors = document.get("errors")
+    particulars = [_line(error) for error in errors if isinstance(error, dict)] if errors else []
+    advice = _advice(status, str(document.get("type", "")), response.headers.get("Retry-After"))
+    return _kind(status)(message, particulars, advice)
+
+
+def _parsed(response: httpx2.Response) -> Document | None:
+    try:
+        document = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _line(error: Document) -> str:
+    """One entry of a problem's `errors`: the field, the value and what would be accepted."""
+    line = str(error.get("pointer", ""))
+    if error.get("value") is not None:
+        line += f" {error['value']!r}"
+    return f"{line}: {error['accepted']}" if error.get("accepted") else line
+
+
+def _advice(status: int, kind: str, retry_after: str | None) -> str:
+    if kind.rpartition(":")[2] in ADVICE:
+        return ADVICE[kind.rpartition(":")[2]]
+    if status in (401, 403):
+        return "Use a key that may do this"
+    if retry_after is not None:
+        return f"Try again in {retry_after} s"
+    if status >= 500:
+        return "The log says more: annobus logs gateway"
+    return "Correct what is named above and try again"
+
+
+def _kind(status: int) -> type[CommandFailed]:
+    if status in (401, 403):
+        return NotAuthorised
+    if status in (502, 503, 504):
+        return NotReachable
+    return Refused if status < 500 else CommandFailed

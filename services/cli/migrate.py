@@ -1,0 +1,234 @@
+"""Brings the schemas, the declared sources and the topics to what this checkout needs.
+
+Run as `python -m services.cli.migrate`: the one process that is given the owner's address.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError
+from alembic import command
+from alembic.config import Config
+
+import services
+from contracts.topics import Topic, topics
+from services.annotator.domain import batch_size, kind
+from services.annotator.sources import SOURCES
+from services.cli import output
+from services.cli.errors import CommandFailed, NotReachable, Refused
+
+SERVICES = ("annotator", "cache", "gateway")  # A later one reads the views of an earlier one.
+CONNECT_TIMEOUT_SECONDS = 10
+TOPICS_TIMEOUT_SECONDS = 20
+TOPICS_POLL_SECONDS = 0.1
+BROKER_REPLICATION = -1  # As many copies as the broker makes by default: 1 here, 3 in a cluster.
+
+DECLARE = """
+INSERT INTO annotator.source (name, title, kind, is_catalogue, identifier, homepage, licence,
+                              citation, ttl, parser_version, batch_size)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (name) DO UPDATE SET
+    title = excluded.title, kind = excluded.kind, is_catalogue = excluded.is_catalogue,
+    identifier = excluded.identifier, homepage = excluded.homepage, licence = excluded.licence,
+    citation = excluded.citation, ttl = excluded.ttl, parser_version = excluded.parser_version,
+    batch_size = excluded.batch_size
+WHERE (source.*) IS DISTINCT FROM (excluded.*)
+RETURNING name
+"""
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What was changed; empty where all was as it should be. `problems` are for a person."""
+
+    schemas: Mapping[str, str] = field(default_factory=dict)  # Service → its new revision.
+    sources: Sequence[str] = ()
+    topics: Sequence[str] = ()
+    problems: Sequence[str] = ()
+
+    def lines(self) -> list[str]:
+        changes = [f"schema {name} is now at {revision}" for name, revision in self.schemas.items()]
+        changes += [f"source {name} declared" for name in self.sources]
+        changes += [f"topic {name} created" for name in self.topics]
+        return changes or ["schemas, sources and topics are as they should be"]
+
+
+def migrate(database_url: str, kafka_bootstrap: str, topic_prefix: str = "") -> Migrated:
+    """Everything, in order. Changes nothing where nothing is missing."""
+    schemas = migrate_schemas(database_url)
+    sources = asyncio.run(declare_sources(database_url))
+    created, problems = asyncio.run(create_topics(kafka_bootstrap, topics(SOURCES, topic_prefix)))
+    return Migrated(schemas, sources, created, problems)
+
+
+def migrate_schemas(database_url: str) -> dict[str, str]:
+    """Each service's schema to its newest revision; returns the revisions of those that changed.
+
+    Alembic runs a loop of its own: from a coroutine, call this in a thread.
+    """
+    before = asyncio.run(_revisions(database_url))
+    for service in SERVICES:
+        config = Config()
+        folder = Path(services.__path__[0]) / service / "migrations"
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        config.attributes["database_url"] = database_url
+        command.upgrade(config, "head")
+    after = asyncio.run(_revisions(database_url))
+    return {name: after[name] for name in after if after[name] != before.get(name)}
+
+
+async def _revisions(database_url: str) -> dict[str, str]:
+    connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
+    try:
+        present = await connection.fetch(
+            "SELECT schemaname FROM pg_tables WHERE tablename = 'alembic_version'"
+        )
+        found = {}
+        for service in SERVICES:
+            if service in {row["schemaname"] for row in present}:
+                statement = f"SELECT version_num FROM {service}.alembic_version"  # noqa: S608
+                found[service] = await connection.fetchval(statement)
+        return found
+    finally:
+        await connection.close()
+
+
+async def declare_sources(database_url: str) -> list[str]:
+    """Write what the sources declare into `annotator.source`; returns those that were changed."""
+    connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
+    try:
+        async with connection.transaction():
+            changed = [
+                await connection.fetchval(
+                    DECLARE,
+                    declared.name,
+                    declared.title,
+                    kind(source),
+                    declared.is_catalogue,
+                    declared.identifier,
+                    declared.homepage,
+                    declared.licence,
+                    declared.citation,
+                    declared.ttl,
+                    declared.parser_version,
+                    batch_size(source),
+                )
+                for source in SOURCES.values()
+                for declared in [source.declaration]
+            ]
+    finally:
+        await connection.close()
+    return [name for name in changed if name is not None]
+
+
+async def create_topics(
+    kafka_bootstrap: str, wanted: Iterable[Topic]
+) -> tuple[list[str], list[str]]:
+    """Create the missing topics, then compare all of them; returns those created, and what is
+    wrong with any that was there before: it is never changed, for it may hold messages."""
+    wanted = list(wanted)
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=kafka_bootstrap, request_timeout_ms=CONNECT_TIMEOUT_SECONDS * 1000
+    )
+    await admin.start()
+    try:
+        present = set(await admin.list_topics())
+        missing = [topic for topic in wanted if topic.name not in present]
+        if missing:
+            await _create(admin, missing)
+        return [topic.name for topic in missing], await _differences(admin, wanted)
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: Sequence[Topic]) -> None:
+    new = [
+        NewTopic(topic.name, topic.partitions, BROKER_REPLICATION, topic_configs=topic.settings())
+        for topic in missing
+    ]
+    answer = await admin.create_topics(new, timeout_ms=TOPICS_TIMEOUT_SECONDS * 1000)
+    for name, code, *message in answer.topic_errors:
+        if code not in (0, TopicAlreadyExistsError.errno):  # It is compared, whoever made it.
+            raise CommandFailed(f"Kafka did not create topic {name}: error {code}, {message}")
+    async with asyncio.timeout(TOPICS_TIMEOUT_SECONDS):
+        while not await _partitions(admin, missing):
+            await asyncio.sleep(TOPICS_POLL_SECONDS)
+
+
+async def _partitions(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> dict[str, int]:
+    """How many partitions each topic has; nothing while the broker does not yet know them all."""
+    described = await admin.describe_topics([topic.name for topic in wanted])
+    counts = {found["topic"]: len(found["partitions"]) for found in described}
+    return counts if all(counts.values()) else {}
+
+
+async def _differences(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[str]:
+    partitions = await _partitions(admin, wanted)
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in wanted]
+    settings: dict[str, dict[str, str]] = {}
+    for answer in await admin.describe_configs(resources):
+        for _code, _message, _kind, name, entries in answer.resources:
+            settings[name] = {entry[0]: entry[1] for entry in entries}
+    return [
+        f"topic {topic.name}: {what} is {found}, wanted is {expected}"
+        for topic in wanted
+        for what, found, expected in [
+            ("partitions", partitions.get(topic.name), topic.partitions),
+            *((key, settings[topic.name].get(key), to) for key, to in topic.settings().items()),
+        ]
+        if found != expected
+    ]
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Exit code 0 when everything is as it should be afterwards."""
+    missing = [
+        name
+        for name in ("ANNOBUS_DATABASE_URL", "ANNOBUS_KAFKA_BOOTSTRAP")
+        if not environment.get(name)
+    ]
+    try:
+        if missing:
+            raise Refused(f"annobus migrate needs {' and '.join(missing)}")
+        migrated = _connected(environment)
+    except CommandFailed as error:
+        output.show_failure(error)
+        return error.exit_code
+    if "--json" in arguments:
+        output.print_json(asdict(migrated))
+    for line in migrated.lines():
+        output.say(line)
+    if migrated.problems:
+        output.show_failure(
+            CommandFailed(
+                "some topics are not as this checkout needs them",
+                migrated.problems,
+                "Nothing was changed. Drain and delete such a topic, then migrate again",
+            )
+        )
+    return 1 if migrated.problems else 0
+
+
+def _connected(environment: Mapping[str, str]) -> Migrated:
+    bootstrap = environment["ANNOBUS_KAFKA_BOOTSTRAP"]
+    prefix = environment.get("ANNOBUS_TOPIC_PREFIX", "")
+    try:
+        return migrate(environment["ANNOBUS_DATABASE_URL"], bootstrap, prefix)
+    except OSError as error:  # A refused connection, a name nobody knows, a time-out.
+        raise NotReachable(f"the database does not answer: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise CommandFailed(
+            f"the database refused: {error}",
+            advice="On a database of your own, run infra/roles.sql first",
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,162 @@
+"""Which processes a local system consists of: their commands, environment and readiness."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+import services
+from infra.processes import Process
+from services.cli import state
+
+PROJECT = Path(services.__path__[0]).parent
+UPSTREAMS = ("hgnc", "hpo", "ensembl")
+BACKGROUND_NICE = 5  # What works in the background gives way to what answers people.
+MIGRATE_TIMEOUT_SECONDS = 120.0
+MIRROR_TIMEOUT_SECONDS = 180.0  # Its first start converts 44,000 genes.
+SERVICE_TIMEOUT_SECONDS = 60.0
+READY_TIMEOUT_SECONDS = 5.0
+
+OWNER_ADDRESS = "ANNOBUS_DATABASE_URL"
+BROKER_ADDRESS = "ANNOBUS_KAFKA_BOOTSTRAP"
+LOOPBACK_HOSTS = "127.0.0.1,localhost"
+
+
+class Options(BaseModel):
+    """What a person chose; paths are absolute."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Path
+    annotators: int = 1
+    mirror: bool = True
+    data: Path | None = None
+    limits: bool = True
+    port: int | None = None
+
+    @property
+    def annotator_names(self) -> list[str]:
+        return [f"annotator-{slot}" for slot in range(self.annotators)]
+
+    @property
+    def names(self) -> list[str]:
+        """What is given a port; the gateway comes first."""
+        return ["gateway", "cache", *self.annotator_names, *(["mirror"] if self.mirror else [])]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One system's processes. `environment` has the addresses of the cluster, `ports` one port
+    for each name, `http` asks whether they are ready."""
+
+    options: Options
+    environment: Mapping[str, str]
+    ports: Mapping[str, int]
+    http: httpx2.AsyncClient
+
+    def addresses(self) -> dict[str, str]:
+        database = urlsplit(self.environment[OWNER_ADDRESS])
+        return {
+            "postgres": f"{database.hostname}:{database.port}",
+            "kafka": self.environment[BROKER_ADDRESS],
+            **{name: f"http://127.0.0.1:{port}" for name, port in self.ports.items()},
+        }
+
+    @property
+    def service_addresses(self) -> list[str]:
+        """The variables that hold one service's database address each."""
+        return [name for name in self.environment if name not in (OWNER_ADDRESS, BROKER_ADDRESS)]
+
+    def migrate(self) -> Process:
+        wanted = {name: self.environment[name] for name in (OWNER_ADDRESS, BROKER_ADDRESS)}
+        return self._python("migrate", "services.cli.migrate", wanted, MIGRATE_TIMEOUT_SECONDS)
+
+    def mirror(self) -> Process:
+        port, cache = self.ports["mirror"], self.options.state / "mirror"
+        arguments = ["--port", str(port), "--cache", str(cache)]
+        if self.options.data is not None:
+            arguments += ["--data", str(self.options.data)]
+        if not self.options.limits:
+            arguments.append("--no-limits")
+        return self._python(
+            *("mirror", "infra.mirror", {}, MIRROR_TIMEOUT_SECONDS, *arguments), ready_path="/"
+        )
+
+    def services(self) -> Iterator[Process]:
+        for slot, name in enumerate(self.options.annotator_names):
+            own = {
+                "ANNOTATOR_SLOT": str(slot),
+                "ANNOTATOR_RAW_FOLDER": str(self.options.state / "raw"),
+            }
+            if self.options.mirror:
+                own["ANNOTATOR_UPSTREAMS"] = orjson.dumps(self._upstreams()).decode()
+            yield self._service(name, "annotator", own, BACKGROUND_NICE)
+        yield self._service("cache", "cache", {}, BACKGROUND_NICE)
+        yield self._service("gateway", "gateway", {}, 0)
+
+    def _upstreams(self) -> dict[str, dict[str, str | int]]:
+        """Where the mirror answers for each upstream; 0 requests a second: without a limit."""
+        base = self.addresses()["mirror"]
+        rate: dict[str, str | int] = {} if self.options.limits else {"requests_per_second": 0}
+        return {name: {"base_url": f"{base}/{name}"} | rate for name in UPSTREAMS}
+
+    def _service(self, name: str, service: str, own: Mapping[str, str], nice: int) -> Process:
+        prefix = service.upper()
+        address = f"{prefix}_DATABASE_URL"
+        environment = {
+            BROKER_ADDRESS: self.environment[BROKER_ADDRESS],
+            address: self.environment[address],
+            f"{prefix}_PORT": str(self.ports[name]),
+            "ANNOBUS_LOG_FORMAT": os.environ.get("ANNOBUS_LOG_FORMAT", "console"),
+            **own,
+        }
+        return self._python(
+            *(name, f"services.{service}", environment, SERVICE_TIMEOUT_SECONDS),
+            ready_path="/readyz",
+            nice=nice,
+        )
+
+    def _python(
+        self,
+        name: str,
+        module: str,
+        environment: Mapping[str, str],
+        start_timeout_seconds: float,
+        *arguments: str,
+        ready_path: str = "",
+        nice: int = 0,
+    ) -> Process:
+        ready = {"ready": self._answers(self.ports[name], ready_path)} if ready_path else {}
+        return Process(
+            name=name,
+            command=(sys.executable, "-m", module, *arguments),
+            cwd=PROJECT,
+            log_file=self.options.state / state.LOG_FOLDER / f"{name}.log",
+            environment={**_direct(), **environment},
+            start_timeout_seconds=start_timeout_seconds,
+            nice=nice,
+            **ready,
+        )
+
+    def _answers(self, port: int, path: str) -> Callable[[], Awaitable[bool]]:
+        async def ready() -> bool:
+            try:
+                response = await self.http.get(f"http://127.0.0.1:{port}{path}")
+            except httpx2.TransportError:
+                return False
+            return response.status_code == httpx2.codes.OK
+
+        return ready
+
+
+def _direct() -> dict[str, str]:
+    """This machine's own addresses are asked directly, whatever proxy the environment names."""
+    known = [os.environ[name] for name in ("no_proxy", "NO_PROXY") if os.environ.get(name)]
+    direct = ",".join([*known, LOOPBACK_HOSTS])
+    return {"no_proxy": direct, "NO_PROXY": direct}

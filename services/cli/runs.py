@@ -1,0 +1,200 @@
+"""`annobus runs`: order a run, list the runs, show one, watch one while it works."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from contracts.messages import GENES_MAX
+from services.cli import bars, output, watch
+from services.cli.client import Client, Document, connect, fetch, find_url
+from services.cli.errors import PARTIAL, RUN_FAILED, Refused
+from services.cli.options import DEFAULT_STATE, Json, State, Url
+
+FILE_BYTES_MAX = 8 * 1024 * 1024
+PAGE_SIZE = 20
+PAGE_SIZE_MAX = 200
+EXIT_CODES_BY_STATE = {"completed": 0, "completed_with_errors": PARTIAL, "failed": RUN_FAILED}
+STATE_STYLES = {"failed": "red", "completed_with_errors": "yellow", "completed": "green"}
+
+app = typer.Typer(no_args_is_help=True, help="Order runs and watch them.")
+
+RunId = Annotated[str, Argument(metavar="ID", help="The run's id, as `runs start` printed it.")]
+
+
+@app.command("start")
+def start(
+    genes: Annotated[
+        list[str] | None,
+        Argument(metavar="GENES…", help="HGNC ids, symbols, Entrez or Ensembl ids."),
+    ] = None,
+    *,
+    all_genes: Annotated[bool, Option("--all", help="Every gene of the catalogue.")] = False,
+    file: Annotated[
+        Path | None,
+        Option(
+            "--file", metavar="F", help="A gene a line; - reads standard input.", allow_dash=True
+        ),
+    ] = None,
+    sources: Annotated[
+        str | None, Option("--sources", metavar="A,B", help="Only these; without it, all.")
+    ] = None,
+    name: Annotated[str | None, Option("--name", help="What people will call this run.")] = None,
+    watched: Annotated[bool, Option("--watch", help="Follow it to its end.")] = False,
+    idempotency_key: Annotated[
+        str | None,
+        Option("--idempotency-key", metavar="KEY", help="The same key and order: the same run."),
+    ] = None,
+    url: Url = None,
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Annotate genes: those named, those of a file, or all."""
+    body = _order(genes or [], all_genes, file, sources, name)
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
+
+    async def ordered() -> Document:
+        async with connect(find_url(url, state)) as client:
+            document = await client.post("/api/runs", body, headers)
+            run_id = document["data"]["id"]
+            if not watched:
+                output.say(f"run {run_id} is ordered; watch it: annobus runs watch {run_id}")
+                return document
+            output.say(f"run {run_id} is ordered")
+            return await _watched(client, run_id)
+
+    document = asyncio.run(ordered())
+    if watched:
+        _finish(document, json)
+    elif json:
+        output.print_json(document)
+    else:
+        output.print_line(document["data"]["id"])
+
+
+@app.command("watch")
+def watch_run(
+    run_id: RunId, url: Url = None, state: State = DEFAULT_STATE, json: Json = False
+) -> None:
+    """Follow a run to its end. Ctrl-C leaves it working."""
+
+    async def watching() -> Document:
+        async with connect(find_url(url, state)) as client:
+            return await _watched(client, run_id)
+
+    _finish(asyncio.run(watching()), json)
+
+
+@app.command("show")
+def show(run_id: RunId, url: Url = None, state: State = DEFAULT_STATE, json: Json = False) -> None:
+    """Where a run stands, source by source."""
+    document = fetch(url, state, f"/api/runs/{run_id}")
+    output.print_json(document) if json else print_run(document)
+
+
+@app.command("list")
+def list_runs(
+    page: Annotated[int, Option("--page", min=1, help="1 is the newest.")] = 1,
+    page_size: Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)] = PAGE_SIZE,
+    url: Url = None,
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """The runs there were, newest first."""
+
+    parameters = {"page[number]": str(page), "page[size]": str(page_size)}
+    document = fetch(url, state, "/api/runs", parameters)
+    if json:
+        output.print_json(document)
+        return
+    rows = []
+    for item in document["data"]:
+        run = item["attributes"]
+        genes = "all" if run.get("gene_count") is None else output.count(run["gene_count"])
+        rows.append(
+            (item["id"], run["state"], genes, ", ".join(run["sources"]), run.get("name") or "")
+        )
+    columns = ("run", "state", "genes", "sources", "name")
+    output.print_table(columns, rows, numbers=("genes",), styles=STATE_STYLES)
+    if document.get("links", {}).get("next"):
+        output.say(f"older ones: annobus runs list --page {page + 1}")
+
+
+async def _watched(client: Client, run_id: str) -> Document:
+    with bars.display() as display:
+        try:
+            async for snapshot in watch.follow(client, run_id):
+                display.show(snapshot)
+        except asyncio.CancelledError:
+            output.say(f"run {run_id} goes on; watch it again: annobus runs watch {run_id}")
+            raise
+    return await client.get(f"/api/runs/{run_id}")
+
+
+def _finish(document: Document, json: bool) -> None:
+    output.print_json(document) if json else print_run(document)
+    raise typer.Exit(EXIT_CODES_BY_STATE[document["data"]["attributes"]["state"]])
+
+
+def print_run(document: Document) -> None:
+    snapshot = watch.snapshot_of(document)
+    output.print_line(f"run {snapshot.run_id}: {snapshot.status}")
+    rows = [
+        (
+            name,
+            source.state,
+            *map(
+                output.count,
+                (source.total_count, source.done_count, source.no_data_count, source.failed_count),
+            ),
+            f"{source.release or ''}{' (synthetic)' if source.synthetic else ''}",
+        )
+        for name, source in snapshot.sources.items()
+    ]
+    columns = ("source", "state", "genes", "done", "no data", "failed", "release")
+    numbers = ("genes", "done", "no data", "failed")
+    output.print_table(columns, rows, numbers=numbers, styles=STATE_STYLES)
+    for name, source in snapshot.sources.items():
+        if source.problem is not None:
+            title, detail = source.problem.get("title"), source.problem.get("detail")
+            output.print_line(f"{name}: {title}: {detail}")
+
+
+def _order(
+    genes: list[str], all_genes: bool, file: Path | None, sources: str | None, name: str | None
+) -> Document:
+    """The body of the request; which genes is said in exactly one way."""
+    if sum((bool(genes), all_genes, file is not None)) != 1:
+        raise Refused("name the genes in one way: as arguments, with --file F, or with --all")
+    body: Document = {"all": True} if all_genes else {"genes": genes or _read_genes(file)}
+    if sources is not None:
+        body["sources"] = [part.strip() for part in sources.split(",") if part.strip()]
+    if name is not None:
+        body["name"] = name
+    return body
+
+
+def _read_genes(file: Path | None) -> list[str]:
+    """A gene a line; empty lines, and those that start with #, are none."""
+    assert file is not None
+    try:
+        if str(file) == "-":
+            content = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
+        else:
+            with file.open("rb") as opened:
+                content = opened.read(FILE_BYTES_MAX + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise Refused(f"--file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Refused(f"--file {file}: it is not UTF-8 text ({error.reason})") from error
+    if len(content) > FILE_BYTES_MAX:
+        raise Refused(f"--file {file}: it is larger than {FILE_BYTES_MAX} bytes")
+    lines = [line.strip() for line in text.splitlines()]
+    genes = [line for line in lines if line and not line.startswith("#")]
+    if not 1 <= len(genes) <= GENES_MAX:
+        raise Refused(f"--file {file}: it names {len(genes)} genes; accepted are 1 to {GENES_MAX}")
+    return genes

