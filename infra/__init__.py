@@ -1,1 +1,3 @@
-"""Starts what the services need: PostgreSQL, Kafka and the services' own processes, each under one supervisor."""
+"""Starts what the services need: PostgreSQL, Kafka and the services' own processes, each under one
+supervisor.
+"""

@@ -1,7 +1,8 @@
-"""PostgreSQL and Kafka for one state folder: embedded as child processes, or external ones named by the environment.
+"""PostgreSQL and Kafka for one state folder: embedded as child processes, or external ones.
 
-Set ANNOBUS_DATABASE_URL (with the URL of each service beside it) to use a PostgreSQL that runs already, and
-ANNOBUS_KAFKA_BOOTSTRAP for a Kafka. Whatever is set, the services get the same variables from `environment`.
+Set ANNOBUS_DATABASE_URL (with the URL of each service beside it) to use a PostgreSQL that runs
+already, and ANNOBUS_KAFKA_BOOTSTRAP for a Kafka. Whatever is set, the services get the same
+variables from `environment`.
 """
 
 import asyncio
@@ -32,10 +33,10 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 
 
 class Cluster:
-    """`prepare`, hand `processes` to a supervisor, `create_database`, and give the services `environment`.
+    """First `prepare`, then supervise `processes`, then `create_database`.
 
-    `variables` says what is external. `environment` and the databases need no lock on the state folder, so that a
-    command may use the cluster that another process keeps up.
+    `variables` says what is external. `environment` (for the services) and the databases need no lock on the state
+    folder, so that a command may use the cluster that another process keeps up.
     """
 
     def __init__(self, state: Path, variables: Mapping[str, str] = os.environ) -> None:
@@ -48,7 +49,8 @@ class Cluster:
             missing = [name for name in DATABASE_URLS if not variables.get(name)]
             if missing:
                 raise ClusterError(
-                    f"ANNOBUS_DATABASE_URL names an external PostgreSQL, so {', '.join(missing)} must be set too"
+                    "ANNOBUS_DATABASE_URL names an external PostgreSQL, "
+                    f"so {', '.join(missing)} must be set too"
                 )
             self._external_urls = {name: variables[name] for name in DATABASE_URLS}
         self._external_kafka = variables.get(KAFKA_BOOTSTRAP)
@@ -61,16 +63,28 @@ class Cluster:
     async def prepare(self) -> None:
         """Makes what is missing and takes the state folder for this process until `close`.
 
-        Raises ClusterError when another process uses the folder, or when an external server does not answer.
+        Raises ClusterError when another process uses the folder, or when an external server does
+        not answer.
         """
         self._state.acquire()
+        try:
+            await self._prepare()
+        except BaseException:
+            self._state.release()
+            raise
+
+    async def _prepare(self) -> None:
         self._state.make_passwords()
         # Their ports count as taken until they are gone.
-        await together(self._postgres.wait_for_earlier_server(), self._kafka.wait_for_earlier_broker())
+        await together(
+            self._postgres.wait_for_earlier_server(), self._kafka.wait_for_earlier_broker()
+        )
         self._state.choose_ports()
         await together(
             self._check_external_databases() if self._external_urls else self._postgres.prepare(),
-            self._check_external_kafka(self._external_kafka) if self._external_kafka else self._kafka.prepare(),
+            self._check_external_kafka(self._external_kafka)
+            if self._external_kafka
+            else self._kafka.prepare(),
         )
 
     @property
@@ -84,7 +98,7 @@ class Cluster:
         return embedded
 
     async def create_database(self, name: str = DATABASE, template: str | None = None) -> None:
-        """With its schemas and roles; one that exists keeps its content. `template` must have no sessions."""
+        """With schemas and roles; one that exists stays. `template` must have no sessions."""
         if self._external_urls:
             _only_the_given_database(name)
             return
@@ -95,7 +109,9 @@ class Cluster:
 
     async def drop_database(self, name: str) -> None:
         if self._external_urls:
-            raise ClusterError(f"{name!r} is in an external PostgreSQL: annobus drops no database there")
+            raise ClusterError(
+                f"{name!r} is in an external PostgreSQL: annobus drops no database there"
+            )
         await databases.drop_database(self._admin_url, name)
 
     def environment(self, database: str = DATABASE) -> dict[str, str]:
@@ -104,7 +120,9 @@ class Cluster:
             _only_the_given_database(database)
             urls = self._external_urls
         else:
-            urls = {name: self._postgres.url(role, database) for name, role in DATABASE_URLS.items()}
+            urls = {
+                name: self._postgres.url(role, database) for name, role in DATABASE_URLS.items()
+            }
         return {**urls, KAFKA_BOOTSTRAP: self._external_kafka or self._kafka.bootstrap}
 
     def close(self) -> None:
@@ -112,7 +130,7 @@ class Cluster:
         self._state.release()
 
     def remove(self) -> None:
-        """Deletes the state folder with all data, and root's PostgreSQL outside it; nothing of it may run."""
+        """Deletes the state folder and what belongs to it elsewhere; nothing of it may run."""
         self._state.acquire()
         self._postgres.remove()
         shutil.rmtree(self._state.path)
@@ -126,15 +144,18 @@ class Cluster:
         for variable, url in self._external_urls.items():
             # The URL holds a password, which no message may show.
             address = urlsplit(url)
-            where = f"{address.hostname}:{address.port or 5432}{address.path} (user {address.username}, {variable})"
+            where = f"{address.hostname}:{address.port or 5432}{address.path} ({variable})"
             try:
                 connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS)
             except TimeoutError:
                 raise ClusterError(
-                    f"the external PostgreSQL at {where} did not answer within {CONNECT_TIMEOUT_SECONDS:g} s"
+                    f"the external PostgreSQL at {where} did not answer "
+                    f"within {CONNECT_TIMEOUT_SECONDS:g} s"
                 ) from None
             except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                raise ClusterError(f"the external PostgreSQL at {where} cannot be used: {error}") from None
+                raise ClusterError(
+                    f"the external PostgreSQL at {where} cannot be used: {error}"
+                ) from None
             await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
 
     async def _check_external_kafka(self, bootstrap: str) -> None:
@@ -146,6 +167,6 @@ class Cluster:
 def _only_the_given_database(name: str) -> None:
     if name != DATABASE:
         raise ClusterError(
-            f"the external PostgreSQL is used as it is, so there is no database {name!r}: only the one in its URLs, "
-            f"called {DATABASE!r} here"
+            f"the external PostgreSQL is used as it is, so there is no database {name!r}: "
+            f"only the one in its URLs, called {DATABASE!r} here"
         )

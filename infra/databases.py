@@ -1,4 +1,4 @@
-"""Makes and drops databases in the embedded PostgreSQL, each with the roles and schemas of `roles.sql`."""
+"""Makes and drops databases, each with the roles and schemas of `roles.sql`."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ NAME_PATTERN = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 async def create_database(
     admin_url: str, name: str, template: str | None, passwords: Mapping[str, str]
 ) -> None:
-    """Leaves a database that exists as it is; a template must have no sessions. `passwords` is role → password."""
+    """Makes it unless it exists; a template must have no sessions. `passwords`: role → password."""
     _check_name(name)
     async with _connect(admin_url) as admin:
         exists = await admin.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)
@@ -28,10 +28,14 @@ async def create_database(
             try:
                 await admin.execute(f'CREATE DATABASE "{name}"{copied_from}')
             except asyncpg.InvalidCatalogNameError:
-                raise ClusterError(f"there is no database {template!r} to copy {name!r} from") from None
+                raise ClusterError(
+                    f"there is no database {template!r} to copy {name!r} from"
+                ) from None
     async with _connect(admin_url, database=name) as inside:
         for role, password in passwords.items():
-            await inside.execute("SELECT set_config($1, $2, false)", f"annobus.{role}_password", password)
+            await inside.execute(
+                "SELECT set_config($1, $2, false)", f"annobus.{role}_password", password
+            )
         await inside.execute(ROLES_SQL.read_text())
         await inside.execute(f'ALTER DATABASE "{name}" OWNER TO {OWNER}')
 
@@ -44,14 +48,14 @@ async def drop_database(admin_url: str, name: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _connect(
-    url: str, **settings: str
-) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    url: str, database: str | None = None
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(
         url,
         timeout=CONNECT_TIMEOUT_SECONDS,
         command_timeout=STATEMENT_TIMEOUT_SECONDS,
         ssl=False,
-        **settings,
+        database=database,
     )
     try:
         yield connection
@@ -62,6 +66,7 @@ async def _connect(
 def _check_name(name: str) -> str:
     if not NAME_PATTERN.fullmatch(name):
         raise ClusterError(
-            f"{name!r} cannot name a database: use up to 63 small letters, digits and underscores, no digit first"
+            f"{name!r} cannot name a database: use up to 63 small letters, digits and underscores, "
+            "no digit first"
         )
     return name

@@ -1,8 +1,9 @@
 """Fetches the jars that `kafka_jars.lock` names into a folder, each checked against its SHA-256.
 
-`python -I fetch_jars.py FOLDER` fetches; `python -I fetch_jars.py --lock FOLDER` resolves KAFKA anew, fetches what it
-needs into FOLDER and prints the lock file. Run as a program of its own, because jgo blocks while it works and reads
-the certificates from the environment; the variables of OpenSSL and of pip for them are understood too.
+`python -I fetch_jars.py FOLDER` fetches; `python -I fetch_jars.py --lock FOLDER` resolves KAFKA
+anew, fetches what it needs into FOLDER and prints the lock file. Run as a program of its own,
+because jgo blocks while it works and reads the certificates from the environment; the variables of
+OpenSSL and of pip for them are understood too.
 """
 
 import hashlib
@@ -53,7 +54,7 @@ def print_lock(context: MavenContext) -> None:
     names[LOGGING_BRIDGE] = names[LOGGING_CORE]
     for name, version in sorted(names.items()):
         jar = context.create_dependency(Coordinate.parse(f"{name}:{version}")).artifact.resolve()
-        print(f"{name}:{version}", _sha256(jar))
+        sys.stdout.write(f"{name}:{version} {_sha256(jar)}\n")
 
 
 def _context(repository: Path) -> MavenContext:
@@ -66,13 +67,15 @@ def _fetch_jar(context: MavenContext, name: str, sha256: str) -> Path:
         try:
             jar: Path = artifact.resolve()
         except OSError as error:
-            print(f"{name}, attempt {attempt} of {TRIES_MAX}: {error}", file=sys.stderr)
+            sys.stderr.write(f"{name}, attempt {attempt} of {TRIES_MAX}: {error}\n")
         else:
             if _sha256(jar) == sha256:
                 return jar
-            print(f"{name}, attempt {attempt} of {TRIES_MAX}: wrong SHA-256", file=sys.stderr)
+            sys.stderr.write(f"{name}, attempt {attempt} of {TRIES_MAX}: wrong SHA-256\n")
         # What an interrupted download left behind would pass for the jar.
-        artifact.cached_path.unlink(missing_ok=True)
+        cached = artifact.cached_path
+        if cached is not None:
+            cached.unlink(missing_ok=True)
     sys.exit(f"{name} could not be fetched with the SHA-256 that {LOCK_FILE.name} records")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.errors import ClusterError
 from infra.processes import Process, run_to_end
-from infra.state import StateFolder, make_private_folder
+from infra.state import StateFolder, make_private_folder, try_lock
 
 PROGRAM = Path(__file__).with_name("fetch_jars.py")
 LOCK_FILE = Path(__file__).with_name("kafka_jars.lock")
@@ -21,7 +21,7 @@ LOCK_POLL_SECONDS = 0.1
 
 
 async def class_path(state: StateFolder) -> list[Path]:
-    """The jars of the lock file, in its order. Fetches them unless every one is there; takes no network then."""
+    """The jars of the lock file, in its order, fetched unless every one is there already."""
     cache = _cache_folder(state)
     folder = cache / f"kafka-{VERSION}"
     jars = [folder / name for name in _locked_names()]
@@ -62,7 +62,7 @@ def _complete(jars: list[Path]) -> bool:
 
 
 def _cache_folder(state: StateFolder) -> Path:
-    """The person's cache folder, so that clusters share the jars; the state folder where there is none to write to."""
+    """The person's, so that clusters share the jars; in the state folder when it cannot be used."""
     with contextlib.suppress(OSError, RuntimeError):
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,18 +80,12 @@ async def _locked(folder: Path) -> AsyncIterator[None]:
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
-            while not _try_lock(lock):
+            while not try_lock(lock, fcntl.LOCK_EX):
                 await asyncio.sleep(LOCK_POLL_SECONDS)
         yield
     except TimeoutError:
-        raise ClusterError(f"another process has held {folder / 'lock'} for {FETCH_TIMEOUT_SECONDS:g} s") from None
+        raise ClusterError(
+            f"another process has held {folder / 'lock'} for {FETCH_TIMEOUT_SECONDS:g} s"
+        ) from None
     finally:
         os.close(lock)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

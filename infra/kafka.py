@@ -35,6 +35,8 @@ JVM_OPTIONS = (
     "-XX:-UsePerfData",
     "-Dlog4j2.configurationFile=log4j2.properties",
 )
+# Without a UTF-8 locale the JVM cannot name files in folders with other letters.
+JVM_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.console.ref = console
@@ -47,7 +49,8 @@ appender.console.name = console
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{yyyy-MM-dd'T'HH:mm:ss.SSS'Z'}{UTC} %p %c{1} %m%n
 """
-# Paths are relative to the broker's working folder: a properties file reads neither other alphabets nor commas in them.
+# Paths are relative to the broker's working folder: a properties file reads neither other alphabets
+# nor commas in them.
 SERVER = """\
 process.roles=broker,controller
 node.id=1
@@ -79,7 +82,7 @@ class EmbeddedKafka:
         return f"127.0.0.1:{self._state.port('kafka')}"
 
     async def wait_for_earlier_broker(self) -> None:
-        """After kill -9 of the supervisor the kernel needs a moment to end a JVM, which holds the data until then."""
+        """A JVM whose supervisor was killed needs a moment to end, and holds the data so long."""
         lock_file = self._folder / "data" / ".lock"
         if not lock_file.exists():
             return
@@ -89,7 +92,8 @@ class EmbeddedKafka:
                     await asyncio.sleep(EARLIER_BROKER_POLL_SECONDS)
         except TimeoutError:
             raise ClusterError(
-                f"another Kafka still uses {lock_file.parent} after {EARLIER_BROKER_TIMEOUT_SECONDS:g} s: stop it first"
+                f"another Kafka still uses {lock_file.parent} after "
+                f"{EARLIER_BROKER_TIMEOUT_SECONDS:g} s: stop it first"
             ) from None
 
     async def prepare(self) -> None:
@@ -116,7 +120,7 @@ class EmbeddedKafka:
         )
 
     async def _format(self) -> None:
-        """Formats a folder beside the final one, so that one that was formatted by half is never used."""
+        """Under another name until it is done, so that no folder formatted by half is used."""
         unfinished = self._folder / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         self._write_settings("format.properties", data=unfinished.name)
@@ -141,24 +145,25 @@ class EmbeddedKafka:
         return (str(JAVA), *JVM_OPTIONS, "-cp", jars, *arguments)
 
     def _write_settings(self, name: str, data: str) -> None:
-        ports = {"port": self._state.port("kafka"), "controller_port": self._state.port("kafka-controller")}
+        ports = {
+            "port": self._state.port("kafka"),
+            "controller_port": self._state.port("kafka-controller"),
+        }
         (self._folder / name).write_text(SERVER.format(data=data, **ports))
 
     async def _ready(self) -> bool:
         return await kafka_answers(self.bootstrap) is None
 
 
-# Without a UTF-8 locale the JVM cannot name files in folders with other letters.
-JVM_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
-
-
 async def kafka_answers(bootstrap: str) -> str | None:
-    """None when one of the servers (`host:port`, by comma) names a broker that takes requests, else the reason."""
+    """None when one of the servers (`host:port,…`) knows a broker that works, else the reason."""
     reason = f"{bootstrap!r} holds no host:port"
     for server in bootstrap.split(","):
         host, _, port = server.strip().rpartition(":")
         try:
-            connection = await create_conn(host, int(port), request_timeout_ms=int(ANSWER_TIMEOUT_SECONDS * 1000))
+            connection = await create_conn(
+                host, int(port), request_timeout_ms=int(ANSWER_TIMEOUT_SECONDS * 1000)
+            )
         except (OSError, TimeoutError, ValueError, KafkaError) as error:
             reason = f"{server}: {error}"
             continue

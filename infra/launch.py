@@ -1,8 +1,8 @@
-"""Turns itself into a supervised command: niceness, account and parent-death signal are set between fork and exec.
+"""Turns itself into a supervised command, after setting niceness, account and death signal.
 
-A program of its own instead of a `preexec_fn`: Python code between fork and exec may deadlock when the parent has
-threads, which asyncio's child watcher gives it. It is run as
-`python -I -S launch.py PARENT DEATH_SIGNAL NICE UID GID COMMAND…` (-1: keep the account) and keeps its process id.
+A program of its own instead of a `preexec_fn`: Python code between fork and exec may deadlock when
+the parent has threads, which asyncio's child watcher gives it. It is run as `python -I -S launch.py
+PARENT DEATH_SIGNAL NICE UID GID COMMAND…` (-1: keep the account) and keeps its process id.
 """
 
 import ctypes
@@ -33,9 +33,10 @@ def main() -> None:
     if os.getppid() != parent:
         sys.exit("the supervisor is gone")
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606
     except OSError as error:
         sys.exit(f"cannot start {command[0]}: {error.strerror}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,8 @@ START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
 EARLIER_SERVER_TIMEOUT_SECONDS = 60.0
 EARLIER_SERVER_POLL_SECONDS = 0.05
+# Of the copied server: the account reads and runs it, only root writes it.
+FOLDER_MODE, PROGRAM_MODE, FILE_MODE = 0o755, 0o755, 0o644
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     # A socket's path may have 107 bytes, a project's folder more.
@@ -70,7 +72,7 @@ class EmbeddedPostgres:
         return f"postgresql://{role}:{password}@127.0.0.1:{self.port}/{database}"
 
     async def wait_for_earlier_server(self) -> None:
-        """After kill -9 of the supervisor its PostgreSQL still writes its last checkpoint and holds its port."""
+        """After its supervisor was killed it still writes a checkpoint and holds its port."""
         place = self._existing_place()
         if place is None:
             return
@@ -84,7 +86,7 @@ class EmbeddedPostgres:
                 f"the PostgreSQL of an earlier start still uses {place.data} after "
                 f"{EARLIER_SERVER_TIMEOUT_SECONDS:g} s: stop the process named in {lock_file}"
             ) from None
-        # It may name a process id that somebody else got since then; PostgreSQL would refuse to start.
+        # Somebody else may have got its process id since then: PostgreSQL would refuse to start.
         lock_file.unlink(missing_ok=True)
 
     async def prepare(self) -> None:
@@ -134,7 +136,7 @@ class EmbeddedPostgres:
             log_file=self._state.logs / "postgres.log",
             ready=self._ready,
             start_timeout_seconds=START_TIMEOUT_SECONDS,
-            # SIGINT ends the sessions and stops at once; SIGTERM would wait until every client has left.
+            # SIGINT ends the sessions; SIGTERM would wait until every client has left.
             stop_signal=signal.SIGINT,
             stop_timeout_seconds=STOP_TIMEOUT_SECONDS,
             death_signal=signal.SIGINT,
@@ -151,11 +153,16 @@ class EmbeddedPostgres:
             connection = await asyncpg.connect(
                 self.url("postgres", "postgres"), timeout=CONNECT_TIMEOUT_SECONDS, ssl=False
             )
-        except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError):
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.CannotConnectNowError,
+            asyncpg.ConnectionDoesNotExistError,
+        ):
             return False
         except asyncpg.InvalidPasswordError:
             raise ClusterError(
-                f"the password in {self._state.path / 'passwords.json'} is not that of the PostgreSQL data beside it: "
+                f"the password in {self._state.path / 'passwords.json'} is not that of the data: "
                 f"restore that file, or remove {self._state.path} to start with empty data"
             ) from None
         await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
@@ -180,7 +187,7 @@ class EmbeddedPostgres:
         return Place(server / PACKAGE, folder / "data", (account.pw_uid, account.pw_gid))
 
     def _make_place(self) -> Place:
-        """PostgreSQL refuses root; and an unprivileged account reads neither root's folders nor what lies in them."""
+        """For root outside its folders: PostgreSQL refuses root, and nobody else may enter them."""
         place = self._existing_place()
         if place is None:
             account = pwd.getpwnam(UNPRIVILEGED_ACCOUNT)
@@ -206,7 +213,7 @@ def _wheel_package() -> Path:
 
 
 def _copy_server(target: Path) -> None:
-    """Copies the programs and the libraries beside them, which the programs find by their relative place."""
+    """The libraries come along: the programs find them by their place relative to their own."""
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     package = _wheel_package()
@@ -215,20 +222,22 @@ def _copy_server(target: Path) -> None:
     if libraries.exists():
         shutil.copytree(libraries, unfinished / libraries.name, copy_function=_copy)
     for folder, _, _ in os.walk(unfinished):
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(FOLDER_MODE)
     unfinished.rename(target)
 
 
 def _copy(source: str, target: str) -> str:
-    """Readable by the account whatever root's umask was when the package was installed; written by root alone."""
+    """Sets the modes anew: root's umask may have kept others out when the package was installed."""
     shutil.copyfile(source, target)
-    os.chmod(target, 0o755 if os.access(source, os.X_OK) else 0o644)
+    Path(target).chmod(PROGRAM_MODE if os.access(source, os.X_OK) else FILE_MODE)
     return target
 
 
 def _serves(data: Path, lock_file: Path) -> bool:
-    """Whether the process that the lock file names is a PostgreSQL that works in this data folder."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError, ValueError, IndexError):
+    """Whether the process in the lock file works in this data folder, as PostgreSQL does."""
+    with contextlib.suppress(
+        FileNotFoundError, ProcessLookupError, PermissionError, ValueError, IndexError
+    ):
         pid = int(lock_file.read_text().splitlines()[0])
-        return os.path.samefile(f"/proc/{pid}/cwd", data)
+        return data.samefile(f"/proc/{pid}/cwd")
     return False

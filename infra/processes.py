@@ -31,9 +31,10 @@ async def _at_once() -> bool:
 class Process:
     """One command the supervisor runs.
 
-    `environment` is added to the supervisor's own. `ready` is asked again and again while the process starts: it
-    answers False for "not yet" and raises when waiting longer is pointless. `death_signal` is what the process gets
-    when the supervisor dies, however it dies. `account` is (user id, group id); changing it needs root.
+    `environment` is added to the supervisor's own. `ready` is asked again and again while the
+    process starts: it answers False for "not yet" and raises when waiting longer is pointless.
+    `death_signal` is what the process gets when the supervisor dies, however it dies. `account` is
+    (user id, group id); changing it needs root.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Process:
 
 
 async def spawn(process: Process) -> Child:
-    """Starts it in a session of its own, so that Ctrl-C in a terminal reaches the supervisor alone."""
+    """Starts it in a session of its own: Ctrl-C in a terminal must reach the supervisor alone."""
     if threading.current_thread() is not threading.main_thread():
         # The kernel ties the death signal to the thread that forked, not to the process.
         raise RuntimeError("processes must be started from the main thread")
@@ -86,7 +87,7 @@ async def wait_until_ready(process: Process, child: Child) -> None:
 
 
 async def run_to_end(process: Process) -> None:
-    """Runs a command that ends by itself within its start timeout; raises SupervisorError when it fails."""
+    """Runs a command that must end well by itself, within its start timeout."""
     child = await spawn(process)
     try:
         async with asyncio.timeout(process.start_timeout_seconds):
@@ -114,13 +115,14 @@ async def end(process: Process, child: Child) -> None:
 
 
 def _send(child: Child, signal_: signal.Signals) -> None:
-    # Not `child.send_signal`: it looks whether the child still runs and may take its exit code from asyncio's watcher.
+    # Not `child.send_signal`: it looks whether the child still runs and may take its exit code from
+    # asyncio's watcher.
     with contextlib.suppress(ProcessLookupError):
         os.kill(child.pid, signal_)
 
 
 def kill_leftovers(child: Child) -> None:
-    """Ends the children of a dead child (they share its process group): they would hold its locks and ports."""
+    """Ends the children of a dead child: they share its process group and hold its ports."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
 
@@ -132,7 +134,7 @@ def describe_exit(child: Child) -> str:
 
 
 async def together(*steps: Coroutine[object, object, None]) -> None:
-    """Runs them at once; the first error cancels the others, waits for them and is raised as it is."""
+    """Runs them at once; the first error is raised as it is, when the others are cancelled."""
     tasks = [asyncio.create_task(step) for step in steps]
     try:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""The state folder (`.annobus`): who uses it, and what a cluster must find again at its next start."""
+"""The state folder (`.annobus`): who uses it, and what the next start must find again."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
 
 from infra.errors import ClusterError
@@ -14,12 +15,15 @@ PASSWORD_BYTES = 24
 ROLES = ("postgres", "annobus", "annotator", "cache", "gateway")
 PORTS = ("postgres", "kafka", "kafka-controller")
 PORT_MIN = 15_000
+PORT_MAX = 65_535
 PORT_TRIES_MAX = 1_000
+LOCK_TRIES_MAX = 5
+LOCK_POLL_SECONDS = 0.01
 EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class StateFolder:
-    """One folder per cluster; `acquire` makes it and keeps other supervisors out until `release` or death."""
+    """One folder per cluster; `acquire` makes it and keeps others out until `release` or death."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -33,14 +37,18 @@ class StateFolder:
         make_private_folder(self.path)
         make_private_folder(self.logs)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode().strip() or "unknown"
+        for _ in range(LOCK_TRIES_MAX):
+            if try_lock(lock, fcntl.LOCK_EX):
+                break
+            # It may be somebody who only asks for the holder, and has it for an instant.
+            time.sleep(LOCK_POLL_SECONDS)
+        else:
+            holder = _read_holder(lock) or "unknown"
             os.close(lock)
             raise ClusterError(
-                f"{self.path} is in use by the process {holder}: stop it first, or use another state folder"
-            ) from None
+                f"{self.path} is in use by the process {holder}: "
+                "stop it first, or use another state folder"
+            )
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         self._lock = lock
@@ -60,12 +68,9 @@ class StateFolder:
         except FileNotFoundError:
             return None
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(os.pread(lock, 32, 0))
+            return None if try_lock(lock, fcntl.LOCK_SH) else _read_holder(lock)
         finally:
             os.close(lock)
-        return None
 
     def make_passwords(self) -> None:
         if not self._passwords_file.exists():
@@ -109,7 +114,9 @@ class StateFolder:
                 f"{self.path} holds no cluster yet ({file.name} is missing): start one first"
             ) from None
         except ValueError as error:
-            raise ClusterError(f"{file} is damaged ({error}): restore or remove {self.path}") from None
+            raise ClusterError(
+                f"{file} is damaged ({error}): restore or remove {self.path}"
+            ) from None
         return content
 
 
@@ -128,9 +135,24 @@ def write_private(file: Path, text: str) -> None:
     new.replace(file)
 
 
+def try_lock(file: int, kind: int) -> bool:
+    """Takes a file lock of this kind (fcntl.LOCK_EX, LOCK_SH) on an open file, or says no."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_holder(lock: int) -> int | None:
+    text = os.pread(lock, 32, 0)
+    return int(text) if text else None
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # Connections of the last run that still close do not count; the servers set the same option.
+        # Connections of the last run that still close do not count; the servers set the same
+        # option.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -140,11 +162,13 @@ def _is_free(port: int) -> bool:
 
 
 def _free_port(taken: set[int]) -> int:
-    """Below the ports that outgoing connections get: a client that retries while a server restarts would otherwise
-    one day be given the server's own port and connect to itself."""
+    """Below the ports that outgoing connections get: a client that retries while a server restarts
+    would otherwise one day be given the server's own port and connect to itself.
+    """
     ephemeral_min = int(EPHEMERAL_PORTS.read_text().split()[0])
+    end = ephemeral_min if ephemeral_min >= PORT_MIN + PORT_TRIES_MAX else PORT_MAX + 1
     for _ in range(PORT_TRIES_MAX):
-        port = PORT_MIN + secrets.randbelow(max(1, ephemeral_min - PORT_MIN))
+        port = PORT_MIN + secrets.randbelow(end - PORT_MIN)
         if port not in taken and _is_free(port):
             return port
-    raise ClusterError(f"no free port between {PORT_MIN} and {ephemeral_min - 1} on 127.0.0.1")
+    raise ClusterError(f"no free port between {PORT_MIN} and {end - 1} on 127.0.0.1")

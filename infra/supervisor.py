@@ -39,8 +39,8 @@ class _Slot:
 class Supervisor:
     """Runs processes by name, from the main thread.
 
-    A child that dies DEATHS_MAX times in DEATHS_WINDOW_SECONDS stops the supervisor with everything it runs; `wait`
-    then raises a SupervisorError that says which one.
+    A child that dies DEATHS_MAX times in DEATHS_WINDOW_SECONDS stops the supervisor with everything
+    it runs; `wait` then raises a SupervisorError that says which one.
     """
 
     def __init__(self, processes: Sequence[Process] = ()) -> None:
@@ -73,7 +73,7 @@ class Supervisor:
             raise
 
     async def add(self, *processes: Process) -> None:
-        """Starts these at once and returns when all are ready; when one fails, none of them is left running."""
+        """Starts these at once, returns when all are ready; when one fails, none of them stays."""
         if self._failure is not None:
             raise self._failure
         for process in processes:
@@ -99,7 +99,7 @@ class Supervisor:
         self._ended.set()
 
     async def wait(self) -> None:
-        """Returns when the supervisor was stopped; raises SupervisorError when a process died too often."""
+        """Returns after `stop`; raises SupervisorError when a process died too often."""
         await self._ended.wait()
         if self._failure is not None:
             raise self._failure

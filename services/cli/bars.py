@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -78,7 +78,7 @@ class Lines:
     def __init__(self) -> None:
         self._rates = Rates()
         self._shown_at = 0.0
-        self._states: dict[str, str] = {}
+        self._states: Mapping[str, str] = {}
 
     def show(self, snapshot: Snapshot) -> None:
         now = time.monotonic()

@@ -70,7 +70,7 @@ class Client:
         return await self._send("POST", path, json=body, headers=headers)
 
     # The three ways a request is given its content are httpx2's own.
-    async def _send(self, method: str, path: str, **content: Any) -> Document:  # noqa: ANN401
+    async def _send(self, method: str, path: str, **content: Any) -> Document:
         try:
             response = await self._http.request(method, path, **content)
         except httpx2.TransportError as error:

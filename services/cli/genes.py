@@ -27,11 +27,11 @@ def get(
     ],
     source: Annotated[str | None, Option("--source", help="Only what this source says.")] = None,
     url: Url = None,
-    state: State = DEFAULT_STATE,
+    folder: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
     """A gene and what each source says of it."""
-    document = fetch(url, state, f"/api/genes/{quote(gene, safe='')}")
+    document = fetch(url, folder, f"/api/genes/{quote(gene, safe='')}")
     annotations = document["data"]["attributes"]["annotations"]
     if source is not None:
         if source not in annotations:
@@ -73,7 +73,7 @@ def list_genes(
         str | None, Option("--after", metavar="CURSOR", help="Go on where a page ended.")
     ] = None,
     url: Url = None,
-    state: State = DEFAULT_STATE,
+    folder: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
     """Approved genes, a page at a time."""
@@ -82,7 +82,7 @@ def list_genes(
         parameters.append(("sort", sort))
     if after is not None:
         parameters.append(("page[after]", after))
-    document = fetch(url, state, "/api/genes", parameters)
+    document = fetch(url, folder, "/api/genes", parameters)
     if json:
         output.print_json(document)
         return

@@ -4,6 +4,7 @@ Run as `python -m services.cli.migrate`: the one process that is given the owner
 """
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from alembic import command
 from alembic.config import Config
 
@@ -28,7 +29,7 @@ SERVICES = ("annotator", "cache", "gateway")  # A later one reads the views of a
 CONNECT_TIMEOUT_SECONDS = 10
 TOPICS_TIMEOUT_SECONDS = 20
 TOPICS_POLL_SECONDS = 0.1
-BROKER_REPLICATION = -1  # As many copies as the broker makes by default: 1 here, 3 in a cluster.
+REPLICAS_MAX = 3  # Copies of each topic; fewer where there are fewer brokers.
 
 DECLARE = """
 INSERT INTO annotator.source (name, title, kind, is_catalogue, identifier, homepage, licence,
@@ -149,8 +150,10 @@ async def create_topics(
 
 
 async def _create(admin: AIOKafkaAdminClient, missing: Sequence[Topic]) -> None:
+    brokers = (await admin.describe_cluster())["brokers"]
+    replicas = min(len(brokers), REPLICAS_MAX)
     new = [
-        NewTopic(topic.name, topic.partitions, BROKER_REPLICATION, topic_configs=topic.settings())
+        NewTopic(topic.name, topic.partitions, replicas, topic_configs=topic.settings())
         for topic in missing
     ]
     answer = await admin.create_topics(new, timeout_ms=TOPICS_TIMEOUT_SECONDS * 1000)
@@ -189,6 +192,8 @@ async def _differences(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> l
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Exit code 0 when everything is as it should be afterwards."""
+    # What it says of refused connections is said by the errors below, once and in words.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     missing = [
         name
         for name in ("ANNOBUS_DATABASE_URL", "ANNOBUS_KAFKA_BOOTSTRAP")
@@ -221,6 +226,8 @@ def _connected(environment: Mapping[str, str]) -> Migrated:
     prefix = environment.get("ANNOBUS_TOPIC_PREFIX", "")
     try:
         return migrate(environment["ANNOBUS_DATABASE_URL"], bootstrap, prefix)
+    except KafkaError as error:
+        raise NotReachable(f"Kafka does not answer at {bootstrap}: {error}") from error
     except OSError as error:  # A refused connection, a name nobody knows, a time-out.
         raise NotReachable(f"the database does not answer: {error}") from error
     except asyncpg.PostgresError as error:

@@ -44,7 +44,7 @@ def print_table(
     numbers: Collection[str] = (),
     styles: Mapping[str, str] | None = None,
 ) -> None:
-    """Rows under a header; `numbers` are columns set to the right, `styles` colours by cell text."""
+    """Rows under a header; `numbers` are columns set right, `styles` colours by cell text."""
     if not has_live_display(data):
         _print_plain(columns, rows, numbers)
         return

@@ -38,7 +38,7 @@ def choose(
 
 
 def _first_free(wanted: Sequence[int], taken: Collection[int]) -> int:
-    others = (random.randint(PORT_MIN, PORT_MAX) for _ in range(TRIES_MAX))  # noqa: S311
+    others = (random.randint(PORT_MIN, PORT_MAX) for _ in range(TRIES_MAX))
     for port in (*wanted, *others):
         if port not in taken and _is_free(port):
             return port

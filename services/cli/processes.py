@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,19 +74,18 @@ class Plan:
         return [name for name in self.environment if name not in (OWNER_ADDRESS, BROKER_ADDRESS)]
 
     def migrate(self) -> Process:
-        wanted = {name: self.environment[name] for name in (OWNER_ADDRESS, BROKER_ADDRESS)}
-        return self._python("migrate", "services.cli.migrate", wanted, MIGRATE_TIMEOUT_SECONDS)
+        own = {name: self.environment[name] for name in (OWNER_ADDRESS, BROKER_ADDRESS)}
+        return self._python("migrate", ["services.cli.migrate"], own, MIGRATE_TIMEOUT_SECONDS)
 
     def mirror(self) -> Process:
         port, cache = self.ports["mirror"], self.options.state / "mirror"
-        arguments = ["--port", str(port), "--cache", str(cache)]
+        command = ["infra.mirror", "--port", str(port), "--cache", str(cache)]
         if self.options.data is not None:
-            arguments += ["--data", str(self.options.data)]
+            command += ["--data", str(self.options.data)]
         if not self.options.limits:
-            arguments.append("--no-limits")
-        return self._python(
-            *("mirror", "infra.mirror", {}, MIRROR_TIMEOUT_SECONDS, *arguments), ready_path="/"
-        )
+            command.append("--no-limits")
+        process = self._python("mirror", command, {}, MIRROR_TIMEOUT_SECONDS)
+        return replace(process, ready=self._answers(port, "/"))
 
     def services(self) -> Iterator[Process]:
         for slot, name in enumerate(self.options.annotator_names):
@@ -103,8 +102,8 @@ class Plan:
     def _upstreams(self) -> dict[str, dict[str, str | int]]:
         """Where the mirror answers for each upstream; 0 requests a second: without a limit."""
         base = self.addresses()["mirror"]
-        rate: dict[str, str | int] = {} if self.options.limits else {"requests_per_second": 0}
-        return {name: {"base_url": f"{base}/{name}"} | rate for name in UPSTREAMS}
+        rate = {} if self.options.limits else {"requests_per_second": 0}
+        return {name: {"base_url": f"{base}/{name}", **rate} for name in UPSTREAMS}
 
     def _service(self, name: str, service: str, own: Mapping[str, str], nice: int) -> Process:
         prefix = service.upper()
@@ -116,32 +115,24 @@ class Plan:
             "ANNOBUS_LOG_FORMAT": os.environ.get("ANNOBUS_LOG_FORMAT", "console"),
             **own,
         }
-        return self._python(
-            *(name, f"services.{service}", environment, SERVICE_TIMEOUT_SECONDS),
-            ready_path="/readyz",
-            nice=nice,
-        )
+        module = f"services.{service}"
+        process = self._python(name, [module], environment, SERVICE_TIMEOUT_SECONDS)
+        return replace(process, ready=self._answers(self.ports[name], "/readyz"), nice=nice)
 
     def _python(
         self,
         name: str,
-        module: str,
+        module_and_arguments: Sequence[str],
         environment: Mapping[str, str],
         start_timeout_seconds: float,
-        *arguments: str,
-        ready_path: str = "",
-        nice: int = 0,
     ) -> Process:
-        ready = {"ready": self._answers(self.ports[name], ready_path)} if ready_path else {}
         return Process(
             name=name,
-            command=(sys.executable, "-m", module, *arguments),
+            command=(sys.executable, "-m", *module_and_arguments),
             cwd=PROJECT,
-            log_file=self.options.state / state.LOG_FOLDER / f"{name}.log",
+            log_file=state.log_file(self.options.state, name),
             environment={**_direct(), **environment},
             start_timeout_seconds=start_timeout_seconds,
-            nice=nice,
-            **ready,
         )
 
     def _answers(self, port: int, path: str) -> Callable[[], Awaitable[bool]]:

@@ -29,7 +29,7 @@ RunId = Annotated[str, Argument(metavar="ID", help="The run's id, as `runs start
 def start(
     genes: Annotated[
         list[str] | None,
-        Argument(metavar="GENES…", help="HGNC ids, symbols, Entrez or Ensembl ids."),
+        Argument(metavar="GENES", help="HGNC ids, symbols, Entrez or Ensembl ids."),
     ] = None,
     *,
     all_genes: Annotated[bool, Option("--all", help="Every gene of the catalogue.")] = False,
@@ -49,7 +49,7 @@ def start(
         Option("--idempotency-key", metavar="KEY", help="The same key and order: the same run."),
     ] = None,
     url: Url = None,
-    state: State = DEFAULT_STATE,
+    folder: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
     """Annotate genes: those named, those of a file, or all."""
@@ -57,7 +57,7 @@ def start(
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
 
     async def ordered() -> Document:
-        async with connect(find_url(url, state)) as client:
+        async with connect(find_url(url, folder)) as client:
             document = await client.post("/api/runs", body, headers)
             run_id = document["data"]["id"]
             if not watched:
@@ -77,21 +77,21 @@ def start(
 
 @app.command("watch")
 def watch_run(
-    run_id: RunId, url: Url = None, state: State = DEFAULT_STATE, json: Json = False
+    run_id: RunId, url: Url = None, folder: State = DEFAULT_STATE, json: Json = False
 ) -> None:
     """Follow a run to its end. Ctrl-C leaves it working."""
 
     async def watching() -> Document:
-        async with connect(find_url(url, state)) as client:
+        async with connect(find_url(url, folder)) as client:
             return await _watched(client, run_id)
 
     _finish(asyncio.run(watching()), json)
 
 
 @app.command("show")
-def show(run_id: RunId, url: Url = None, state: State = DEFAULT_STATE, json: Json = False) -> None:
+def show(run_id: RunId, url: Url = None, folder: State = DEFAULT_STATE, json: Json = False) -> None:
     """Where a run stands, source by source."""
-    document = fetch(url, state, f"/api/runs/{run_id}")
+    document = fetch(url, folder, f"/api/runs/{run_id}")
     output.print_json(document) if json else print_run(document)
 
 
@@ -100,13 +100,13 @@ def list_runs(
     page: Annotated[int, Option("--page", min=1, help="1 is the newest.")] = 1,
     page_size: Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)] = PAGE_SIZE,
     url: Url = None,
-    state: State = DEFAULT_STATE,
+    folder: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
     """The runs there were, newest first."""
 
     parameters = {"page[number]": str(page), "page[size]": str(page_size)}
-    document = fetch(url, state, "/api/runs", parameters)
+    document = fetch(url, folder, "/api/runs", parameters)
     if json:
         output.print_json(document)
         return

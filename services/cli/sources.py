@@ -15,9 +15,9 @@ def group() -> None:
 
 
 @app.command("list")
-def list_sources(url: Url = None, state: State = DEFAULT_STATE, json: Json = False) -> None:
+def list_sources(url: Url = None, folder: State = DEFAULT_STATE, json: Json = False) -> None:
     """Every source, its newest release and how many genes have a value from it."""
-    document = fetch(url, state, "/api/sources")
+    document = fetch(url, folder, "/api/sources")
     if json:
         output.print_json(document)
         return

@@ -37,6 +37,10 @@ class SystemState(BaseModel):
     processes: Mapping[str, ProcessState]
 
 
+def log_file(folder: Path, name: str) -> Path:
+    return folder / LOG_FOLDER / f"{name}.log"
+
+
 def read(folder: Path) -> SystemState | None:
     """What runs in this state folder; None where nothing does."""
     path = folder / STATE_FILE

@@ -31,6 +31,7 @@ class System:
         self._options = options
         self._command = command
         self._say = say
+        self._cluster = Cluster(options.state)
         self._supervisor = Supervisor()
         self._http = httpx2.AsyncClient(timeout=READY_TIMEOUT_SECONDS, trust_env=False)
         self._addresses: dict[str, str] = {}
@@ -74,10 +75,9 @@ class System:
         self._say(
             "preparing PostgreSQL and Kafka (a first start resolves Kafka's jars: be patient)"
         )
-        cluster = Cluster(self._options.state)
-        await cluster.prepare()
+        await self._cluster.prepare()
         self._keeper = asyncio.create_task(self._keep_state(), name="state")
-        environment = cluster.environment()
+        environment = self._cluster.environment()
         chosen = ports.choose(
             self._options.state,
             self._options.names,
@@ -87,8 +87,8 @@ class System:
         plan = Plan(self._options, environment, chosen, self._http)
         self._addresses = plan.addresses()
         self._say("starting PostgreSQL and Kafka")
-        await self._supervisor.add(*cluster.processes)
-        await cluster.create_database()
+        await self._supervisor.add(*self._cluster.processes)
+        await self._cluster.create_database()
         self._say("migrating schemas and topics")
         await run_to_end(plan.migrate())
         # From here on no child inherits an address that is not its own.
@@ -113,6 +113,7 @@ class System:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
             state.remove(self._options.state)
+        self._cluster.close()
         await self._http.aclose()
         with suppress(OSError):
             self._say("stopped")

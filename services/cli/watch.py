@@ -1,7 +1,7 @@
 """Following a run: frames of its socket, and what the gateway reads where the socket breaks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
 import orjson
@@ -68,7 +68,7 @@ def snapshot_of(document: Document) -> Snapshot:
     return Snapshot.model_validate(values)
 
 
-async def _frames(client: Client, run_id: str) -> AsyncIterator[Snapshot]:
+async def _frames(client: Client, run_id: str) -> AsyncGenerator[Snapshot]:
     """The socket's snapshots until it breaks or falls silent."""
     address = f"ws{client.url.removeprefix('http')}/ws/jobs/{run_id}"
     try:

@@ -20,7 +20,7 @@ from services.annotator.domain import (
     StoredFile,
     Unmapped,
 )
-from services.annotator.errors import SchemaChanged, UpstreamTruncated
+from services.annotator.errors import ReleaseRefused, SchemaChanged
 
 COMPLETE_SET: Final = "hgnc_complete_set.json"
 WITHDRAWN: Final = "withdrawn.txt"
@@ -160,12 +160,14 @@ def _read_complete_set(path: Path) -> Iterator[tuple[int, Fields]]:
         docs: list[Fields] = response["docs"]
         announced = response.get("numFound", len(docs))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise SchemaChanged(f"{path.name}: accepted is JSON with response.docs: {error}") from error
+        raise SchemaChanged(
+            f"{COMPLETE_SET}: accepted is JSON with response.docs: {error}"
+        ) from error
     if len(docs) != announced:
-        raise UpstreamTruncated(f"{path.name} has {len(docs)} records, numFound is {announced}")
+        raise ReleaseRefused(f"{COMPLETE_SET} has {len(docs)} records, numFound is {announced}")
     for key in REQUIRED:
         if not any(key in doc for doc in docs):
-            raise SchemaChanged(f"{path.name}: no record has the key {key}")
+            raise SchemaChanged(f"{COMPLETE_SET}: no record has the key {key}")
     for index, doc in enumerate(docs):
         yield index, _fields_of(doc)
 
@@ -195,7 +197,7 @@ def _read_withdrawn(path: Path) -> Iterator[tuple[int, Fields]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise SchemaChanged(f"{path.name} is not UTF-8: {error}") from error
+        raise SchemaChanged(f"{WITHDRAWN} is not UTF-8: {error}") from error
     header = lines[0].split("\t")
     columns = [
         next((at for at, name in enumerate(header) if name.startswith(column)), None)
@@ -203,7 +205,7 @@ def _read_withdrawn(path: Path) -> Iterator[tuple[int, Fields]]:
     ]
     if None in columns:
         missing = WITHDRAWN_COLUMNS[columns.index(None)]
-        raise SchemaChanged(f"{path.name}: the column {missing} is missing, there are {header}")
+        raise SchemaChanged(f"{WITHDRAWN}: the column {missing} is missing, there are {header}")
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
             cells = [cell.strip().strip('"') for cell in line.split("\t")]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -62,18 +62,11 @@ class PhenotypeTerm(BaseModel):
     diseases: list[str] = Field(description="ids of the diseases in which it is seen")
 
 
-class Disease(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    id: str = Field(description="OMIM:n, ORPHA:n or DECIPHER:n [disease_id]")
-    name: str | None = Field(description="the first one in phenotype.hpoa [disease_name]")
-
-
-class InheritanceMode(BaseModel):
+class Named(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    name: str
+    name: str | None
 
 
 class HpoGene(BaseModel):
@@ -89,8 +82,11 @@ class HpoGene(BaseModel):
     terms: list[PhenotypeTerm] = Field(
         description="phenotypic abnormalities, the most specific terms only: no ancestors"
     )
-    diseases: list[Disease] = Field(description="all diseases of the gene")
-    inheritance_modes: list[InheritanceMode] = Field(
+    diseases: list[Named] = Field(
+        description="all diseases of the gene, OMIM:n, ORPHA:n or DECIPHER:n [disease_id];"
+        " its first name in phenotype.hpoa, null when it is not there"
+    )
+    inheritance_modes: list[Named] = Field(
         description="of the gene's diseases [phenotype.hpoa, aspect I]"
     )
 
@@ -117,32 +113,32 @@ class Hpo:
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """The day of phenotype.hpoa. When the ontology is of another day, the name says so."""
-        annotations = _find_in_header(files[DISEASES].path, VERSION, "#version:")
-        ontology = _find_in_header(files[ONTOLOGY].path, ONTOLOGY_VERSION, "data-version:")
-        if ontology == annotations:
-            return annotations
-        return f"{annotations} with ontology {ontology}"
+        annotations = _find_in_header(files, DISEASES, VERSION, "#version:")
+        ontology = _find_in_header(files, ONTOLOGY, ONTOLOGY_VERSION, "data-version:")
+        same = ontology == annotations
+        return annotations if same else f"{annotations} with ontology {ontology}"
 
     def read(
         self, files: Mapping[str, StoredFile], catalogue: Catalogue
     ) -> Iterator[Record | Unmapped]:
         """A record for each gene with a phenotypic abnormality; what is no gene or term of ours."""
-        ontology = _read_ontology(files[ONTOLOGY].path)
+        ontology = _read_ontology(files)
         unread: _Unread = Counter()
-        diseases = _read_diseases(files[DISEASES].path, ontology, unread)
-        genes = _read_genes(files[GENES].path, ontology, diseases, unread)
+        diseases = _read_diseases(files, ontology, unread)
+        genes = _read_genes(files, ontology, diseases, unread)
         matches = _match(genes, catalogue)
         for entrez_id, gene in genes.items():
             match = matches[entrez_id]
             if isinstance(match, str):
                 yield Unmapped(entrez_id, match, gene.row_count)
-            elif gene.terms:
+            elif gene.phenotypes:
                 value = _value(entrez_id, gene, match.by, ontology, diseases)
                 yield Record(match.hgnc_id, value, GENES, gene.first_line)
         for (key, reason), row_count in unread.items():
             yield Unmapped(key, reason, row_count)
 
 
+_Files = Mapping[str, StoredFile]
 _Unread = Counter[tuple[str, str]]  # Rows, by what cannot be read in them and why.
 
 
@@ -164,11 +160,13 @@ class _Ontology:
         return term
 
 
-def _read_ontology(path: Path) -> _Ontology:
+def _read_ontology(files: _Files) -> _Ontology:
     ontology = _Ontology()
     children: dict[str, list[str]] = {}
-    for term in _terms(path):
-        (id_,) = term["id"]
+    for term in _terms(files):
+        if not {"id", "name"} <= term.keys():
+            raise SchemaChanged(f"{ONTOLOGY}: a term has no id or no name: {term}")
+        id_ = term["id"][0]
         if "is_obsolete" in term:
             ontology.successors.setdefault(id_, set()).update(term.get("replaced_by", ()))
             continue
@@ -178,7 +176,7 @@ def _read_ontology(path: Path) -> _Ontology:
         for parent in term.get("is_a", ()):
             children.setdefault(parent.split(" ")[0], []).append(id_)
     if PHENOTYPIC_ABNORMALITY not in children:
-        raise SchemaChanged(f"{path.name}: no term has is_a: {PHENOTYPIC_ABNORMALITY}")
+        raise SchemaChanged(f"{ONTOLOGY}: no term has is_a: {PHENOTYPIC_ABNORMALITY}")
     waiting = [PHENOTYPIC_ABNORMALITY]
     while waiting:
         for child in children.get(waiting.pop(), ()):
@@ -188,10 +186,10 @@ def _read_ontology(path: Path) -> _Ontology:
     return ontology
 
 
-def _terms(path: Path) -> Iterator[Mapping[str, list[str]]]:
+def _terms(files: _Files) -> Iterator[Mapping[str, list[str]]]:
     """The [Term] stanzas, by tag."""
     stanza: dict[str, list[str]] | None = None
-    for number, line in _lines(path):
+    for _, line in _lines(files, ONTOLOGY):
         if line.startswith("["):
             if stanza:
                 yield stanza
@@ -199,9 +197,7 @@ def _terms(path: Path) -> Iterator[Mapping[str, list[str]]]:
         elif stanza is not None:
             tag, _, text = line.partition(": ")
             if tag in ONTOLOGY_TAGS:
-                stanza.setdefault(tag, []).append(text)
-            elif not line and stanza and not {"id", "name"} <= stanza.keys():
-                raise SchemaChanged(f"{path.name}, line {number}: the term above has no id or name")
+                stanza.setdefault(tag, []).append(text.rstrip())
     if stanza:
         yield stanza
 
@@ -213,14 +209,14 @@ class _Diseases:
     denied: set[tuple[str, str]] = field(default_factory=set)  # Disease and term, NOT and no more.
 
 
-def _read_diseases(path: Path, ontology: _Ontology, unread: _Unread) -> _Diseases:
+def _read_diseases(files: _Files, ontology: _Ontology, unread: _Unread) -> _Diseases:
     diseases = _Diseases()
     affirmed: set[tuple[str, str]] = set()
-    for _, (disease, name, qualifier, term, aspect) in _rows(path, DISEASES_COLUMNS):
+    for _, (disease, name, qualifier, term, aspect) in _rows(files, DISEASES, DISEASES_COLUMNS):
         diseases.names.setdefault(disease, name)
         current = ontology.current(term)
         if current is None:
-            unread[term, f"{path.name}: {NO_TERM}"] += 1
+            unread[term, f"{DISEASES}: {NO_TERM}"] += 1
         elif qualifier == "NOT":
             diseases.denied.add((disease, current))
         else:
@@ -239,21 +235,17 @@ class _Gene:
     row_count: int = 0
     symbols: set[str] = field(default_factory=set)
     diseases: set[str] = field(default_factory=set)
-    terms: dict[str, "_Term"] = field(default_factory=dict)
-
-
-@dataclass
-class _Term:
-    max_frequency: float | None = None
-    diseases: set[str] = field(default_factory=set)
+    # Term, share and disease of each row that counts. Plain tuples, because the collector of
+    # cycles does not follow them: half a million objects that it follows cost it 3 s.
+    phenotypes: list[tuple[str, float | None, str]] = field(default_factory=list)
 
 
 def _read_genes(
-    path: Path, ontology: _Ontology, diseases: _Diseases, unread: _Unread
+    files: _Files, ontology: _Ontology, diseases: _Diseases, unread: _Unread
 ) -> Mapping[str, _Gene]:
     """By Entrez id, in the order of the file."""
     genes: dict[str, _Gene] = {}
-    for number, (entrez_id, symbol, term, frequency, disease) in _rows(path, GENES_COLUMNS):
+    for number, (entrez_id, symbol, term, frequency, disease) in _rows(files, GENES, GENES_COLUMNS):
         gene = genes.get(entrez_id)
         if gene is None:
             gene = genes[entrez_id] = _Gene(number)
@@ -262,23 +254,20 @@ def _read_genes(
         gene.diseases.add(disease)
         current = ontology.current(term)
         if current is None:
-            unread[term, f"{path.name}: {NO_TERM}"] += 1
+            unread[term, f"{GENES}: {NO_TERM}"] += 1
             continue
         # This file has no column for NOT: its rows of that kind look like any other (788 of
         # them in 2025-01-16), so phenotype.hpoa has to tell.
-        if current not in ontology.abnormalities or (disease, current) in diseases.denied:
+        denied = (disease, current) in diseases.denied
+        if denied or current not in ontology.abnormalities:
             continue
         try:
             share = share_of(frequency)
         except ValueError as error:
-            unread[f"frequency {frequency}", f"{path.name}: {error}"] += 1
+            unread[f"frequency {frequency}", f"{GENES}: {error}"] += 1
             share = None
-        if share == 0:
-            continue
-        seen = gene.terms.setdefault(current, _Term())
-        seen.diseases.add(disease)
-        if share is not None:
-            seen.max_frequency = max(share, seen.max_frequency or 0)
+        if share != 0:
+            gene.phenotypes.append((current, share, disease))
     return genes
 
 
@@ -295,7 +284,7 @@ def share_of(frequency: str) -> float | None:
         raise ValueError("accepted is n/m, n% or a term below HP:0040279, Frequency")
     if some > all_ or all_ == 0:
         raise ValueError("accepted is a share from 0 to 1")
-    return round(some / all_, SHARE_DIGITS)
+    return some / all_
 
 
 @dataclass(frozen=True)
@@ -323,7 +312,9 @@ def _match(genes: Mapping[str, _Gene], catalogue: Catalogue) -> Mapping[str, _Ma
         symbols = sorted(genes[entrez_id].symbols)
         named = [catalogue.by_symbol[one] for one in symbols if one in catalogue.by_symbol]
         if len(named) != 1:
-            matches[entrez_id] = f"no gene has this Entrez id, nor the symbol {', '.join(symbols)}"
+            matches[entrez_id] = (
+                f"no gene has this Entrez id, nor just one the symbol {' or '.join(symbols)}"
+            )
         elif named[0].hgnc_id in taken:
             matches[entrez_id] = (
                 f"no gene has this Entrez id; {named[0].hgnc_id} has the symbol {named[0].symbol},"
@@ -343,67 +334,67 @@ def _value(
     diseases: _Diseases,
 ) -> HpoGene:
     modes = {mode for one in gene.diseases for mode in diseases.inheritance.get(one, ())}
+    terms = [
+        _term(ontology.names[id_], list(rows))
+        for id_, rows in groupby(sorted(gene.phenotypes, key=itemgetter(0)), key=itemgetter(0))
+    ]
     return HpoGene(
         entrez_id=entrez_id,
         matched_by=matched_by,
-        term_count=len(gene.terms),
-        terms=[
-            PhenotypeTerm(
-                id=id_,
-                name=ontology.names[id_],
-                max_frequency=term.max_frequency,
-                diseases=sorted(term.diseases),
-            )
-            for id_, term in sorted(gene.terms.items())
-        ],
-        diseases=[Disease(id=one, name=diseases.names.get(one)) for one in sorted(gene.diseases)],
-        inheritance_modes=[
-            InheritanceMode(id=one, name=ontology.names[one]) for one in sorted(modes)
-        ],
+        term_count=len(terms),
+        terms=terms,
+        diseases=[Named(id=one, name=diseases.names.get(one)) for one in sorted(gene.diseases)],
+        inheritance_modes=[Named(id=one, name=ontology.names[one]) for one in sorted(modes)],
     )
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _term(name: str, rows: list[tuple[str, float | None, str]]) -> PhenotypeTerm:
+    shares = [share for _, share, _ in rows if share is not None]
+    return PhenotypeTerm(
+        id=rows[0][0],
+        name=name,
+        max_frequency=round(max(shares), SHARE_DIGITS) if shares else None,
+        diseases=sorted({disease for _, _, disease in rows}),
+    )
+
+
+def _rows(
+    files: _Files, name: str, columns: tuple[str, ...]
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Each row with its line number: the cells of the columns, found by name, in their order."""
     header: list[str] = []
     pick = None
-    for number, line in _lines(path):
+    for number, line in _lines(files, name):
+        # The format before 2023 has its header in a comment.
         if not line or (line.startswith("#") and not line.startswith("#Format:")):
             continue
         cells = line.split("\t")
         if pick is None:
             header = [cell.strip() for cell in cells]
-            for column in columns:
-                if column not in header:
-                    raise SchemaChanged(
-                        f"{path.name}: the column {column} is missing, the header is {header}"
-                    )
+            if missing := [column for column in columns if column not in header]:
+                raise SchemaChanged(f"{name}: no column {missing[0]} in the header {header}")
             pick = itemgetter(*(header.index(column) for column in columns))
         elif len(cells) < len(header):
-            raise SchemaChanged(
-                f"{path.name}, line {number} has {len(cells)} of {len(header)} cells"
-            )
+            raise SchemaChanged(f"{name}, line {number} has {len(cells)} of {len(header)} cells")
         else:
             yield number, tuple(cell.strip() for cell in pick(cells))
     if pick is None:
-        raise SchemaChanged(f"{path.name} has no header; accepted is one with {columns}")
+        raise SchemaChanged(f"{name} has no header; accepted is one with {columns}")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(files: _Files, name: str) -> Iterator[tuple[int, str]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with files[name].path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
-        raise SchemaChanged(f"{path.name} is not UTF-8: {error}") from error
+        raise SchemaChanged(f"{name} is not UTF-8: {error}") from error
 
 
-def _find_in_header(path: Path, pattern: re.Pattern[str], accepted: str) -> str:
-    for number, line in _lines(path):
+def _find_in_header(files: _Files, name: str, pattern: re.Pattern[str], accepted: str) -> str:
+    for number, line in _lines(files, name):
         if found := pattern.match(line):
             return found[1]
         if number >= HEADER_LINES_MAX:
             break
-    raise SchemaChanged(
-        f"{path.name}: none of the first {HEADER_LINES_MAX} lines is {accepted} YYYY-MM-DD"
-    )
+    raise SchemaChanged(f"{name}: no {accepted} YYYY-MM-DD in {HEADER_LINES_MAX} lines")

@@ -1,0 +1,37 @@
+"""The `annobus` command: the list of what can be typed."""
+
+import sys
+
+import typer
+
+from services.cli import demo, genes, local, logs, output, runs, sources
+from services.cli.errors import EXIT_CODES, CommandFailed
+
+app = typer.Typer(
+    name="annobus",
+    help="Keep gene annotations current: run the system, order runs, read what they found.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(local.up)
+app.command()(local.down)
+app.command()(local.status)
+app.command()(local.migrate)
+app.command()(logs.logs)
+app.command()(demo.demo)
+app.add_typer(runs.app, name="runs")
+app.add_typer(genes.app, name="genes")
+app.add_typer(sources.app, name="sources")
+
+
+def main() -> None:
+    try:
+        app()
+    except CommandFailed as error:
+        output.show_failure(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

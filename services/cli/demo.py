@@ -1,0 +1,151 @@
+"""What `make demo` runs: a whole system in the foreground, and the main job on all its genes."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+from infra.errors import InfraError
+from services.cli import bars, output, report, signals, state, watch
+from services.cli.client import Client, Document, connect
+from services.cli.errors import CommandFailed
+from services.cli.local import address_lines, choose
+from services.cli.options import (
+    DEFAULT_STATE,
+    Annotators,
+    Data,
+    Json,
+    Mirror,
+    NoLimits,
+    Port,
+    State,
+)
+from services.cli.processes import Options
+from services.cli.runs import EXIT_CODES_BY_STATE
+from services.cli.system import System
+
+READABLE_TIMEOUT_SECONDS = 120.0
+READABLE_POLL_SECONDS = 0.2
+UNSETTLED = ("pending",)
+
+
+def demo(
+    once: Annotated[bool, Option("--once", help="Stop when the run is over.")] = False,
+    annotators: Annotators = 1,
+    mirror: Mirror = True,
+    data: Data = None,
+    no_limits: NoLimits = False,
+    port: Port = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Annotate every gene from every source, and watch it happen. Ctrl-C stops everything."""
+    options = choose(folder, annotators, mirror, data, no_limits, port)
+    running = state.read(options.state)
+    if running is not None:
+        raise CommandFailed(
+            f"annobus runs here already ({running.command}, process {running.pid}) in {folder}",
+            advice="Use it: annobus runs start --all --watch; or stop it: annobus down",
+        )
+    say = _Clock()
+    say("annobus demo: a real Kafka, a real PostgreSQL, three services and all human genes")
+    try:
+        code = signals.run(lambda: _demo(options, say, once, json))
+    except InfraError as error:
+        raise CommandFailed(str(error)) from error
+    raise typer.Exit(code)
+
+
+class _Clock:
+    """Says each step with the seconds since the command was typed."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        output.say(f"{time.monotonic() - self._began:6.1f} s  {line}")
+
+
+async def _demo(options: Options, say: _Clock, once: bool, json: bool) -> int:
+    async with System(options, "demo", say) as system, connect(system.url) as client:
+        code = await _unless_broken(system, _job(client, options, say, json))
+        for line in address_lines(system.url):
+            output.say(line) if json else output.print_line(line)
+        if not once:
+            say("everything stays up; Ctrl-C stops it")
+            # Ctrl-C is how a demo ends, so it takes nothing from how the run ended.
+            with suppress(asyncio.CancelledError):
+                await system.wait()
+        return code
+
+
+async def _unless_broken(system: System, job: Coroutine[Any, Any, int]) -> int:
+    """The job's answer; raises SupervisorError as soon as a process dies too often."""
+    working = asyncio.create_task(job, name="job")
+    broken = asyncio.create_task(system.wait(), name="broken")
+    try:
+        await asyncio.wait({working, broken}, return_when=asyncio.FIRST_COMPLETED)
+        if broken.done():
+            await broken
+        return await working
+    finally:
+        for task in (working, broken):
+            task.cancel()
+        await asyncio.wait({working, broken})
+
+
+async def _job(client: Client, options: Options, say: _Clock, json: bool) -> int:
+    began = time.monotonic()
+    ordered = await client.post("/api/progress/trigger/annotation_pipeline")
+    run_id = ordered["data"]["id"]
+    say(f"run {run_id}: all genes from all sources")
+    with bars.display() as display:
+        async for snapshot in watch.follow(client, run_id):
+            display.show(snapshot)
+    document = await client.get(f"/api/runs/{run_id}")
+    say("the run is over; waiting until every document can be read")
+    await _await_readable(client, document)
+    result = report.build(document, time.monotonic() - began)
+    path = result.write(options.state)
+    output.print_json(result.model_dump()) if json else result.show()
+    say(f"report written to {path}")
+    code = EXIT_CODES_BY_STATE[document["data"]["attributes"]["state"]]
+    problems = result.problems()
+    if problems:
+        output.show_failure(
+            CommandFailed(
+                "the run is not as it should be", problems, "See annobus logs annotator-0"
+            )
+        )
+    return code or (CommandFailed.exit_code if problems else 0)
+
+
+async def _await_readable(client: Client, document: Document) -> None:
+    """Every gene of the run is listed, and no document still waits for a source."""
+    genes = document["data"]["attributes"]["gene_count"] or 0
+    deadline = time.monotonic() + READABLE_TIMEOUT_SECONDS
+    while not await _is_readable(client, genes):
+        if time.monotonic() > deadline:
+            raise CommandFailed(
+                f"not every document could be read {READABLE_TIMEOUT_SECONDS:g} s after the run",
+                advice="See annobus logs cache",
+            )
+        await asyncio.sleep(READABLE_POLL_SECONDS)
+
+
+async def _is_readable(client: Client, genes: int) -> bool:
+    if genes == 0:
+        return True
+    for sort in ("hgnc_id", "-hgnc_id"):
+        parameters = {"page[size]": "1", "page[total]": "true", "sort": sort}
+        page = await client.get("/api/genes", parameters)
+        if page["meta"]["total"] < genes:
+            return False
+        annotations = page["data"][0]["attributes"]["annotations"].values()
+        if any(annotation["status"] in UNSETTLED for annotation in annotations):
+            return False
+    return True

@@ -1,0 +1,131 @@
+"""Plain types and pure rules: how genes are named, where a run stands, how that is said."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from contracts.messages import ACTIVE_STATES, RunProgress, SourceProgress
+
+Outcome = Literal["unknown", "ambiguous", "withdrawn"]
+
+_HGNC_ID = re.compile(r"(?:hgnc:){1,2}([0-9]{1,9})", re.IGNORECASE | re.ASCII)
+
+
+# ---------------------------------------------------------------------------------- genes
+
+
+def hgnc_id(text: str) -> str | None:
+    """`HGNC:9008` for it, `hgnc:9008` and `hgnc:HGNC:9008`; None for anything else."""
+    found = _HGNC_ID.fullmatch(text.strip())
+    return f"HGNC:{found[1]}" if found else None
+
+
+def fold(name: str) -> str:
+    """What gene names are compared by, as `annotator.gene_name_v1.folded` has them."""
+    return name.strip().casefold()
+
+
+@dataclass(frozen=True)
+class Named:
+    """A gene as an error names it."""
+
+    hgnc_id: str
+    symbol: str | None
+
+    def __str__(self) -> str:
+        return f"{self.hgnc_id} ({self.symbol})" if self.symbol else self.hgnc_id
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A text that names no gene, or not one alone. `place` counts from 0. `genes` are those
+    it may mean, or the successors of the withdrawn one that it means."""
+
+    place: int
+    value: str
+    outcome: Outcome
+    genes: Sequence[Named]
+
+    @property
+    def accepted(self) -> str:
+        listed = ", ".join(str(gene) for gene in self.genes)
+        match self.outcome:
+            case "unknown":
+                return "an HGNC id (HGNC:9008), a symbol, an Entrez id or an Ensembl gene id"
+            case "ambiguous":
+                return f"one of {listed}"
+            case "withdrawn":
+                return f"its successor: {listed}" if listed else "another gene: it has no successor"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Genes found by name, each once, and a sample of the texts that were refused."""
+
+    hgnc_ids: Sequence[str]
+    refused: Sequence[Refused]
+    refused_count: int
+    catalogue_empty: bool
+
+
+# ----------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the user asked for it, and what is true of it. `sources` is in `progress`."""
+
+    id: UUID
+    name: str | None
+    gene_count: int | None  # Asked for by name; None: all genes of the catalogue.
+    requested_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    progress: RunProgress
+    source_times: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def is_active(progress: RunProgress) -> bool:
+    return progress.state in ACTIVE_STATES
+
+
+def percent(progress: RunProgress) -> float | None:
+    """0–100, rounded down; None until the total is known. Failures never raise it, and only
+    the end is 100."""
+    if progress.state == "completed":
+        return 100.0
+    if progress.total_count is None:
+        return None
+    counted = progress.done_count + progress.no_data_count
+    part = 1000 * counted // progress.total_count if progress.total_count else 0
+    return min(part, 999) / 10
+
+
+def sentence(progress: RunProgress) -> str:
+    """Where a run stands, for a person."""
+    if progress.state == "planning":
+        working = [name for name, source in progress.sources.items() if source.state != "waiting"]
+        return f"planning; {', '.join(working)} first" if working else "planning"
+    if progress.state == "running":
+        running = [
+            _source_sentence(name, source)
+            for name, source in progress.sources.items()
+            if source.state == "running"
+        ]
+        return "; ".join(running) or "running"
+    state = progress.state.replace("_", " ")
+    return (
+        f"{state}: {progress.done_count:,} annotations, {progress.no_data_count:,} without data, "
+        f"{progress.failed_count:,} failed"
+    )
+
+
+def _source_sentence(name: str, source: SourceProgress) -> str:
+    counted = source.done_count + source.no_data_count
+    failed = f", {source.failed_count:,} failed" if source.failed_count else ""
+    if source.total_count is None:
+        return f"{name}: {counted:,} genes{failed}"
+    return f"{name}: {counted:,} of {source.total_count:,} genes{failed}"

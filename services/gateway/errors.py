@@ -1,0 +1,118 @@
+"""What a client of the gateway can get wrong.
+
+RequestError
+├── ParameterUnknown        400  a query parameter that this address does not have
+├── ParameterInvalid        400  a query parameter or a header whose value does not fit
+├── RunUnknown              404
+├── GeneUnknown             404
+├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
+├── GeneAmbiguous           409  a name that several genes bear
+├── GeneWithdrawn           410  carries the successors
+├── SourceNotFound          404  a source in the path
+├── NamespaceUnknown        404
+├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
+├── OrderInvalid            422  an order that contradicts itself
+├── SourceUnknown           422  a source in an order
+├── GenesRefused            422  genes of an order; `errors` has an entry for each
+└── IdempotencyMismatch     422  the same key with another order
+"""
+
+from services.chassis.http import RequestError
+
+
+class ParameterUnknown(RequestError):
+    """An unknown query parameter."""
+
+    kind = "parameter-unknown"
+    status = 400
+
+
+class ParameterInvalid(RequestError):
+    """A parameter does not fit."""
+
+    kind = "parameter-invalid"
+    status = 400
+
+
+class RunUnknown(RequestError):
+    """No such run."""
+
+    kind = "run-unknown"
+    status = 404
+
+
+class GeneUnknown(RequestError):
+    """No such gene."""
+
+    kind = "gene-unknown"
+    status = 404
+
+
+class GeneNotBuilt(RequestError):
+    """The gene's document is not built yet."""
+
+    kind = "gene-not-built"
+    status = 404
+
+
+class GeneAmbiguous(RequestError):
+    """Several genes bear this name."""
+
+    kind = "gene-ambiguous"
+    status = 409
+
+
+class GeneWithdrawn(RequestError):
+    """The gene is withdrawn."""
+
+    kind = "gene-withdrawn"
+    status = 410
+
+
+class SourceNotFound(RequestError):
+    """No such source."""
+
+    kind = "source-unknown"
+    status = 404
+
+
+class NamespaceUnknown(RequestError):
+    """No such namespace."""
+
+    kind = "namespace-unknown"
+    status = 404
+
+
+class CatalogueEmpty(RequestError):
+    """The gene catalogue is empty."""
+
+    kind = "catalogue-empty"
+    status = 409
+
+
+class OrderInvalid(RequestError):
+    """The order contradicts itself."""
+
+    kind = "order-invalid"
+    status = 422
+
+
+class SourceUnknown(RequestError):
+    """Unknown sources in the order."""
+
+    kind = "source-unknown"
+    status = 422
+
+
+class GenesRefused(RequestError):
+    """Genes of the order cannot be resolved."""
+
+    kind = "genes-refused"
+    status = 422
+
+
+class IdempotencyMismatch(RequestError):
+    """The idempotency key belongs to another order."""
+
+    kind = "idempotency-mismatch"
+    status = 422

@@ -1,0 +1,91 @@
+"""What a progress socket sends: one JSON object a frame, made once for all who watch the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from contracts.messages import RunProgress
+from services.gateway import domain
+
+STALE = "the database does not answer; last known state: "
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A row of `annotator.run_fact_v1`."""
+
+    seq: int
+    type: str
+    body: Mapping[str, Any]
+
+
+def snapshot(progress: RunProgress, *, stale: bool = False) -> str:
+    """Replaces what earlier frames of this run said."""
+    message = domain.sentence(progress)
+    return _encode("snapshot", progress, progress.seq, STALE + message if stale else message)
+
+
+def fact(progress: RunProgress, told: Fact) -> str:
+    """Appends to what is known; status and counters are those of the newest snapshot."""
+    details = {"event": told.type, "data": told.body}
+    return _encode("fact", progress, told.seq, _sentence(told, progress), details)
+
+
+def idle() -> str:
+    """For the socket of all runs, when none is active."""
+    return orjson.dumps(
+        {
+            "type": "snapshot",
+            "run_id": None,
+            "seq": 0,
+            "status": "idle",
+            "progress": None,
+            "message": "no run is active",
+            "sources": {},
+        }
+    ).decode()
+
+
+def _encode(
+    kind: str,
+    progress: RunProgress,
+    seq: int,
+    message: str,
+    details: Mapping[str, object] | None = None,
+) -> str:
+    frame = {
+        "type": kind,
+        "run_id": progress.run_id,
+        "seq": seq,
+        "status": progress.state,
+        "progress": domain.percent(progress),
+        "message": message,
+        "sources": {name: source.model_dump() for name, source in progress.sources.items()},
+        **(details or {}),
+    }
+    return orjson.dumps(frame, default=dict).decode()
+
+
+def _sentence(told: Fact, progress: RunProgress) -> str:
+    """One sentence for a fact that is known; the state of the run for one that is newer than us."""
+    body = told.body
+    match told.type:
+        case "annobus.run.planned.v1":
+            return f"planned: {body['gene_count']:,} genes from {', '.join(body['sources'])}"
+        case "annobus.batch.annotated.v1":
+            stored = body["done_count"] + body["no_data_count"]
+            return f"{body['source']}: {stored:,} genes more"
+        case "annobus.batch.dead.v1":
+            reason = body["problem"].get("detail", "no reason is known")
+            return f"{body['source']}: {body['failed_count']:,} genes failed: {reason}"
+        case "annobus.source.completed.v1":
+            return (
+                f"{body['source']}: {body['state']}, {body['done_count']:,} annotations, "
+                f"{body['no_data_count']:,} without data, {body['failed_count']:,} failed"
+            )
+        case _:
+            return domain.sentence(progress)
+
+

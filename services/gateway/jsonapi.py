@@ -1,0 +1,237 @@
+"""JSON:API 1.1: which query parameters a route takes, and the documents it answers with."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+from fastapi.responses import Response
+from starlette.datastructures import QueryParams
+
+from services.chassis.http import field_error
+from services.gateway.errors import ParameterInvalid, ParameterUnknown
+
+MEDIA_TYPE = "application/vnd.api+json"
+PAGE_SIZE = 20
+PAGE_SIZE_MAX = 200
+OFFSET_MAX = 100_000  # page[number] × page[size]; the cursor of links.next goes on beyond.
+FILTER_VALUES_MAX = 200
+CURSOR_CHARACTERS_MAX = 500
+
+Resource = Mapping[str, Any]
+
+
+# --------------------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True)
+class Query:
+    """The parameters of one request, checked."""
+
+    given: Mapping[str, str]
+    number: int = 1
+    size: int = PAGE_SIZE
+    after: tuple[Any, ...] | None = None
+    total: bool = False
+    sort: str = ""
+    filters: Mapping[str, list[str]] = field(default_factory=dict)
+    fields: list[str] | None = None
+
+    @property
+    def offset(self) -> int:
+        return 0 if self.after is not None else (self.number - 1) * self.size
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The parameters a route takes; any other is refused by name, so that none is ignored."""
+
+    paged: bool = False
+    keyset: bool = False  # Also page[after] and page[total].
+    filters: tuple[str, ...] = ()
+    sorts: tuple[str, ...] = ()  # The first is the default.
+    resource: str = ""
+    fields: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        return [
+            *(("page[number]", "page[size]") if self.paged else ()),
+            *(("page[after]", "page[total]") if self.keyset else ()),
+            *(f"filter[{name}]" for name in self.filters),
+            *(("sort",) if self.sorts else ()),
+            *((f"fields[{self.resource}]",) if self.fields else ()),
+        ]
+
+    def openapi(self) -> dict[str, Any]:
+        """The same parameters for openapi.json."""
+        return {
+            "parameters": [
+                {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+                for name in self.names
+            ]
+        }
+
+    def parse(self, parameters: QueryParams) -> Query:
+        """Raises ParameterUnknown and ParameterInvalid."""
+        given = self._given(parameters)
+        if not given:
+            return Query(given, sort=self.sorts[0] if self.sorts else "")
+        if "page[number]" in given and "page[after]" in given:
+            raise _invalid("page[after]", given["page[after]"], "it alone, or page[number] alone")
+        size = _whole(given, "page[size]", PAGE_SIZE, PAGE_SIZE_MAX)
+        sort = _one_of(given, "sort", self.sorts) if self.sorts else ""
+        return Query(
+            given=given,
+            number=_whole(given, "page[number]", 1, OFFSET_MAX // size),
+            size=size,
+            after=_cursor(given, sort),
+            total=_one_of(given, "page[total]", ("false", "true")) == "true",
+            sort=sort,
+            filters={name: _values(given, name) for name in self.filters if _has(given, name)},
+            fields=self._fields(given),
+        )
+
+    def _given(self, parameters: QueryParams) -> Mapping[str, str]:
+        accepted = ", ".join(self.names) or "no parameters here"
+        errors = [
+            field_error(f"query {name}", value, accepted)
+            for name, value in parameters.multi_items()
+            if name not in self.names
+        ]
+        if errors:
+            unknown = ", ".join(error["pointer"].removeprefix("query ") for error in errors)
+            raise ParameterUnknown(f"{unknown} is not known; accepted: {accepted}", errors)
+        for name in parameters:
+            if len(parameters.getlist(name)) > 1:
+                raise _invalid(name, parameters.getlist(name), "given once; values: a,b,c")
+        return dict(parameters)
+
+    def _fields(self, given: Mapping[str, str]) -> list[str] | None:
+        name = f"fields[{self.resource}]"
+        if name not in given:
+            return None
+        chosen = [part.strip() for part in given[name].split(",") if part.strip()]
+        if not set(chosen) <= set(self.fields):
+            raise _invalid(name, given[name], f"some of {', '.join(self.fields)}")
+        return chosen
+
+
+def _has(given: Mapping[str, str], name: str) -> bool:
+    return f"filter[{name}]" in given
+
+
+def _values(given: Mapping[str, str], name: str) -> list[str]:
+    parameter = f"filter[{name}]"
+    values = [part.strip() for part in given[parameter].split(",") if part.strip()]
+    if not 1 <= len(values) <= FILTER_VALUES_MAX:
+        accepted = f"1 to {FILTER_VALUES_MAX} values, separated by commas"
+        raise _invalid(parameter, given[parameter], accepted)
+    if "\x00" in given[parameter]:
+        raise _invalid(parameter, given[parameter], "text without the character NUL")
+    return values
+
+
+def _whole(given: Mapping[str, str], name: str, default: int, at_most: int) -> int:
+    value = given.get(name, str(default))
+    if value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= at_most:
+        return int(value)
+    raise _invalid(name, value, f"a whole number from 1 to {at_most}")
+
+
+def _one_of(given: Mapping[str, str], name: str, accepted: Sequence[str]) -> str:
+    value = given.get(name, accepted[0])
+    if value not in accepted:
+        raise _invalid(name, value, f"one of {', '.join(accepted)}")
+    return value
+
+
+def _cursor(given: Mapping[str, str], sort: str) -> tuple[Any, ...] | None:
+    """The place of the last item of a page: the sort's name, then its columns' values."""
+    value = given.get("page[after]")
+    if value is None:
+        return None
+    accepted = f"the cursor of a links.next with sort={sort}"
+    if len(value) > CURSOR_CHARACTERS_MAX:
+        raise _invalid("page[after]", value, accepted)
+    try:
+        found, *place = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
+    except (binascii.Error, ValueError, TypeError):
+        raise _invalid("page[after]", value, accepted) from None
+    fits = (
+        len(place) == 2
+        and type(place[0]) is int
+        and isinstance(place[1], str)
+        and 0 <= place[0] < 2**31
+        and "\x00" not in place[1]
+    )
+    if found != sort or not fits:
+        raise _invalid("page[after]", value, accepted)
+    return tuple(place)
+
+
+def cursor(sort: str, number: int, symbol: str) -> str:
+    """Opaque to clients: where the page that ends with this gene ends."""
+    return base64.urlsafe_b64encode(orjson.dumps([sort, number, symbol])).decode().rstrip("=")
+
+
+def _invalid(name: str, value: object, accepted: str) -> ParameterInvalid:
+    error = field_error(f"query {name}", value, accepted)
+    return ParameterInvalid(f"{name}={error['value']} does not fit; accepted: {accepted}", [error])
+
+
+# ------------------------------------------------------------------------ what is answered
+
+
+def resource(kind: str, identity: str, attributes: object, address: str) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "id": identity,
+        "attributes": attributes,
+        "links": {"self": address},
+    }
+
+
+def encode(
+    data: Resource | Sequence[Resource],
+    links: Mapping[str, str | None],
+    meta: Mapping[str, Any] | None = None,
+) -> bytes:
+    document: dict[str, Any] = {"jsonapi": {"version": "1.1"}, "links": links, "data": data}
+    if meta:
+        document["meta"] = meta
+    return orjson.dumps(document)
+
+
+def respond(
+    data: Resource | Sequence[Resource],
+    links: Mapping[str, str | None],
+    *,
+    meta: Mapping[str, Any] | None = None,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    return Response(encode(data, links, meta), status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def page_links(path: str, query: Query, *, more: bool, after: str | None = None) -> dict[str, Any]:
+    """first, next and prev. With a cursor the next page starts where this one ends, whatever
+    is inserted meanwhile; pages are numbered until then."""
+    places = {"page[number]", "page[after]"}
+    same = {name: value for name, value in query.given.items() if name not in places}
+
+    def link(**place: str) -> str:
+        parameters = same | {f"page[{name}]": value for name, value in place.items()}
+        return f"{path}?{urlencode(parameters)}" if parameters else path
+
+    following = link(after=after) if after else link(number=str(query.number + 1))
+    numbered = query.after is None and query.number > 1
+    return {
+        "self": f"{path}?{urlencode(query.given)}" if query.given else path,
+        "first": link(),
+        "prev": link(number=str(query.number - 1)) if numbered else None,
+        "next": following if more else None,
+    }

@@ -1,0 +1,1 @@
+"""SQL of the gateway: one function per query, the transaction first."""

@@ -1,0 +1,36 @@
+"""Sources and cache namespaces, as their services publish them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+Row = Mapping[str, Any]
+
+
+async def list_source_names(connection: AsyncConnection) -> list[str]:
+    """The catalogue first: the order in which a run works them."""
+    rows = await connection.scalars(
+        text("SELECT name FROM annotator.source_v1 ORDER BY NOT is_catalogue, name")
+    )
+    return list(rows)
+
+
+async def list_sources(connection: AsyncConnection) -> list[Row]:
+    rows = await connection.execute(
+        text("""
+            SELECT name, title, kind, is_catalogue, identifier, homepage, licence, citation,
+                   ttl_seconds, release_id, release, synthetic, checked_at, stored_at,
+                   annotation_count
+            FROM annotator.source_v1 ORDER BY NOT is_catalogue, name
+        """)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+async def list_namespaces(connection: AsyncConnection) -> list[Row]:
+    rows = await connection.execute(
+        text("SELECT namespace, epoch, invalidated_at FROM cache.namespace_v1 ORDER BY namespace")
+    )
+    return [dict(row) for row in rows.mappings()]

@@ -1,0 +1,167 @@
+"""Runs as users ordered them, joined with what the annotator publishes of their execution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.messages import RunProgress, SourceProgress
+from services.gateway.domain import Run
+from services.gateway.frames import Fact
+
+ACTIVE_RUNS_MAX = 100  # Runs that the socket of all runs follows at once, the newest.
+FACTS_MAX = 500  # Facts in one answer of the database.
+
+# A run that the annotator has not seen yet is in state planning, its sources wait.
+_RUNS = """
+    SELECT r.id, r.name, r.sources AS ordered_sources, r.gene_count, r.requested_at,
+           a.state, a.seq, a.started_at, a.finished_at, s.sources::text AS sources
+    FROM run r
+    LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
+    LEFT JOIN LATERAL (
+        SELECT jsonb_object_agg(source, to_jsonb(rs)) AS sources
+        FROM annotator.run_source_v1 rs WHERE rs.run_id = r.id
+    ) s ON true
+"""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an idempotency key was used for."""
+
+    run_id: UUID
+    body_sha256: bytes
+
+
+async def lock_key(tx: AsyncConnection, key: str) -> None:
+    """Let two orders with the same key pass one after the other, until the commit."""
+    await tx.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended('idempotency:' || :key, 0))"),
+        {"key": key},
+    )
+
+
+async def find_key(tx: AsyncConnection, key: str) -> Earlier | None:
+    row = (
+        await tx.execute(
+            text("SELECT run_id, body_sha256 FROM idempotency_key WHERE key = :key"), {"key": key}
+        )
+    ).one_or_none()
+    return None if row is None else Earlier(row.run_id, bytes(row.body_sha256))
+
+
+async def save_key(tx: AsyncConnection, key: str, body_sha256: bytes, run_id: UUID) -> None:
+    await tx.execute(
+        text("""
+            INSERT INTO idempotency_key (key, body_sha256, run_id)
+            VALUES (:key, :body_sha256, :run_id)
+        """),
+        {"key": key, "body_sha256": body_sha256, "run_id": run_id},
+    )
+
+
+async def insert_run(
+    tx: AsyncConnection, name: str | None, sources: Sequence[str], gene_count: int | None
+) -> UUID:
+    run_id = await tx.scalar(
+        text("""
+            INSERT INTO run (name, sources, gene_count)
+            VALUES (:name, CAST(:sources AS text[]), :gene_count) RETURNING id
+        """),
+        {"name": name, "sources": list(sources), "gene_count": gene_count},
+    )
+    return UUID(str(run_id))
+
+
+async def get_run(connection: AsyncConnection, run_id: UUID) -> Run | None:
+    """One statement, so that its counters fit together."""
+    found = await connection.execute(text(f"{_RUNS} WHERE r.id = :run_id"), {"run_id": run_id})
+    row = found.mappings().one_or_none()
+    return None if row is None else _run(row)
+
+
+async def list_runs(connection: AsyncConnection, *, limit: int, offset: int) -> list[Run]:
+    """The newest first."""
+    rows = await connection.execute(
+        text(f"{_RUNS} ORDER BY r.requested_at DESC, r.id DESC LIMIT :limit OFFSET :offset"),
+        {"limit": limit, "offset": offset},
+    )
+    return [_run(row) for row in rows.mappings()]
+
+
+async def list_active_runs(connection: AsyncConnection) -> list[Run]:
+    """Runs that are not at their end, the newest first."""
+    rows = await connection.execute(
+        text(f"""
+            {_RUNS} WHERE coalesce(a.state, 'planning') IN ('planning', 'running')
+            ORDER BY r.requested_at DESC, r.id DESC LIMIT :limit
+        """),
+        {"limit": ACTIVE_RUNS_MAX},
+    )
+    return [_run(row) for row in rows.mappings()]
+
+
+async def list_facts(
+    connection: AsyncConnection, run_id: UUID, *, after: int, up_to: int
+) -> list[Fact]:
+    """The facts with after < seq <= up_to, at most FACTS_MAX, in order. `seq` is raised under
+    the run's lock, so whoever sees a fact sees all before it."""
+    rows = await connection.execute(
+        text("""
+            SELECT seq, type, body::text AS body FROM annotator.run_fact_v1
+            WHERE run_id = :run_id AND seq > :after AND seq <= :up_to ORDER BY seq LIMIT :limit
+        """),
+        {"run_id": run_id, "after": after, "up_to": up_to, "limit": FACTS_MAX},
+    )
+    return [Fact(row.seq, row.type, orjson.loads(row.body)) for row in rows]
+
+
+def _run(row: RowMapping) -> Run:
+    published = orjson.loads(row["sources"]) if row["sources"] else {}
+    sources = {
+        name: SourceProgress.model_validate(published[name]) if name in published else _waiting()
+        for name in row["ordered_sources"]
+    }
+    return Run(
+        id=row["id"],
+        name=row["name"],
+        gene_count=row["gene_count"],
+        requested_at=row["requested_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        progress=_progress(row, sources),
+        source_times={name: _times(published.get(name, {})) for name in sources},
+    )
+
+
+def _progress(row: RowMapping, sources: dict[str, SourceProgress]) -> RunProgress:
+    totals = [source.total_count for source in sources.values()]
+    known = [total for total in totals if total is not None]
+    return RunProgress(
+        run_id=row["id"],
+        seq=row["seq"] or 0,
+        state=row["state"] or "planning",
+        total_count=sum(known) if len(known) == len(totals) else None,
+        done_count=sum(source.done_count for source in sources.values()),
+        no_data_count=sum(source.no_data_count for source in sources.values()),
+        failed_count=sum(source.failed_count for source in sources.values()),
+        sources=sources,
+    )
+
+
+def _waiting() -> SourceProgress:
+    return SourceProgress(
+        state="waiting", total_count=None, done_count=0, no_data_count=0, failed_count=0
+    )
+
+
+def _times(published: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "started_at": published.get("started_at"),
+        "finished_at": published.get("finished_at"),
+        "changed_count": published.get("changed_count", 0),
+    }

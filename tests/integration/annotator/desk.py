@@ -1,0 +1,109 @@
+"""An annotator on a desk: its handlers and planner on a real database, with the tests as its bus."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.messages import TYPES, AnnotateBatch, Message, StartRun
+from services.annotator.__main__ import open_upstreams
+from services.annotator.handlers import Handlers, bury
+from services.annotator.planner import Planner
+from services.annotator.raw_store import RawStore
+from services.annotator.releases import Releases
+from services.annotator.settings import AnnotatorSettings
+from services.annotator.sources import SOURCES
+from services.chassis.failpoints import Failpoints
+from services.chassis.settings import SharedSettings
+from tests.system import Database, Mirror
+
+PASSES_MAX = 2_000
+
+
+@dataclass
+class Desk:
+    engine: AsyncEngine
+    handlers: Handlers
+    planner: Planner
+    published: list[Message] = field(default_factory=list)
+    reported: list[UUID] = field(default_factory=list)
+
+    async def order(self, sources: Iterable[str], genes: Iterable[str] | None = None) -> UUID:
+        run_id = uuid4()
+        command = StartRun(
+            run_id=run_id,
+            sources=tuple(sources),
+            genes=None if genes is None else tuple(genes),
+        )
+        await self.handlers.on_start_run(command)
+        return run_id
+
+    async def relay(self) -> list[Message]:
+        """Take what stands in the outbox, in order."""
+        async with self.engine.begin() as tx:
+            rows = await tx.execute(
+                text("""
+                    WITH taken AS (DELETE FROM outbox RETURNING id, headers, payload)
+                    SELECT headers->>'ce_type' AS type, payload FROM taken ORDER BY id
+                """)
+            )
+            messages = [TYPES[row.type].model_validate_json(row.payload) for row in rows]
+        self.published += messages
+        return messages
+
+    async def work(self) -> None:
+        """Let planner and worker go on until nothing is due any more."""
+        for _ in range(PASSES_MAX):
+            emitted = await self.planner.plan_and_feed(None)  # type: ignore[arg-type]  # Unused.
+            hints = [m for m in await self.relay() if isinstance(m, AnnotateBatch)]
+            if not emitted and not hints:
+                return
+            for hint in hints:
+                await self.handlers.on_annotate_batch(hint)
+        raise AssertionError(f"still work to do after {PASSES_MAX} passes")
+
+    async def rows(self, statement: str, **parameters: Any) -> list[Any]:
+        async with self.engine.connect() as connection:
+            return list((await connection.execute(text(statement), parameters)).all())
+
+    async def row(self, statement: str, **parameters: Any) -> Any:
+        (found,) = await self.rows(statement, **parameters)
+        return found
+
+    async def make_due(self) -> None:
+        """Let the time pass that a failed batch waits for its next attempt."""
+        async with self.engine.begin() as tx:
+            await tx.execute(text("UPDATE batch SET next_attempt_at = now()"))
+
+
+@asynccontextmanager
+async def open_desk(
+    database: Database, mirror: Mirror, raw_folder: Path, instance: str = "annotator-0"
+) -> AsyncIterator[Desk]:
+    settings = AnnotatorSettings(
+        database_url=database.environment["ANNOTATOR_DATABASE_URL"],
+        raw_folder=raw_folder,
+        upstreams=mirror.upstreams(),
+        shared=SharedSettings(environment="test"),
+    )
+    reported: list[UUID] = []
+    async with database.engine("annotator") as engine, open_upstreams(settings) as upstreams:
+        raw_store = RawStore(raw_folder)
+        releases = Releases(engine, SOURCES, upstreams, raw_store)
+        handlers = Handlers(
+            engine=engine,
+            sources=SOURCES,
+            upstreams=upstreams,
+            raw_store=raw_store,
+            instance=instance,
+            report=reported.extend,
+            prepare_release=releases.prepare_release,
+            failpoints=Failpoints(settings.shared),
+        )
+        planner = Planner(engine, SOURCES, instance, reported.extend, bury)
+        yield Desk(engine, handlers, planner, reported=reported)

@@ -1,0 +1,137 @@
+"""`annobus migrate` on a real PostgreSQL and a real Kafka."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from contracts.topics import topics
+from infra.cluster import Cluster
+from services.annotator.sources import SOURCES
+from tests.system import ROOT
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    report: dict[str, object]
+    talk: str
+
+
+async def migrate(environment: dict[str, str], prefix: str) -> Ended:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli.migrate", "--json"),
+        cwd=ROOT,
+        env=os.environ | environment | {"ANNOBUS_TOPIC_PREFIX": prefix},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, talk = await process.communicate()
+    assert process.returncode is not None
+    return Ended(process.returncode, json.loads(out) if out else {}, talk.decode())
+
+
+async def test_a_second_migrate_changes_nothing(cluster: Cluster) -> None:
+    await cluster.create_database("twice")
+    environment = cluster.environment("twice")
+
+    first = await migrate(environment, "twice.")
+    assert (first.code, first.talk) == (0, first.talk)
+    assert first.report["schemas"] == {
+        "annotator": "annotator_0001",
+        "cache": "cache_0001",
+        "gateway": "gateway_0001",
+    }
+    assert first.report["sources"] == list(SOURCES)
+    assert first.report["topics"] == [topic.name for topic in topics(SOURCES, "twice.")]
+
+    second = await migrate(environment, "twice.")
+    assert second.code == 0
+    nothing = {"schemas": {}, "sources": [], "topics": [], "problems": []}
+    assert second.report == nothing
+    assert "as they should be" in second.talk
+
+
+async def test_a_changed_declaration_is_written_again(cluster: Cluster) -> None:
+    await cluster.create_database("declared")
+    environment = cluster.environment("declared")
+    assert (await migrate(environment, "declared.")).code == 0
+    connection = await asyncpg.connect(environment["ANNOBUS_DATABASE_URL"])
+    try:
+        await connection.execute("UPDATE annotator.source SET title = 'old' WHERE name = 'hpo'")
+        again = await migrate(environment, "declared.")
+        assert again.report["sources"] == ["hpo"]
+        rows = await connection.fetch("SELECT * FROM annotator.source ORDER BY name")
+    finally:
+        await connection.close()
+    assert {row["name"]: row["title"] for row in rows} == {
+        name: source.declaration.title for name, source in SOURCES.items()
+    }
+    assert [row["name"] for row in rows if row["is_catalogue"]] == ["hgnc"]
+    assert {row["name"]: row["batch_size"] for row in rows}["hpo"] == 4_000
+
+
+async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: Cluster) -> None:
+    await cluster.create_database("differs")
+    environment = cluster.environment("differs")
+    admin = AIOKafkaAdminClient(bootstrap_servers=environment["ANNOBUS_KAFKA_BOOTSTRAP"])
+    await admin.start()
+    try:
+        await admin.create_topics(
+            [
+                NewTopic("differs.pipeline.commands.v1", 2, 1),
+                NewTopic(
+                    *("differs.dlq.v1", 3, 1),
+                    topic_configs={"retention.ms": "1000", "cleanup.policy": "delete"},
+                ),
+            ]
+        )
+        ended = await migrate(environment, "differs.")
+        described = await admin.describe_topics(["differs.pipeline.commands.v1"])
+    finally:
+        await admin.close()
+
+    assert ended.code == 1
+    assert ended.report["problems"] == [
+        "topic differs.pipeline.commands.v1: partitions is 2, wanted is 6",
+        "topic differs.dlq.v1: retention.ms is 1000, wanted is 2592000000",
+    ]
+    assert "partitions is 2, wanted is 6" in ended.talk
+    assert len(described[0]["partitions"]) == 2
+
+
+async def test_the_owner_makes_tables_that_a_service_may_use(cluster: Cluster) -> None:
+    await cluster.create_database("owned")
+    environment = cluster.environment("owned")
+    assert (await migrate(environment, "owned.")).code == 0
+    gateway = await asyncpg.connect(environment["GATEWAY_DATABASE_URL"])
+    try:
+        assert await gateway.fetchval("SELECT count(*) FROM run") == 0
+        assert await gateway.fetchval("SELECT count(*) FROM annotator.source_v1") == len(SOURCES)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await gateway.fetchval("SELECT count(*) FROM annotator.source")
+    finally:
+        await gateway.close()
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({"ANNOBUS_DATABASE_URL": ""}, 2, "needs ANNOBUS_DATABASE_URL"),
+        ({"ANNOBUS_DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c"}, 4, "does not answer"),
+        ({"ANNOBUS_KAFKA_BOOTSTRAP": "127.0.0.1:1"}, 4, "Kafka does not answer"),
+    ],
+)
+async def test_what_is_not_reachable_is_said(
+    cluster: Cluster, changed: dict[str, str], code: int, words: str
+) -> None:
+    await cluster.create_database("unreachable")
+    ended = await migrate(cluster.environment("unreachable") | changed, "unreachable.")
+    assert ended.code == code, ended.talk
+    assert words in ended.talk
+    assert "Traceback" not in ended.talk

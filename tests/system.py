@@ -1,0 +1,118 @@
+"""What tests run on: a database of their own, a name for their topics, and the mirror."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chassis import database
+from services.chassis.settings import ServiceSettings, SharedSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database that no other test uses, with an address for each role."""
+
+    name: str
+    environment: dict[str, str]
+
+    def settings(self, service: str, **overrides: Any) -> ServiceSettings:
+        shared = SharedSettings(
+            kafka_bootstrap=self.environment["ANNOBUS_KAFKA_BOOTSTRAP"], environment="test"
+        )
+        return ServiceSettings(
+            database_url=self.environment[f"{service.upper()}_DATABASE_URL"],
+            **{"shared": shared, **overrides},
+        )
+
+    @asynccontextmanager
+    async def engine(self, service: str) -> AsyncIterator[AsyncEngine]:
+        """The engine a service has, with its role and its limits."""
+        async with database.open_engine(self.settings(service), f"test-{service}") as engine:
+            yield engine
+
+    @asynccontextmanager
+    async def connect(
+        self, role: str = "annobus"
+    ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """A plain connection; by default the owner's, who sees every schema."""
+        connection = await asyncpg.connect(self.environment[f"{role.upper()}_DATABASE_URL"])
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """The upstreams as this session sees them."""
+
+    url: str
+
+    def upstreams(self) -> dict[str, dict[str, str | float]]:
+        """As ANNOTATOR_UPSTREAMS takes them: all at the mirror, as fast as it answers."""
+        paths = {"hgnc": "/hgnc", "hpo": "/hpo", "ensembl": "/ensembl"}
+        return {
+            name: {"base_url": self.url + path, "requests_per_second": 0}
+            for name, path in paths.items()
+        }
+
+    def answer_with(self, upstream: str, status: int | None) -> None:
+        """Make one upstream answer every call with this status; None: as usual."""
+        request = urllib.request.Request(
+            f"{self.url}/_control/{upstream}",
+            json.dumps({"status": status}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+
+    def counters(self, upstream: str) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.url}/_requests/{upstream}", timeout=10) as answer:
+            counted: dict[str, int] = json.load(answer)
+            return counted
+
+
+@contextmanager
+def keep_cluster(state: Path) -> Iterator[None]:
+    """PostgreSQL and Kafka, kept by a process that ends with this one."""
+    command = [sys.executable, "-m", "tests.cluster_keeper", str(state)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdin is not None
+        if keeper.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"the cluster did not start; see {state}/logs")
+        yield
+        keeper.stdin.close()
+        keeper.wait(START_TIMEOUT_SECONDS)
+
+
+@contextmanager
+def keep_mirror(cache: Path, *options: str) -> Iterator[Mirror]:
+    command = [sys.executable, "-m", "infra.mirror", "--port", "0", "--cache", str(cache)]
+    with subprocess.Popen(
+        [*command, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline().split()
+        if line[:2] != ["mirror", "ready"]:
+            raise RuntimeError(f"the mirror did not start: {line}")
+        try:
+            yield Mirror(line[2])
+        finally:
+            process.terminate()
+            process.wait(START_TIMEOUT_SECONDS)
+
