@@ -35,8 +35,8 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 class Cluster:
     """First `prepare`, then supervise `processes`, then `create_database`.
 
-    `variables` says what is external. `environment` (for the services) and the databases need no lock on the state
-    folder, so that a command may use the cluster that another process keeps up.
+    `variables` says what is external. `environment` (the services' addresses) and the databases
+    need no lock on the state folder: a command may use the cluster another process keeps up.
     """
 
     def __init__(self, state: Path, variables: Mapping[str, str] = os.environ) -> None:

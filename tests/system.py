@@ -115,4 +115,3 @@ def keep_mirror(cache: Path, *options: str) -> Iterator[Mirror]:
         finally:
             process.terminate()
             process.wait(START_TIMEOUT_SECONDS)
-

@@ -48,7 +48,9 @@ class Planner:
         if time.monotonic() - self._swept_at > SWEEP_SECONDS:
             await self.sweep_once()
             self._swept_at = time.monotonic()
-        planned = await self.plan_once()
+        planned = 0
+        while await self.plan_once():  # All before the first hint: they share a look upstream.
+            planned += 1
         return planned + await self.emit_once()
 
     async def plan_once(self) -> int:

@@ -27,7 +27,7 @@ app.add_typer(sources.app, name="sources")
 
 def main() -> None:
     try:
-        app()
+        app(prog_name="annobus")
     except CommandFailed as error:
         output.show_failure(error)
         sys.exit(error.exit_code)

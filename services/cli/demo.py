@@ -11,7 +11,7 @@ from typer import Option
 
 from infra.errors import InfraError
 from services.cli import bars, output, report, signals, state, watch
-from services.cli.client import Client, Document, connect
+from services.cli.client import Client, connect
 from services.cli.errors import CommandFailed
 from services.cli.local import address_lines, choose
 from services.cli.options import (
@@ -30,7 +30,8 @@ from services.cli.system import System
 
 READABLE_TIMEOUT_SECONDS = 120.0
 READABLE_POLL_SECONDS = 0.2
-UNSETTLED = ("pending",)
+SAMPLES = ("hgnc_id", "-hgnc_id", "symbol", "-symbol")
+SAMPLE_SIZE = 200
 
 
 def demo(
@@ -108,7 +109,8 @@ async def _job(client: Client, options: Options, say: _Clock, json: bool) -> int
             display.show(snapshot)
     document = await client.get(f"/api/runs/{run_id}")
     say("the run is over; waiting until every document can be read")
-    await _await_readable(client, document)
+    genes = report.build(document, seconds=0).genes
+    await _await_readable(client, genes)
     result = report.build(document, time.monotonic() - began)
     path = result.write(options.state)
     output.print_json(result.model_dump()) if json else result.show()
@@ -124,9 +126,7 @@ async def _job(client: Client, options: Options, say: _Clock, json: bool) -> int
     return code or (CommandFailed.exit_code if problems else 0)
 
 
-async def _await_readable(client: Client, document: Document) -> None:
-    """Every gene of the run is listed, and no document still waits for a source."""
-    genes = document["data"]["attributes"]["gene_count"] or 0
+async def _await_readable(client: Client, genes: int) -> None:
     deadline = time.monotonic() + READABLE_TIMEOUT_SECONDS
     while not await _is_readable(client, genes):
         if time.monotonic() > deadline:
@@ -138,14 +138,15 @@ async def _await_readable(client: Client, document: Document) -> None:
 
 
 async def _is_readable(client: Client, genes: int) -> bool:
-    if genes == 0:
-        return True
-    for sort in ("hgnc_id", "-hgnc_id"):
-        parameters = {"page[size]": "1", "page[total]": "true", "sort": sort}
+    """Every gene of the run is listed, and of hundreds of documents, whatever order they are
+    rebuilt in, none still waits for a source."""
+    for sort in SAMPLES:
+        parameters = {"page[size]": str(SAMPLE_SIZE), "page[total]": "true", "sort": sort}
         page = await client.get("/api/genes", parameters)
         if page["meta"]["total"] < genes:
             return False
-        annotations = page["data"][0]["attributes"]["annotations"].values()
-        if any(annotation["status"] in UNSETTLED for annotation in annotations):
-            return False
+        for item in page["data"]:
+            annotations = item["attributes"]["annotations"].values()
+            if any(annotation["status"] == "pending" for annotation in annotations):
+                return False
     return True

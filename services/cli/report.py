@@ -123,7 +123,8 @@ def build(document: Document, seconds: float) -> Report:
         for name, source in counted.items()
     }
     return Report(
-        genes=run["gene_count"] or 0,
+        # The gateway knows a count only of genes that were named; of all, the sources know it.
+        genes=run["gene_count"] or max((source.genes for source in sources.values()), default=0),
         annotations=sum(source.done for source in sources.values()),
         seconds=round(seconds, 3),
         failed=sum(source.failed for source in sources.values()),

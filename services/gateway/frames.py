@@ -1,6 +1,6 @@
 """What a progress socket sends: one JSON object a frame, made once for all who watch the run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import orjson
 from contracts.messages import RunProgress
 from services.gateway import domain
 
+FACTS_MAX = 200  # Read, and encoded in one step of the loop, at once.
 STALE = "the database does not answer; last known state: "
 
 
@@ -24,18 +25,27 @@ class Fact:
 def snapshot(progress: RunProgress, *, stale: bool = False) -> str:
     """Replaces what earlier frames of this run said."""
     message = domain.sentence(progress)
-    return _encode("snapshot", progress, progress.seq, STALE + message if stale else message)
+    return _encode(
+        _fields("snapshot", progress) | {"message": STALE + message if stale else message}
+    )
 
 
-def fact(progress: RunProgress, told: Fact) -> str:
-    """Appends to what is known; status and counters are those of the newest snapshot."""
-    details = {"event": told.type, "data": told.body}
-    return _encode("fact", progress, told.seq, _sentence(told, progress), details)
+def facts(progress: RunProgress, told: Sequence[Fact]) -> list[str]:
+    """Append to what is known; status and counters are those of the newest snapshot."""
+    known = _fields("fact", progress)
+    return [
+        _encode(
+            known
+            | {"seq": fact.seq, "message": _sentence(fact, progress)}
+            | {"event": fact.type, "data": fact.body}
+        )
+        for fact in told
+    ]
 
 
 def idle() -> str:
     """For the socket of all runs, when none is active."""
-    return orjson.dumps(
+    return _encode(
         {
             "type": "snapshot",
             "run_id": None,
@@ -45,26 +55,22 @@ def idle() -> str:
             "message": "no run is active",
             "sources": {},
         }
-    ).decode()
+    )
 
 
-def _encode(
-    kind: str,
-    progress: RunProgress,
-    seq: int,
-    message: str,
-    details: Mapping[str, object] | None = None,
-) -> str:
-    frame = {
+def _fields(kind: str, progress: RunProgress) -> dict[str, object]:
+    return {
         "type": kind,
         "run_id": progress.run_id,
-        "seq": seq,
+        "seq": progress.seq,
         "status": progress.state,
         "progress": domain.percent(progress),
-        "message": message,
+        "message": "",
         "sources": {name: source.model_dump() for name, source in progress.sources.items()},
-        **(details or {}),
     }
+
+
+def _encode(frame: Mapping[str, object]) -> str:
     return orjson.dumps(frame, default=dict).decode()
 
 
@@ -87,5 +93,3 @@ def _sentence(told: Fact, progress: RunProgress) -> str:
             )
         case _:
             return domain.sentence(progress)
-
-

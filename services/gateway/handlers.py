@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from contracts.messages import (
     BatchAnnotated,
@@ -16,8 +15,10 @@ from contracts.messages import (
     RunProgress,
     SourceCompleted,
 )
-from services.chassis.bus import Routes, Subscription
+from services.chassis.bus import Bus, Routes, Subscription
+from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
+from services.gateway.domain import is_active
 from services.gateway.live import Live
 
 HEARING_SECONDS = 1.0
@@ -26,13 +27,18 @@ HEARING_SECONDS = 1.0
 @dataclass(frozen=True)
 class Handlers:
     live: Live
+    active: ActiveRuns
     documents: Documents
 
     async def on_run_progress(self, progress: RunProgress) -> None:
+        if is_active(progress):
+            self.active.hear_of(progress.run_id)
         self.live.merge(progress)
 
     async def on_run_fact(self, fact: RunFact) -> None:
         """A fact is a row: the message only says that there is one."""
+        if isinstance(fact, RunPlanned):
+            self.active.hear_of(fact.run_id)
         self.live.hear_of(fact.run_id, fact.seq)
 
     async def on_documents_rebuilt(self, event: DocumentsRebuilt) -> None:
@@ -42,15 +48,8 @@ class Handlers:
         self.documents.invalidate(event.namespace, event.epoch)
 
 
-class Hearing(Protocol):
-    async def start(self) -> None: ...
-
-    async def problems(self) -> list[str]: ...
-
-
-async def hear(bus: Hearing, documents: Documents) -> None:
-    """Connect, however long it takes; keep documents in memory only while the bus is well."""
-    await bus.start()
+async def hear(bus: Bus, documents: Documents) -> None:
+    """Keep documents in memory only while the bus would tell of changes."""
     while True:
         documents.trust(not await bus.problems())
         await asyncio.sleep(HEARING_SECONDS)

@@ -44,7 +44,7 @@ Fields = dict[str, Any]  # An entry by HGNC's own names.
 
 
 class GeneGroup(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, str_strip_whitespace=True)
 
     id: int
     name: str
@@ -157,7 +157,8 @@ def _read_complete_set(path: Path) -> Iterator[tuple[int, Fields]]:
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         response = orjson.loads(content)["response"]
-        docs: list[Fields] = response["docs"]
+        # What is no object is an entry without any field: it is reported like the others.
+        docs: list[Fields] = [doc if isinstance(doc, dict) else {} for doc in response["docs"]]
         announced = response.get("numFound", len(docs))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise SchemaChanged(
@@ -177,14 +178,14 @@ def _fields_of(doc: Fields) -> Fields:
     fields = {key: value for key, value in doc.items() if value not in ("", None, [])}
     fields["status"] = STATUSES.get(str(doc.get("status")), doc.get("status"))
     ids, names = doc.get("gene_group_id") or [], doc.get("gene_group") or []
-    if len(ids) == len(names):
+    if isinstance(ids, list) and isinstance(names, list) and len(ids) == len(names):
         fields["gene_groups"] = [
             {"id": id_, "name": name} for id_, name in zip(ids, names, strict=True)
         ]
     else:
         # No list of pairs: it is refused below, with both in the message.
         fields["gene_groups"] = {"gene_group_id": ids, "gene_group": names}
-    for transcript in doc.get("mane_select") or []:
+    for transcript in map(str, doc.get("mane_select") or []):
         if transcript.startswith("ENST"):
             fields["mane_select_enst"] = transcript
         elif transcript.startswith("NM_"):

@@ -44,8 +44,8 @@ async def advance(
                     state = CASE
                         WHEN done_count + no_data_count + failed_count
                              + :done + :no_data + :failed < total_count THEN state
-                        WHEN CAST(:problem AS jsonb) IS NOT NULL
-                             AND done_count + no_data_count + :done + :no_data = 0 THEN 'failed'
+                        WHEN CAST(:problem AS jsonb) IS NOT NULL AND done_count + :done = 0
+                            THEN 'failed'
                         ELSE 'completed' END
                 WHERE run_id = :run_id AND source = :source AND state IN ('waiting', 'running')
                 RETURNING state, done_count, no_data_count, failed_count,
@@ -212,6 +212,8 @@ async def count_dead(tx: AsyncConnection, batch: Batch, problem: Problem) -> lis
     )
     facts: list[RunFact] = []
     for row in rows.all():
+        if batch.kind == "release":
+            await _bury_with_release(tx, row.run_id, batch.source, problem)
         await _set_unknown_total(tx, row.run_id, batch.source, row.total)
         step = await advance(
             tx, row.run_id, batch.source, Counts(failed=row.failed), problem=problem
@@ -226,6 +228,19 @@ async def count_dead(tx: AsyncConnection, batch: Batch, problem: Problem) -> lis
         )
         facts += [dead, *step.facts]
     return facts
+
+
+async def _bury_with_release(
+    tx: AsyncConnection, run_id: UUID, source: str, problem: Problem
+) -> None:
+    """Batches that waited for a release nobody could find out."""
+    await tx.execute(
+        text("""
+            UPDATE batch SET state = 'dead', finished_at = now(), problem = CAST(:problem AS jsonb)
+            WHERE run_id = :run_id AND source = :source AND state = 'pending'
+        """),
+        {"run_id": run_id, "source": source, "problem": orjson.dumps(problem).decode()},
+    )
 
 
 async def fail_source(

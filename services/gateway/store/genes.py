@@ -17,7 +17,10 @@ _ORDERS = {
     "hgnc_id": ("hgnc_number", "hgnc_number > :after_number"),
     "-hgnc_id": ("hgnc_number DESC", "hgnc_number < :after_number"),
     "symbol": ("symbol, hgnc_number", "(symbol, hgnc_number) > (:after_symbol, :after_number)"),
-    "-symbol": ("symbol DESC, hgnc_number DESC", "(symbol, hgnc_number) < (:after_symbol, :after_number)"),
+    "-symbol": (
+        "symbol DESC, hgnc_number DESC",
+        "(symbol, hgnc_number) < (:after_symbol, :after_number)",
+    ),
 }
 SORTS = tuple(_ORDERS)
 

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import RunProgress, SourceProgress
 from services.gateway.domain import Run
-from services.gateway.frames import Fact
+from services.gateway.frames import FACTS_MAX, Fact
 
 ACTIVE_RUNS_MAX = 100  # Runs that the socket of all runs follows at once, the newest.
-FACTS_MAX = 500  # Facts in one answer of the database.
+
 
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """

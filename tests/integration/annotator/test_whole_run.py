@@ -12,5 +12,7 @@ async def test_all_sources_over_the_whole_catalogue(desk: Desk) -> None:
         print(row)
     for row in await desk.rows("SELECT source, kind, state, count(*) FROM batch GROUP BY 1,2,3"):
         print(row)
-    for row in await desk.rows("SELECT source, kind, state, problem FROM batch where problem is not null limit 5"):
+    for row in await desk.rows(
+        "SELECT source, kind, state, problem FROM batch where problem is not null limit 5"
+    ):
         print(row)

@@ -52,7 +52,7 @@ async def test_a_second_migrate_changes_nothing(cluster: Cluster) -> None:
 
     second = await migrate(environment, "twice.")
     assert second.code == 0
-    nothing = {"schemas": {}, "sources": [], "topics": [], "problems": []}
+    nothing: dict[str, object] = {"schemas": {}, "sources": [], "topics": [], "problems": []}
     assert second.report == nothing
     assert "as they should be" in second.talk
 

@@ -1,0 +1,156 @@
+"""Who may work a batch: the claim rule, the lease, the token."""
+
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from contracts.messages import AnnotateBatch
+from services.annotator import domain
+from services.annotator.domain import Batch
+from services.annotator.errors import LeaseLost, UpstreamUnavailable
+from services.annotator.store import batches
+from tests.integration.annotator.catalogue import IDS, write_catalogue
+from tests.integration.annotator.desk import Desk
+
+
+async def hinted_batch(desk: Desk) -> UUID:
+    """A batch of Ensembl genes whose hint has been sent and not been taken up."""
+    await write_catalogue(desk)
+    await desk.order(["ensembl"], IDS)
+    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    for hint in await desk.relay():  # The release first: the genes wait for its version.
+        if isinstance(hint, AnnotateBatch):
+            await desk.handlers.on_annotate_batch(hint)
+    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    row = await desk.row("SELECT id FROM batch WHERE kind = 'fetch' AND state = 'queued'")
+    return UUID(str(row.id))
+
+
+async def claim(desk: Desk, batch_id: UUID, owner: str) -> Batch | None:
+    async with desk.engine.begin() as tx:
+        return await batches.claim_batch(tx, batch_id, owner)
+
+
+async def end_lease(desk: Desk, batch_id: UUID) -> None:
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("UPDATE batch SET lease_until = now() - interval '2 s' WHERE id = :id"),
+            {"id": batch_id},
+        )
+
+
+async def test_a_second_worker_finds_nothing_while_the_lease_lives(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    assert await claim(desk, batch_id, "annotator-1") is not None
+    before = await desk.row("SELECT * FROM batch WHERE id = :id", id=batch_id)
+
+    assert await claim(desk, batch_id, "annotator-2") is None
+    assert await desk.row("SELECT * FROM batch WHERE id = :id", id=batch_id) == before
+
+
+async def test_a_duplicate_hint_during_a_live_lease_changes_nothing(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    await claim(desk, batch_id, "annotator-9")
+    before = await desk.row("SELECT * FROM batch WHERE id = :id", id=batch_id)
+
+    await desk.handlers.on_annotate_batch(AnnotateBatch(batch_id=batch_id, source="ensembl"))
+
+    assert await desk.row("SELECT * FROM batch WHERE id = :id", id=batch_id) == before
+    assert await desk.rows("SELECT * FROM annotation") == []
+
+
+async def test_a_duplicate_of_a_batch_in_flight_here_is_not_claimed_under_my_own_name(
+    desk: Desk,
+) -> None:
+    batch_id = await hinted_batch(desk)
+    await claim(desk, batch_id, desk.handlers.instance)
+    desk.handlers.in_flight.add(batch_id)
+    before = await desk.row("SELECT * FROM batch WHERE id = :id", id=batch_id)
+
+    await desk.handlers.on_annotate_batch(AnnotateBatch(batch_id=batch_id, source="ensembl"))
+
+    assert await desk.row("SELECT * FROM batch WHERE id = :id", id=batch_id) == before
+
+
+async def test_a_restarted_worker_takes_its_own_batch_back_at_once(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    first = await claim(desk, batch_id, "annotator-1")
+    second = await claim(desk, batch_id, "annotator-1")
+    assert first is not None
+    assert second is not None
+    assert (second.lease_token, second.attempt) == (first.lease_token + 1, first.attempt + 1)
+
+
+async def test_an_ended_lease_is_anybodys(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    await claim(desk, batch_id, "annotator-1")
+    await end_lease(desk, batch_id)
+    assert await claim(desk, batch_id, "annotator-2") is not None
+
+
+async def test_a_fenced_worker_stores_nothing(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    zombie = await claim(desk, batch_id, "annotator-1")
+    assert zombie is not None
+    await end_lease(desk, batch_id)
+    await claim(desk, batch_id, "annotator-2")
+
+    with pytest.raises(LeaseLost):
+        await desk.handlers.fetch_pages(zombie)
+
+    assert await desk.rows("SELECT * FROM annotation") == []
+    assert await desk.rows("SELECT * FROM checked WHERE outcome = 'value'") == []
+    assert (await desk.row("SELECT done_count FROM run_source")).done_count == 0
+
+
+async def test_a_failed_batch_is_not_claimed_before_it_is_due(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    batch = await claim(desk, batch_id, "annotator-1")
+    assert batch is not None
+    await desk.handlers.give_back(batch, UpstreamUnavailable("no answer"))
+
+    assert await claim(desk, batch_id, "annotator-1") is None
+    await desk.make_due()
+    again = await claim(desk, batch_id, "annotator-1")
+    assert again is not None
+    assert again.attempt == 2
+
+
+async def test_a_batch_whose_worker_dies_each_time_ends_as_a_dead_letter(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    for attempt in range(domain.ATTEMPTS_MAX):
+        assert await claim(desk, batch_id, f"annotator-{attempt}") is not None
+        await end_lease(desk, batch_id)
+    assert await claim(desk, batch_id, "annotator-0") is None
+
+    await desk.planner.sweep_once()
+
+    row = await desk.row("SELECT state, problem::text FROM batch WHERE id = :id", id=batch_id)
+    assert row.state == "dead"
+    assert "attempts" in row.problem
+    run = await desk.row("SELECT state FROM run")
+    assert run.state == "completed_with_errors"
+
+
+async def test_a_lost_hint_is_sent_again(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    await desk.relay()  # Sent, and lost on the way.
+    async with desk.engine.begin() as tx:
+        await tx.execute(text("UPDATE batch SET queued_at = now() - interval '2 minutes'"))
+
+    await desk.planner.sweep_once()
+    await desk.work()
+
+    row = await desk.row("SELECT state, attempt FROM batch WHERE id = :id", id=batch_id)
+    assert (row.state, row.attempt) == ("done", 1)
+
+
+async def test_a_lease_is_renewed_while_its_worker_works(desk: Desk) -> None:
+    batch_id = await hinted_batch(desk)
+    batch = await claim(desk, batch_id, "annotator-1")
+    assert batch is not None
+    await end_lease(desk, batch_id)
+    async with desk.engine.begin() as tx:
+        assert await batches.renew_lease(tx, batch)
+    assert await claim(desk, batch_id, "annotator-2") is None

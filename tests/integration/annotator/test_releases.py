@@ -1,0 +1,105 @@
+"""Releases of bulk sources: found, staged, accepted, stored whole; unchanged ones do no work."""
+
+from sqlalchemy import text
+
+from contracts.messages import ReleaseStored
+from tests.integration.annotator.desk import Desk
+from tests.system import Mirror
+
+
+async def load_catalogue(desk: Desk) -> None:
+    await desk.order(["hgnc"])
+    await desk.work()
+
+
+async def test_a_release_is_stored_whole_whatever_the_runs_scope(
+    desk: Desk, mirror: Mirror
+) -> None:
+    await load_catalogue(desk)
+    genes = (await desk.row("SELECT count(*) AS n FROM gene WHERE status = 'approved'")).n
+    assert genes >= 44_000
+    stored = (await desk.row("SELECT count(*) AS n FROM annotation WHERE source = 'hgnc'")).n
+    assert stored == genes
+
+    await desk.order(["hpo"], ["HGNC:9008", "HGNC:9009"])
+    await desk.work()
+
+    row = await desk.row("SELECT * FROM run_source WHERE source = 'hpo'")
+    assert (row.state, row.done_count, row.total_count) == ("completed", 2, 2)
+    assert (await desk.row("SELECT count(*) AS n FROM annotation WHERE source = 'hpo'")).n > 5_000
+    assert (await desk.row("SELECT state FROM release WHERE source = 'hpo'")).state == "stored"
+    told = [m.source for m in desk.published if isinstance(m, ReleaseStored)]
+    assert told == ["hgnc", "hpo"]
+
+    # Once more: nothing is new, nothing is staged, everything is counted.
+    before = mirror.counters("hpo")
+    versions = await desk.rows("SELECT id FROM annotation ORDER BY id")
+    await desk.order(["hpo"])
+    await desk.work()
+
+    after = mirror.counters("hpo")
+    assert after["not_modified"] - before["not_modified"] == 3
+    assert after["requests"] - before["requests"] == 3
+    assert await desk.rows("SELECT id FROM annotation ORDER BY id") == versions
+    rows = await desk.rows("SELECT * FROM run_source WHERE source = 'hpo' AND total_count > 2")
+    assert [(r.state, r.done_count + r.no_data_count) for r in rows] == [("completed", genes)]
+    assert len(await desk.rows("SELECT 1 FROM release WHERE source = 'hpo'")) == 1
+    await desk.planner.sweep_once()
+    assert await desk.rows("SELECT 1 FROM staged LIMIT 1") == []
+
+
+async def test_staged_rows_lost_in_a_database_crash_are_staged_again_from_the_raw_bytes(
+    desk: Desk, mirror: Mirror
+) -> None:
+    await load_catalogue(desk)
+    await desk.order(["hpo"])
+    for _ in range(2):  # The look, the release, and not one slice.
+        await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+        hints = [m for m in await desk.relay() if hasattr(m, "batch_id")]
+        kinds = await desk.rows("SELECT kind FROM batch WHERE state = 'queued'")
+        if any(row.kind == "store" for row in kinds):
+            break
+        for hint in hints:
+            await desk.handlers.on_annotate_batch(hint)  # type: ignore[arg-type]
+    downloads = mirror.counters("hpo")["statuses"]
+    async with desk.engine.begin() as tx:  # What a crash does to unlogged tables.
+        for table in ("staged", "staged_release"):
+            await tx.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+        await tx.execute(text("UPDATE batch SET state = 'pending' WHERE state = 'queued'"))
+
+    for _ in range(3):
+        await desk.work()
+        await desk.make_due()
+
+    row = await desk.row("SELECT * FROM run_source WHERE source = 'hpo'")
+    assert (row.state, row.failed_count) == ("completed", 0)
+    assert row.done_count > 5_000
+    assert mirror.counters("hpo")["statuses"].get("200") == downloads.get("200")
+
+
+async def test_a_run_that_comes_while_a_release_is_being_stored_counts_every_gene_once(
+    desk: Desk,
+) -> None:
+    await load_catalogue(desk)
+    genes = (await desk.row("SELECT count(*) AS n FROM gene WHERE status = 'approved'")).n
+    await desk.order(["hpo"])
+    stored = 0
+    while stored < 3:  # Three slices in, another run comes.
+        await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+        for hint in await desk.relay():
+            if hasattr(hint, "batch_id") and type(hint).__name__ == "AnnotateBatch" and stored < 3:
+                await desk.handlers.on_annotate_batch(hint)
+                done = await desk.rows(
+                    "SELECT 1 FROM batch WHERE kind = 'store' AND source = 'hpo' AND state = 'done'"
+                )
+                stored = len(done)
+    async with desk.engine.begin() as tx:
+        await tx.execute(text("UPDATE batch SET state = 'pending' WHERE state = 'queued'"))
+    await desk.order(["hpo"])
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+
+    rows = await desk.rows("SELECT * FROM run_source WHERE source = 'hpo' ORDER BY total_count")
+    assert [row.state for row in rows] == ["completed"] * 3
+    assert [row.done_count + row.no_data_count for row in rows] == [1, genes, genes]
+    assert len({(row.done_count, row.no_data_count) for row in rows[1:]}) == 1

@@ -1,0 +1,214 @@
+"""Versions of annotations: what is stored, closed, kept; and what overlapping stores leave."""
+
+import asyncio
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.annotator.domain import Answer, Offered
+from services.annotator.store import annotations
+from services.annotator.store.annotations import Origin
+from tests.integration.annotator.catalogue import IDS, write_catalogue
+from tests.integration.annotator.desk import Desk
+
+
+class Value(BaseModel):
+    number: int
+
+
+class Source:
+    """Stands for Ensembl: offers numbers as its values, from releases that we make up."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def release(self, version: str) -> Origin:
+        async with self.desk.engine.begin() as tx:
+            row = (
+                await tx.execute(
+                    text("""
+                        WITH made AS (
+                            INSERT INTO release (source, version, state, parser_version,
+                                                 retrieved_at, checked_at, accepted_at)
+                            VALUES ('ensembl', :version, 'accepted', 1, clock_timestamp(),
+                                    now(), now())
+                            RETURNING id, retrieved_at
+                        )
+                        INSERT INTO release_file (release_id, name, url, sha256, bytes)
+                        SELECT id, 'page', 'http://made.up', '\\x00', 1 FROM made
+                        RETURNING release_id, id, (SELECT retrieved_at FROM made) AS retrieved_at
+                    """),
+                    {"version": version},
+                )
+            ).one()
+        return Origin(row.release_id, row.id, row.retrieved_at, 1, None)
+
+    async def store(self, origin: Origin, **numbers: int | None) -> list[str]:
+        async with self.desk.engine.begin() as tx:
+            return await self.store_in(tx, origin, numbers)
+
+    async def store_in(
+        self, tx: AsyncConnection, origin: Origin, numbers: dict[str, int | None]
+    ) -> list[str]:
+        now = await annotations.lock_store(tx, "ensembl")
+        offered = Offered()
+        for place, (name, number) in enumerate(numbers.items()):
+            value = None if number is None else Value(number=number)
+            offered.add(Answer(f"HGNC:{name[1:]}", value, place))
+        return await annotations.store_offered(tx, "ensembl", offered, origin, now)
+
+    async def versions(self, hgnc_id: str) -> list[tuple[int | None, bool]]:
+        rows = await self.desk.rows(
+            """SELECT (value->>'number')::int AS number, valid_to = 'infinity' AS current
+               FROM annotation WHERE hgnc_id = :hgnc_id ORDER BY valid_from""",
+            hgnc_id=hgnc_id,
+        )
+        return [(row.number, row.current) for row in rows]
+
+
+async def test_an_unchanged_value_writes_nothing(desk: Desk) -> None:
+    source = Source(desk)
+    first, second = await source.release("1"), await source.release("2")
+    assert await source.store(first, g1=1, g2=2) == ["HGNC:1", "HGNC:2"]
+    assert await source.store(second, g1=1, g2=2) == []
+    assert await source.versions("HGNC:1") == [(1, True)]
+
+
+async def test_a_changed_value_closes_the_version_before_it(desk: Desk) -> None:
+    source = Source(desk)
+    await source.store(await source.release("1"), g1=1, g2=2)
+    assert await source.store(await source.release("2"), g1=1, g2=3) == ["HGNC:2"]
+    assert await source.versions("HGNC:2") == [(2, False), (3, True)]
+    gap = await desk.rows("""
+        SELECT 1 FROM annotation a JOIN annotation b
+        ON a.hgnc_id = b.hgnc_id AND a.valid_to = b.valid_from""")
+    assert len(gap) == 1
+
+
+async def test_a_value_that_is_gone_leaves_an_empty_version(desk: Desk) -> None:
+    source = Source(desk)
+    await source.store(await source.release("1"), g1=1)
+    assert await source.store(await source.release("2"), g1=None, g2=None) == ["HGNC:1"]
+    assert await source.versions("HGNC:1") == [(1, False), (None, True)]
+    assert await source.versions("HGNC:2") == []
+
+
+async def test_an_older_release_never_replaces_a_newer_one(desk: Desk) -> None:
+    source = Source(desk)
+    older, newer = await source.release("1"), await source.release("2")
+    await source.store(newer, g1=2)
+    assert await source.store(older, g1=1) == []
+    assert await source.store(older, g1=None) == []
+    assert await source.versions("HGNC:1") == [(2, True)]
+
+
+async def test_a_store_twice_is_a_store_once(desk: Desk) -> None:
+    source = Source(desk)
+    origin = await source.release("1")
+    await source.store(origin, g1=1, g2=None)
+    assert await source.store(origin, g1=1, g2=None) == []
+
+
+async def test_overlapping_stores_keep_order_and_a_cursor_misses_nothing(desk: Desk) -> None:
+    """Two writers store many releases over the same genes, in opposite order of genes, while a
+    reader follows the published view by its cursor."""
+    source = Source(desk)
+    genes = [f"g{number}" for number in range(1, 41)]
+    releases = [await source.release(str(number)) for number in range(20)]
+    done = asyncio.Event()
+
+    async def write(mine: list[Origin], order: list[str]) -> None:
+        for origin in mine:
+            number = releases.index(origin)
+            async with desk.engine.begin() as tx:
+                await source.store_in(tx, origin, dict.fromkeys(order, number))
+                await asyncio.sleep(0.002)  # Others may commit between our rows and our commit.
+
+    async def read() -> list[int]:
+        seen: list[int] = []
+        after = ("0", 0)
+        while True:
+            last_pass = done.is_set()
+            rows = await desk.rows(
+                """SELECT xid::text AS xid, id FROM annotation_v1
+                   WHERE (xid, id) > (CAST(CAST(:xid AS text) AS xid8), CAST(:id AS bigint))
+                     AND xid < pg_snapshot_xmin(pg_current_snapshot())
+                   ORDER BY xid, id""",
+                xid=after[0],
+                id=after[1],
+            )
+            seen += [row.id for row in rows]
+            if rows:
+                after = (rows[-1].xid, rows[-1].id)
+            if last_pass:
+                return seen
+            await asyncio.sleep(0)
+
+    reader = asyncio.create_task(read())
+    await asyncio.gather(write(releases[::2], genes), write(releases[1::2], genes[::-1]))
+    done.set()
+
+    assert sorted(await reader) == [
+        row.id for row in await desk.rows("SELECT id FROM annotation ORDER BY id")
+    ]
+    assert await desk.rows("SELECT 1 FROM annotation WHERE valid_from >= valid_to") == []
+    current = await desk.rows("""
+        SELECT hgnc_id, (value->>'number')::int AS number FROM annotation
+        WHERE valid_to = 'infinity'""")
+    assert {row.number for row in current} == {len(releases) - 1}
+    assert len(current) == len(genes)
+
+
+async def test_an_open_transaction_holds_the_cursor_back(desk: Desk) -> None:
+    """Identity order is not commit order: without the bound this reader would skip a row."""
+    source = Source(desk)
+    origin = await source.release("1")
+    readable = """SELECT id FROM annotation_v1
+                  WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid, id"""
+    async with desk.engine.connect() as slow:
+        await slow.begin()
+        await slow.execute(text("SELECT pg_current_xact_id()"))
+        await source.store(origin, g1=1)
+        assert await desk.rows(readable) == []
+        await slow.rollback()
+    assert len(await desk.rows(readable)) == 1
+
+
+async def test_the_published_view_tells_five_states_apart(desk: Desk) -> None:
+    await write_catalogue(desk)
+    source = Source(desk)
+    origin = await source.release("1")
+    async with desk.engine.begin() as tx:
+        now = await annotations.lock_store(tx, "ensembl")
+        offered = Offered()
+        offered.add(Answer(IDS[0], Value(number=1), 0))
+        offered.add(Answer(IDS[1], None, 1))
+        offered.add(Answer(IDS[2], Value(number=3), 2))
+        await annotations.store_offered(tx, "ensembl", offered, origin, now)
+        await annotations.mark_checked(tx, "ensembl", offered)
+        await annotations.mark_failed(tx, "ensembl", [IDS[3]], {"title": "no answer"})
+        await tx.execute(
+            text("UPDATE checked SET checked_at = :past WHERE hgnc_id = :hgnc_id"),
+            {"past": _long_before(now), "hgnc_id": IDS[2]},
+        )
+    rows = await desk.rows(
+        "SELECT hgnc_id, status FROM current_annotation_v1 WHERE source = 'ensembl'"
+    )
+    found = {row.hgnc_id: row.status for row in rows}
+    assert [found[hgnc_id] for hgnc_id in IDS[:5]] == ["ok", "empty", "stale", "error", "pending"]
+
+
+def _long_before(now: datetime) -> datetime:
+    return now - timedelta(days=400)
+
+
+async def test_a_values_release_file_and_place_are_kept_beside_it(desk: Desk) -> None:
+    source = Source(desk)
+    origin = await source.release("7")
+    await source.store(origin, g1=1, g2=2)
+    row = await desk.row("SELECT * FROM annotation_v1 WHERE hgnc_id = 'HGNC:2'")
+    assert (row.release_id, row.file_id, row.position) == (origin.release_id, origin.file_id, 1)
+    assert isinstance(row.release_id, UUID)

@@ -1,0 +1,265 @@
+"""Exit codes, streams and words of the commands that talk to a gateway."""
+
+import json
+
+import pytest
+
+from tests.integration.cli.conftest import Annobus
+from tests.integration.cli.stub_gateway import RUN_ID, Stub, counters, frame, run_document
+
+PROBLEM = {
+    "type": "urn:annobus:problem:genes-refused",
+    "title": "Genes of the order cannot be resolved",
+    "detail": "2 of 3 genes are refused",
+    "status": 422,
+    "errors": [
+        {"pointer": "/genes/1", "value": "FOO", "accepted": "an HGNC id (HGNC:9008)"},
+        {"pointer": "/genes/2", "value": "MT1", "accepted": "one of HGNC:7393 (MT1A)"},
+    ],
+}
+GENE = {
+    "data": {
+        "type": "genes",
+        "id": "HGNC:9008",
+        "attributes": {
+            "symbol": "PKD1",
+            "name": "polycystin 1",
+            "annotations": {
+                "hpo": {"status": "ok", "value": {"term_count": 3}, "release": "2025-01-16"},
+                "ensembl": {
+                    "status": "ok",
+                    "value": {"chromosome": "16"},
+                    "release": "115-synthetic",
+                    "synthetic": True,
+                },
+            },
+        },
+    }
+}
+GENES = {
+    "data": [GENE["data"]],
+    "links": {"next": "/api/genes?page%5Bsize%5D=1&page%5Bafter%5D=WyJo"},
+}
+
+
+def test_a_problem_is_shown_in_words_and_the_exit_code_is_2(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/runs", PROBLEM, 422)
+    ended = annobus("runs", "start", "PKD1", "FOO", "MT1", "--url", stub.url)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines() == [
+        "error: Genes of the order cannot be resolved: 2 of 3 genes are refused",
+        "  /genes/1 'FOO': an HGNC id (HGNC:9008)",
+        "  /genes/2 'MT1': one of HGNC:7393 (MT1A)",
+        "→ Correct what is named above and try again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, 2), (401, 5), (403, 5), (404, 2), (409, 2), (500, 1), (503, 4)]
+)
+def test_the_exit_code_follows_the_status(
+    stub: Stub, annobus: Annobus, status: int, code: int
+) -> None:
+    stub.answer("/api/sources", {"title": "No", "detail": "not today"}, status)
+    ended = annobus("sources", "list", ANNOBUS_URL=stub.url)
+    assert ended.returncode == code
+    assert ended.stderr.startswith("error: No: not today\n→ ")
+
+
+def test_a_gateway_that_does_not_answer_is_exit_code_4(annobus: Annobus) -> None:
+    ended = annobus("genes", "get", "PKD1", "--url", "http://127.0.0.1:1")
+    assert ended.returncode == 4
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: http://127.0.0.1:1 does not answer: ")
+    assert "annobus up" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_no_proxy_is_asked_for_an_address_of_this_machine(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/sources", {"data": []})
+    proxy = "http://127.0.0.1:1"
+    ended = annobus("sources", "list", "--url", stub.url, HTTP_PROXY=proxy, http_proxy=proxy)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("command", [["runs", "list"], ["status"], ["migrate"], ["logs"]])
+def test_where_nothing_runs_that_is_said(annobus: Annobus, command: list[str]) -> None:
+    ended = annobus(*command)
+    assert ended.returncode == 4
+    assert "annobus up" in ended.stderr
+
+
+def test_down_where_nothing_runs_is_no_error(annobus: Annobus) -> None:
+    ended = annobus("down", "--json")
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout) == {"stopped": False}
+
+
+def test_what_answers_but_is_no_gateway_is_named(stub: Stub, annobus: Annobus) -> None:
+    stub.answers["/api/sources"] = [(200, b"<html>hello</html>", "text/html")]
+    ended = annobus("sources", "list", "--url", stub.url)
+    assert ended.returncode == 4
+    assert "<html>hello</html>" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["runs", "start"], "in one way"),
+        (["runs", "start", "PKD1", "--all"], "in one way"),
+        (["runs", "start", "--file", "nothing.txt"], "No such file"),
+        (["genes", "list", "--filter", "symbol"], "FIELD=VALUE"),
+        (["genes", "list", "--page-size", "201"], "200"),
+        (["runs", "list", "--url", "ftp://127.0.0.1"], "http://"),
+        (["up", "--no-mirror", "--no-limits"], "--no-limits needs the mirror"),
+        (["up", "--state", "not/there"], "does not exist"),
+        (["up", "--annotators", "0"], "equal to 1"),
+        (["logs", "-f", "--json"], "no end"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(
+    annobus: Annobus, command: list[str], words: str
+) -> None:
+    ended = annobus(*command, ANNOBUS_URL="http://127.0.0.1:1")
+    assert ended.returncode == 2, ended.stderr
+    assert words in ended.stderr
+
+
+def test_help_names_the_exit_codes(annobus: Annobus) -> None:
+    ended = annobus("--help")
+    assert ended.returncode == 0
+    assert "3 partial" in ended.stdout
+    assert "130 interrupted" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "document"),
+    [
+        (["genes", "get", "PKD1"], "/api/genes/PKD1", GENE),
+        (["genes", "list"], "/api/genes", GENES),
+        (["runs", "show", RUN_ID], f"/api/runs/{RUN_ID}", run_document("running", 4)),
+        (["runs", "list"], "/api/runs", {"data": [], "links": {}}),
+        (["runs", "start", "--all"], "/api/runs", run_document("planning", 0)),
+        (["sources", "list"], "/api/sources", {"data": []}),
+    ],
+)
+def test_json_is_one_object_and_nothing_else(
+    stub: Stub, annobus: Annobus, command: list[str], path: str, document: object
+) -> None:
+    stub.answer(path, document)
+    ended = annobus(*command, "--json", "--url", stub.url, FORCE_COLOR="1")
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout) == document
+
+
+def test_a_gene_is_asked_by_the_name_that_was_given(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/genes/HGNC:9008", GENE)
+    ended = annobus("genes", "get", "HGNC:9008", "--source", "ensembl", "--url", stub.url)
+    assert ended.returncode == 0
+    assert ended.stdout.splitlines()[0] == "PKD1 · polycystin 1 · HGNC:9008"
+    assert "ensembl: ok  115-synthetic (synthetic)" in ended.stdout
+    assert "hpo" not in ended.stdout
+    unknown = annobus("genes", "get", "HGNC:9008", "--source", "nothing", "--url", stub.url)
+    assert unknown.returncode == 2
+    assert "accepted: hpo, ensembl" in unknown.stderr
+
+
+def test_filters_and_the_cursor_reach_the_gateway(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/genes", GENES)
+    options = ["--filter", "symbol=PKD1,PKD2", "--sort", "-symbol", "--page-size", "1"]
+    ended = annobus("genes", "list", *options, "--after", "WyJz", "--url", stub.url)
+    assert ended.returncode == 0
+    _, asked, _ = stub.asked[0]
+    assert asked == (
+        "/api/genes?page%5Bsize%5D=1&filter%5Bsymbol%5D=PKD1%2CPKD2&sort=-symbol&page%5Bafter%5D=WyJz"
+    )
+    assert ended.stdout.splitlines()[1].split() == [
+        "HGNC:9008",
+        "PKD1",
+        "polycystin",
+        "1",
+        "ok",
+        "ok",
+    ]
+    assert "--after WyJo" in ended.stderr
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
+def test_output_has_no_escape_codes_without_a_terminal_or_with_no_color(
+    stub: Stub, annobus: Annobus, environment: dict[str, str]
+) -> None:
+    stub.answer("/api/sources", {"title": "No", "detail": "[red]not[/red] a colour"}, 404)
+    ended = annobus("sources", "list", "--url", stub.url, **environment)
+    assert "\x1b[31m" not in ended.stderr
+    assert "[red]not[/red] a colour" in ended.stderr
+    if not environment:
+        assert "\x1b" not in ended.stderr
+
+
+def test_genes_come_from_a_file_or_from_standard_input(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/runs", run_document("planning", 0))
+    given = "\ufeffPKD1\r\n\n# a panel\n  HGNC:9009\n"
+    ended = annobus(
+        *("runs", "start", "--file", "-", "--sources", "hpo, ensembl", "--name", "panel"),
+        *("--idempotency-key", "k1", "--url", stub.url),
+        standard_input=given,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"{RUN_ID}\n"
+    assert json.loads(stub.asked[0][2]) == {
+        "genes": ["PKD1", "HGNC:9009"],
+        "sources": ["hpo", "ensembl"],
+        "name": "panel",
+    }
+    empty = annobus("runs", "start", "--file", "-", "--url", stub.url, standard_input="# none\n")
+    assert empty.returncode == 2
+    assert "it names 0 genes; accepted are 1 to 50000" in empty.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("completed", 0), ("completed_with_errors", 3), ("failed", 1)]
+)
+def test_watching_ends_with_the_exit_code_of_the_run(
+    stub: Stub, annobus: Annobus, state: str, code: int
+) -> None:
+    path = f"/api/runs/{RUN_ID}"
+    final = run_document(state, 9, hpo=counters("completed", 10, done=10))
+    stub.answer(path, run_document("planning", 0, hpo=counters("waiting", None)))
+    stub.answer(path, final)
+    stub.sockets.append(
+        [
+            frame("running", 3, hpo=counters("running", 10, done=4)),
+            {"type": "fact", "run_id": RUN_ID, "seq": 4, "status": "running", "event": "x"},
+            frame(state, 9, hpo=counters("completed", 10, done=10)),
+        ]
+    )
+    ended = annobus("runs", "watch", RUN_ID, "--json", "--url", stub.url)
+    assert ended.returncode == code
+    assert json.loads(ended.stdout) == final
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "planning: hpo ?% 0 of ? genes"
+    assert "hpo 40% 4 of 10 genes" in lines[1]
+    assert lines[-1].startswith(f"{state}: hpo 100% 10 of 10 genes")
+
+
+def test_a_socket_that_breaks_is_replaced_by_asking(stub: Stub, annobus: Annobus) -> None:
+    path = f"/api/runs/{RUN_ID}"
+    stub.answer(path, run_document("running", 1, hpo=counters("running", 10)))
+    stub.answer(path, {"title": "Starting"}, 503)
+    stub.answer(path, run_document("running", 5, hpo=counters("running", 10, done=5)))
+    stub.answer(path, run_document("completed", 9, hpo=counters("completed", 10, done=10)))
+    stub.sockets.append([frame("running", 2, hpo=counters("running", 10, done=2))])
+    ended = annobus("runs", "watch", RUN_ID, "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert stub.socket_count == 2
+    assert f"run {RUN_ID}: completed" in ended.stdout
+
+
+def test_an_unknown_run_is_refused_in_words(stub: Stub, annobus: Annobus) -> None:
+    problem = {"type": "urn:annobus:problem:run-unknown", "title": "No such run", "detail": "x"}
+    stub.answer("/api/runs/x", problem, 404)
+    ended = annobus("runs", "watch", "x", "--url", stub.url)
+    assert ended.returncode == 2
+    assert "→ See the runs there are: annobus runs list" in ended.stderr

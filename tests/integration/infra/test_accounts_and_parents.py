@@ -1,0 +1,137 @@
+"""Who runs the cluster, what it touches outside its folder, and what is left when it is killed."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.cluster import Cluster
+
+ROOT = Path(__file__).resolve().parents[3]
+KEEP_UP = Path(__file__).with_name("keep_up.py")
+GONE_WITHIN_SECONDS = 5.0
+START_TIMEOUT_SECONDS = 60.0
+# An account that is not root and may still enter root's folders, where the interpreter may lie.
+AS_ORDINARY_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+
+
+@contextmanager
+def kept_up(
+    state: Path, prefix: Sequence[str] = ()
+) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
+    with subprocess.Popen(
+        [*prefix, sys.executable, str(KEEP_UP), str(state)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as keeper:
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        try:
+            line = keeper.stdout.readline()
+            assert line, "the cluster did not start"
+            yield keeper, json.loads(line)
+        finally:
+            keeper.stdin.close()
+            keeper.wait(START_TIMEOUT_SECONDS)
+
+
+async def until_gone(pids: Sequence[int]) -> None:
+    async with asyncio.timeout(GONE_WITHIN_SECONDS):
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):  # noqa: ASYNC240
+            await asyncio.sleep(0.02)
+
+
+async def test_children_die_with_a_killed_parent_and_the_next_start_has_their_data(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    with kept_up(state) as (keeper, said):
+        os.kill(keeper.pid, signal.SIGKILL)
+        keeper.wait(GONE_WITHIN_SECONDS)
+        # At once, while its PostgreSQL still shuts down: the next start must wait for that.
+        with kept_up(state) as (_, again):
+            await until_gone(list(said["pids"].values()))
+            assert set(again["pids"]) == {"postgres", "kafka"}
+            del said["pids"], again["pids"]
+            assert again == said
+    assert Cluster(state, {}).holder is None
+    Cluster(state, {}).remove()
+
+
+def modes_of(path: Path) -> dict[Path, tuple[int, int, int]]:
+    """Mode, owner and group of the folders above and of what the virtual environment holds on top."""
+    folders = [path, *path.parents, Path("/var/lib"), Path(sys.prefix), *Path(sys.prefix).parents]
+    found = {folder: folder.stat() for folder in folders}
+    return {
+        folder: (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        for folder, status in found.items()
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give PostgreSQL another account")
+async def test_for_root_postgres_belongs_to_an_unprivileged_account_and_no_mode_changes(
+    tmp_path: Path,
+) -> None:
+    project = tmp_path / "private project"
+    project.mkdir(mode=0o700)
+    before = modes_of(project)
+    state = project / ".annobus"
+    cluster = Cluster(state, {})
+    await cluster.prepare()
+    place = Path((state / "postgres-place").read_text())  # noqa: ASYNC240
+    data = place / "data"
+    account = cluster.processes[0].account
+    assert account is not None
+    assert 0 not in account
+    for folder in (place, data):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert (folder.stat().st_uid, folder.stat().st_gid) == account
+    assert not (state / "postgres").exists()
+    assert modes_of(project) == before
+
+    # A start that was cut off in the middle of initdb, and a lock file from before a reboot.
+    shutil.rmtree(data)
+    data.with_name("data.unfinished").mkdir()
+    (data.with_name("data.unfinished") / "half").touch()
+    cluster.close()
+    await cluster.prepare()
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n{data}\n")
+    cluster.close()
+    await cluster.prepare()
+    assert not (data / "postmaster.pid").exists()
+    cluster.close()
+    cluster.remove()
+    assert not place.exists()
+
+
+def may_become_an_ordinary_user() -> bool:
+    if os.geteuid() != 0:
+        return True
+    return subprocess.run([*AS_ORDINARY_USER, "true"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_become_an_ordinary_user(), reason="no user namespaces here")
+async def test_an_ordinary_user_has_everything_in_the_state_folder(tmp_path: Path) -> None:
+    state = tmp_path / "of an ordinary user" / ".annobus"
+    state.parent.mkdir(mode=0o750)
+    prefix = AS_ORDINARY_USER if os.geteuid() == 0 else ()
+    with kept_up(state, prefix) as (_, said):
+        assert said["uid"] != 0
+        owner = (state / "postgres").stat().st_uid
+        for pid in said["pids"].values():
+            assert Path(f"/proc/{pid}").stat().st_uid == owner  # noqa: ASYNC240
+    assert not (state / "postgres-place").exists()
+    assert stat.S_IMODE(state.parent.stat().st_mode) == 0o750
