@@ -99,13 +99,11 @@ def between(reader: Place, writer: Place, path: str) -> list[str]:
     """Everything that may be written must suit one of the alternatives that are read."""
     found: list[str] = []
     for sent in writer.alternatives():
-        tried = [between_simple(one, sent, path) for one in reader.alternatives()]
-        of_its_type = [
-            reasons
-            for one, reasons in zip(reader.alternatives(), tried, strict=True)
-            if one.name() == sent.name()
-        ]
-        found += min(of_its_type or tried, key=len) if all(tried) else []
+        tried = [(one, between_simple(one, sent, path)) for one in reader.alternatives()]
+        if all(reasons for _, reasons in tried):
+            # The alternative of its own type tells best what is wrong.
+            _, reasons = next((pair for pair in tried if pair[0].name() == sent.name()), tried[0])
+            found += reasons
     return found
 
 

@@ -66,6 +66,9 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+# A killed broker that comes back is let in when its old session has ended: after 9 s by default.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 # 128 MB by default, all of it taken from the heap at the start; our compacted topics have few keys.
 log.cleaner.dedupe.buffer.size=16777216
 """

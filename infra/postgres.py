@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -79,7 +80,7 @@ class EmbeddedPostgres:
         lock_file = place.data / "postmaster.pid"
         try:
             async with asyncio.timeout(EARLIER_SERVER_TIMEOUT_SECONDS):
-                while _serves(place.data, lock_file):
+                while _locked_by(lock_file) in _sessions(place):
                     await asyncio.sleep(EARLIER_SERVER_POLL_SECONDS)
         except TimeoutError:
             raise ClusterError(
@@ -88,6 +89,7 @@ class EmbeddedPostgres:
             ) from None
         # Somebody else may have got its process id since then: PostgreSQL would refuse to start.
         lock_file.unlink(missing_ok=True)
+        _kill_sessions(place)
 
     async def prepare(self) -> None:
         place = await asyncio.to_thread(self._make_place)
@@ -140,6 +142,7 @@ class EmbeddedPostgres:
             stop_signal=signal.SIGINT,
             stop_timeout_seconds=STOP_TIMEOUT_SECONDS,
             death_signal=signal.SIGINT,
+            after_death=functools.partial(_kill_sessions, place),
             account=place.account,
         )
 
@@ -233,11 +236,26 @@ def _copy(source: str, target: str) -> str:
     return target
 
 
-def _serves(data: Path, lock_file: Path) -> bool:
-    """Whether the process in the lock file works in this data folder, as PostgreSQL does."""
-    with contextlib.suppress(
-        FileNotFoundError, ProcessLookupError, PermissionError, ValueError, IndexError
-    ):
-        pid = int(lock_file.read_text().splitlines()[0])
-        return data.samefile(f"/proc/{pid}/cwd")
-    return False
+def _locked_by(lock_file: Path) -> int | None:
+    """The process id in PostgreSQL's lock file, if there is one."""
+    with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
+        return int(lock_file.read_text().splitlines()[0])
+    return None
+
+
+def _sessions(place: Place) -> list[int]:
+    """The server and its sessions: all run its program and work in its data folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            in_data = place.data.samefile(process / "cwd")
+            if in_data and Path(place.program("postgres")).samefile(process / "exe"):
+                found.append(int(process.name))
+    return found
+
+
+def _kill_sessions(place: Place) -> None:
+    """A session that computes outlives a killed server and keeps the next one from starting."""
+    for pid in _sessions(place):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

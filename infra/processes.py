@@ -27,13 +27,18 @@ async def _at_once() -> bool:
     return True
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class Process:
     """One command the supervisor runs.
 
     `environment` is added to the supervisor's own. `ready` is asked again and again while the
     process starts: it answers False for "not yet" and raises when waiting longer is pointless.
-    `death_signal` is what the process gets when the supervisor dies, however it dies. `account` is
+    `death_signal` is what the process gets when the supervisor dies, however it dies.
+    `after_death` ends what outlives the process outside its process group. `account` is
     (user id, group id); changing it needs root.
     """
 
@@ -47,6 +52,7 @@ class Process:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_seconds: float = 15.0
     death_signal: signal.Signals = signal.SIGKILL
+    after_death: Callable[[], None] = _nothing
     account: tuple[int, int] | None = None
     nice: int = 0
 
@@ -111,7 +117,7 @@ async def end(process: Process, child: Child) -> None:
         except TimeoutError:
             _send(child, signal.SIGKILL)
             await child.wait()
-    kill_leftovers(child)
+    kill_leftovers(process, child)
 
 
 def _send(child: Child, signal_: signal.Signals) -> None:
@@ -121,10 +127,11 @@ def _send(child: Child, signal_: signal.Signals) -> None:
         os.kill(child.pid, signal_)
 
 
-def kill_leftovers(child: Child) -> None:
+def kill_leftovers(process: Process, child: Child) -> None:
     """Ends the children of a dead child: they share its process group and hold its ports."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+    process.after_death()
 
 
 def describe_exit(child: Child) -> str:

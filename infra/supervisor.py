@@ -131,7 +131,7 @@ class Supervisor:
         clock = asyncio.get_running_loop()
         while True:
             await slot.child.wait()
-            kill_leftovers(slot.child)
+            kill_leftovers(slot.process, slot.child)
             now = clock.time()
             while slot.deaths and slot.deaths[0] < now - DEATHS_WINDOW_SECONDS:
                 slot.deaths.popleft()

@@ -73,16 +73,15 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
     """
     rows = await tx.execute(
         text("""
-            WITH asked AS MATERIALIZED (
-                SELECT unnest(CAST(:hgnc_ids AS text[])) AS hgnc_id
-            ), annotations AS MATERIALIZED (
+            WITH annotations AS MATERIALIZED (
                 SELECT a.hgnc_id, count(a.value) AS annotation_count,
                     jsonb_object_agg(a.source, jsonb_build_object(
                         'status', CASE WHEN a.status <> 'stale' THEN a.status
                                        WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
                         'value', a.value, 'release', a.release, 'synthetic', a.synthetic,
                         'valid_from', a.valid_from)) AS document
-                FROM asked JOIN annotator.current_annotation_v1 a USING (hgnc_id)
+                FROM annotator.current_annotation_v1 a
+                WHERE a.hgnc_id = ANY(CAST(:hgnc_ids AS text[]))
                 GROUP BY a.hgnc_id
             ), fresh AS (
                 SELECT g.*, a.annotation_count, jsonb_build_object(

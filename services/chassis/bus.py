@@ -147,7 +147,8 @@ class Bus:
             allow_auto_create_topics=False,
             metadata_max_age_ms=30_000,
             graceful_timeout=GRACEFUL_SECONDS,
-            logger=logging.getLogger("faststream"),
+            logger=logging.getLogger("annobus.bus"),
+            log_level=logging.DEBUG,  # Each message received and processed: metrics count those.
         )
         self._broker.context.set_global("topic_prefix", self._prefix)
         self.started = False

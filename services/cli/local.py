@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -75,7 +76,8 @@ def up(
     if running is not None:
         output.say(f"annobus runs here already ({running.command}, process {running.pid})")
         if not running.ready:
-            running = _await_ready(options.state, running.pid, lambda: None)
+            with closing(_tail(options.state)) as tail:
+                running = _await_ready(options.state, running.pid, lambda: None, tail)
     else:
         running = _start(options)
     if json:
@@ -98,9 +100,10 @@ def address_lines(url: str) -> list[str]:
 def _start(options: Options) -> state.SystemState:
     make_private_folder(options.state)
     make_private_folder(options.state / state.LOG_FOLDER)
-    log = state.log_file(options.state, state.SUPERVISOR)
-    tail = Tail(log, at_end=True)
-    with log.open("ab") as opened:
+    with (
+        closing(_tail(options.state)) as tail,
+        state.log_file(options.state, state.SUPERVISOR).open("ab") as opened,
+    ):
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "services.cli.daemon", options.model_dump_json()],
             cwd=PROJECT,
@@ -109,20 +112,24 @@ def _start(options: Options) -> state.SystemState:
             stderr=opened,
             start_new_session=True,
         )
-    try:
-        return _await_ready(options.state, supervisor.pid, supervisor.poll, tail)
-    except KeyboardInterrupt:
-        output.say("interrupted: what was started is stopped again")
-        supervisor.terminate()
-        supervisor.wait(DOWN_TIMEOUT_SECONDS)
-        raise typer.Exit(INTERRUPTED) from None
+        try:
+            return _await_ready(options.state, supervisor.pid, supervisor.poll, tail)
+        except KeyboardInterrupt:
+            output.say("interrupted: what was started is stopped again")
+            supervisor.terminate()
+            supervisor.wait(DOWN_TIMEOUT_SECONDS)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _tail(folder: Path) -> Tail:
+    """What the process above all others says from now on."""
+    return Tail(state.log_file(folder, state.SUPERVISOR), at_end=True)
 
 
 def _await_ready(
-    folder: Path, pid: int, ended: Callable[[], int | None], tail: Tail | None = None
+    folder: Path, pid: int, ended: Callable[[], int | None], tail: Tail
 ) -> state.SystemState:
     """Shows what the process above all others says until its system is ready or it has ended."""
-    tail = tail or Tail(state.log_file(folder, state.SUPERVISOR), at_end=True)
     deadline = time.monotonic() + UP_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         code = ended()
@@ -151,7 +158,13 @@ def down(folder: State = DEFAULT_STATE, json: Json = False) -> None:
     if running is None:
         output.say(f"no annobus runs in {folder}")
     else:
-        tail = Tail(state.log_file(folder.absolute(), state.SUPERVISOR), at_end=True)
+        _stop(folder.absolute(), running)
+    if json:
+        output.print_json({"stopped": running is not None})
+
+
+def _stop(folder: Path, running: state.SystemState) -> None:
+    with closing(_tail(folder)) as tail:
         # Its identity was checked by the time it was started, so no other process is hit.
         os.kill(running.pid, signal.SIGTERM)
         deadline = time.monotonic() + DOWN_TIMEOUT_SECONDS
@@ -164,8 +177,6 @@ def down(folder: State = DEFAULT_STATE, json: Json = False) -> None:
                 )
             time.sleep(POLL_SECONDS)
         _show(tail)
-    if json:
-        output.print_json({"stopped": running is not None})
 
 
 def status(folder: State = DEFAULT_STATE, json: Json = False) -> None:

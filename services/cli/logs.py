@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -34,10 +35,13 @@ class Tail:
     def new_lines(self) -> Iterator[str]:
         yield from self._read()
         if self._is_replaced():
-            if self._file is not None:
-                self._file.close()
+            self.close()
             self._open()
             yield from self._read()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _open(self) -> None:
         self._file = None
@@ -82,13 +86,17 @@ def logs(
         output.print_json({"logs": {key: _last(path, lines) for key, path in files.items()}})
         return
     width = max(map(len, files)) if len(files) > 1 else 0
-    tails = {key: Tail(path, at_end=True) for key, path in files.items()}
-    for key, path in files.items():
-        _print(key, _last(path, lines), width)
-    while follow:
-        for key, tail in tails.items():
-            _print(key, list(tail.new_lines()), width)
-        time.sleep(POLL_SECONDS)
+    with ExitStack() as stack:
+        tails = {
+            key: stack.enter_context(closing(Tail(path, at_end=True)))
+            for key, path in files.items()
+        }
+        for key, path in files.items():
+            _print(key, _last(path, lines), width)
+        while follow:
+            for key, tail in tails.items():
+                _print(key, list(tail.new_lines()), width)
+            time.sleep(POLL_SECONDS)
 
 
 def _print(name: str, lines: Sequence[str], width: int) -> None:

@@ -124,6 +124,8 @@ async def declare_sources(database_url: str) -> list[str]:
                 for source in SOURCES.values()
                 for declared in [source.declaration]
             ]
+        # Too few rows for autovacuum; unanalysed, a join with every source is planned as huge.
+        await connection.execute("ANALYZE annotator.source")
     finally:
         await connection.close()
     return [name for name in changed if name is not None]

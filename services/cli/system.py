@@ -140,9 +140,10 @@ class System:
             url=self._addresses.get("gateway"),
             processes={
                 name: state.ProcessState(
-                    pid=pids.get(name), restarts=number, address=self._addresses.get(name, "")
+                    pid=pids.get(name), restarts=restarts[name], address=address
                 )
-                for name, number in restarts.items()
+                for name, address in self._addresses.items()
+                if name in restarts
             },
         )
         if current != self._written:

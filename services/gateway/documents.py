@@ -1,4 +1,4 @@
-"""Gene documents kept in memory, ready to be sent, and forgotten as soon as a newer one is heard of."""
+"""Gene documents in memory, ready to be sent; forgotten when a newer one is heard of."""
 
 import time
 from collections.abc import Mapping

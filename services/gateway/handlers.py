@@ -1,4 +1,4 @@
-"""What the gateway hears, put where its sockets and reads find it; and how long it may rely on that."""
+"""What the gateway hears, put where its sockets and its reads find it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from services.gateway.domain import is_active
 from services.gateway.live import Live
 
 HEARING_SECONDS = 1.0
+FACTS = (RunPlanned, BatchAnnotated, BatchDead, SourceCompleted, RunCompleted)
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,7 @@ async def hear(bus: Bus, documents: Documents) -> None:
 
 def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
     """Without a group: every gateway hears everything, from now on."""
-    facts: Routes = {
-        fact: handlers.on_run_fact
-        for fact in (RunPlanned, BatchAnnotated, BatchDead, SourceCompleted, RunCompleted)
-    }
+    facts: Routes = dict.fromkeys(FACTS, handlers.on_run_fact)
     cache: Routes = {
         DocumentsRebuilt: handlers.on_documents_rebuilt,
         NamespaceInvalidated: handlers.on_namespace_invalidated,

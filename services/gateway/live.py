@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
 
 from contracts.messages import RunProgress
+from services.chassis.database import CONNECTION_ERRORS
 from services.gateway import frames
 from services.gateway.domain import is_active
 from services.gateway.frames import FACTS_MAX, Fact
@@ -190,20 +191,22 @@ class Live:
     async def _refresh(self, run: Watched) -> None:
         """Ask the database when the topic is silent: one question at a time, whoever watches."""
         while True:
-            silent = not run.heard.is_set()
-            if silent:
-                with suppress(TimeoutError):
-                    limit = SILENCE_SECONDS_MAX if is_active(run.newest) or run.stale else None
-                    async with asyncio.timeout(limit):
-                        await run.heard.wait()
-                        silent = False
+            unsure = is_active(run.newest) or run.stale
+            silent = False
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS_MAX if unsure else None):
+                    await run.heard.wait()
+            except TimeoutError:
+                silent = True
             run.heard.clear()
             try:
                 async with asyncio.timeout(READ_SECONDS_MAX):
                     await self.refresh_once(run, ask=silent or run.stale)
-            except Exception as error:  # Whatever it is, the sockets stay open and say so.
+            except CONNECTION_ERRORS as error:
                 log.warning("refresh_failed", run_id=str(run.run_id), error=repr(error))
                 run.publish(run.newest, [], stale=True)
+            except Exception:
+                log.exception("refresh_failed", run_id=str(run.run_id))  # The sockets stay open.
             await asyncio.sleep(ROUND_SECONDS)
 
     async def refresh_once(self, run: Watched, *, ask: bool) -> None:

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +61,20 @@ async def test_children_die_with_a_killed_parent_and_the_next_start_has_their_da
     with kept_up(state) as (keeper, said):
         os.kill(keeper.pid, signal.SIGKILL)
         keeper.wait(GONE_WITHIN_SECONDS)
-        # At once, while its PostgreSQL still shuts down: the next start must wait for that.
-        with kept_up(state) as (_, again):
-            await until_gone(list(said["pids"].values()))
-            assert set(again["pids"]) == {"postgres", "kafka"}
-            del said["pids"], again["pids"]
+        with ExitStack() as stack:
+            # At once, while its PostgreSQL still shuts down: the next start must wait for that.
+            (_, again), _ = await asyncio.gather(
+                asyncio.to_thread(stack.enter_context, kept_up(state)),
+                until_gone(list(said["pids"].values())),
+            )
+            assert set(again.pop("pids")) == set(said.pop("pids")) == {"postgres", "kafka"}
             assert again == said
     assert Cluster(state, {}).holder is None
     Cluster(state, {}).remove()
 
 
 def modes_of(path: Path) -> dict[Path, tuple[int, int, int]]:
-    """Mode, owner and group of the folders above and of what the virtual environment holds on top."""
+    """Mode, owner and group of every folder above the project and the virtual environment."""
     folders = [path, *path.parents, Path("/var/lib"), Path(sys.prefix), *Path(sys.prefix).parents]
     found = {folder: folder.stat() for folder in folders}
     return {
@@ -91,7 +93,7 @@ async def test_for_root_postgres_belongs_to_an_unprivileged_account_and_no_mode_
     state = project / ".annobus"
     cluster = Cluster(state, {})
     await cluster.prepare()
-    place = Path((state / "postgres-place").read_text())  # noqa: ASYNC240
+    place = Path((state / "postgres-place").read_text())
     data = place / "data"
     account = cluster.processes[0].account
     assert account is not None
@@ -114,7 +116,7 @@ async def test_for_root_postgres_belongs_to_an_unprivileged_account_and_no_mode_
     assert not (data / "postmaster.pid").exists()
     cluster.close()
     cluster.remove()
-    assert not place.exists()
+    assert not place.exists()  # noqa: ASYNC240
 
 
 def may_become_an_ordinary_user() -> bool:

@@ -1,0 +1,1 @@
+"""The public routes: parse, transaction, answer; one file per family."""

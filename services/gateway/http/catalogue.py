@@ -1,0 +1,98 @@
+"""Sources, the namespaces of the cache, and what is at the root."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.messages import InvalidateNamespace
+from services.chassis import outbox
+from services.chassis.http import field_error
+from services.gateway import jsonapi
+from services.gateway.errors import NamespaceUnknown, SourceNotFound
+from services.gateway.store import catalogue
+from services.gateway.store.catalogue import Row
+
+_NOTHING = jsonapi.Allowed()
+_ADDRESSES = (
+    *("/api/runs", "/api/genes", "/api/sources", "/api/cache/namespaces"),
+    *("/api/progress/status", "/api/progress/ws", "/openapi.json", "/readyz?verbose", "/metrics"),
+)
+
+
+@dataclass(frozen=True)
+class CatalogueRoutes:
+    engine: AsyncEngine
+
+    async def root(self, request: Request) -> Response:
+        """Where to go from here."""
+        _NOTHING.parse(request.query_params)
+        links = {address.strip("/").partition("?")[0]: address for address in _ADDRESSES}
+        return jsonapi.respond([], {"self": "/"} | links, meta={"service": "annobus gateway"})
+
+    async def list_sources(self, request: Request) -> Response:
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            found = await catalogue.list_sources(connection)
+        return jsonapi.respond([_source(row) for row in found], {"self": "/api/sources"})
+
+    async def get_source(self, request: Request, name: str) -> Response:
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            found = {row["name"]: row for row in await catalogue.list_sources(connection)}
+        if name not in found:
+            accepted = ", ".join(found) or "none before `annobus migrate` has run"
+            error = field_error("path name", name, accepted)
+            raise SourceNotFound(f"no source {error['value']!r}; known: {accepted}", [error])
+        return jsonapi.respond(_source(found[name]), {"self": f"/api/sources/{name}"})
+
+    async def list_namespaces(self, request: Request) -> Response:
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            found = await catalogue.list_namespaces(connection)
+        return jsonapi.respond([_namespace(row) for row in found], {"self": _NAMESPACES})
+
+    async def invalidate_namespace(self, request: Request, namespace: str) -> Response:
+        """Accept that everything this namespace holds is to be forgotten. It is done when its
+        epoch has grown."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.begin() as tx:
+            found = {row["namespace"]: row for row in await catalogue.list_namespaces(tx)}
+            if namespace not in found:
+                accepted = ", ".join(found)
+                error = field_error("path namespace", namespace, accepted)
+                detail = f"no namespace {error['value']!r}; known: {accepted}"
+                raise NamespaceUnknown(detail, [error])
+            await outbox.add(tx, InvalidateNamespace(namespace=namespace))
+        return jsonapi.respond(
+            _namespace(found[namespace]),
+            {"self": _NAMESPACES},
+            status=202,
+            headers={"Location": _NAMESPACES},
+        )
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["catalogue"])
+        router.add_api_route("/", self.root)
+        router.add_api_route("/api/sources", self.list_sources)
+        router.add_api_route("/api/sources/{name}", self.get_source)
+        router.add_api_route(_NAMESPACES, self.list_namespaces)
+        router.add_api_route(
+            f"{_NAMESPACES}/{{namespace}}/invalidate",
+            self.invalidate_namespace,
+            methods=["POST"],
+            status_code=202,
+        )
+        return router
+
+
+_NAMESPACES = "/api/cache/namespaces"
+
+
+def _source(row: Row) -> dict[str, object]:
+    return jsonapi.resource("sources", row["name"], row, f"/api/sources/{row['name']}")
+
+
+def _namespace(row: Row) -> dict[str, object]:
+    return jsonapi.resource("namespaces", row["namespace"], row, _NAMESPACES)

@@ -1,0 +1,161 @@
+"""Genes: lists of documents, and one document by any name of its gene."""
+
+from dataclasses import dataclass
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chassis.http import RequestError, field_error
+from services.gateway import domain, jsonapi
+from services.gateway.documents import Documents, Held
+from services.gateway.domain import Outcome, Refused
+from services.gateway.errors import (
+    GeneAmbiguous,
+    GeneNotBuilt,
+    GeneUnknown,
+    GeneWithdrawn,
+    ParameterInvalid,
+)
+from services.gateway.jsonapi import Query
+from services.gateway.store import genes
+from services.gateway.store.genes import FILTERS, SORTS, Document
+
+FIELDS = (
+    *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
+    *("location", "entrez_id", "ensembl_gene_id", "annotations"),
+)
+GENE_CHARACTERS_MAX = 100
+
+_LIST = jsonapi.Allowed(
+    paged=True, keyset=True, filters=FILTERS, sorts=SORTS, resource="genes", fields=FIELDS
+)
+_ONE = jsonapi.Allowed(resource="genes", fields=FIELDS)
+
+
+@dataclass(frozen=True)
+class GeneRoutes:
+    engine: AsyncEngine
+    documents: Documents
+
+    async def list_genes(self, request: Request) -> Response:
+        """Approved genes. links.next goes on by key: it stays right and fast on any page."""
+        query = _normalised(_LIST.parse(request.query_params))
+        async with self.engine.connect() as connection:
+            found = await genes.list_documents(connection, query)
+            total = await genes.count_documents(connection, query) if query.total else None
+        page, more = found[: query.size], len(found) > query.size
+        after = jsonapi.cursor(query.sort, page[-1].number, page[-1].symbol) if more else None
+        return jsonapi.respond(
+            [_resource(document) for document in page],
+            jsonapi.page_links("/api/genes", query, more=more, after=after),
+            meta=None if total is None else {"total": total},
+        )
+
+    async def get_gene(self, request: Request, gene: str) -> Response:
+        """By HGNC id, symbol (previous and alias too, when they name one gene), Entrez id (with
+        or without NCBIGene:, so a bare number is an Entrez id) or Ensembl gene id."""
+        query = _ONE.parse(request.query_params)
+        hgnc_id = domain.hgnc_id(gene)
+        held = None
+        if query.fields is None and hgnc_id is not None:
+            held = self.documents.get(hgnc_id)
+        if held is None:
+            held = await self._read(gene, hgnc_id, query)
+        headers = {"ETag": held.etag, "Cache-Control": "no-cache"}
+        if _matches(request.headers.get("if-none-match"), held.etag):
+            return Response(status_code=304, headers=headers)
+        return Response(held.body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
+
+    async def _read(self, gene: str, hgnc_id: str | None, query: Query) -> Held:
+        generation = self.documents.generation
+        async with self.engine.connect() as connection:
+            document = None
+            if hgnc_id is not None:
+                document = await genes.get_document(connection, hgnc_id, query.fields)
+            if document is None:
+                _check_text(gene)
+                resolved = await genes.resolve(connection, [gene])
+                if resolved.refused:
+                    raise _refusal(resolved.refused[0])
+                hgnc_id = resolved.hgnc_ids[0]
+                document = await genes.get_document(connection, hgnc_id, query.fields)
+        if document is None:
+            raise GeneNotBuilt(
+                f"{hgnc_id} is in the catalogue; its document follows in a few seconds"
+            )
+        held = _answer(document, query)
+        if query.fields is None:
+            self.documents.keep(document.hgnc_id, held, generation)
+        return held
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["genes"])
+        router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
+        router.add_api_route("/api/genes/{gene}", self.get_gene, openapi_extra=_ONE.openapi())
+        return router
+
+
+def _normalised(query: Query) -> Query:
+    """Filters by identifier, as the views have them."""
+    for name, values in query.filters.items():
+        match name:
+            case "hgnc_id":
+                query.filters[name][:] = [domain.hgnc_id(value) or value for value in values]
+            case "symbol":
+                query.filters[name][:] = [domain.fold(value) for value in values]
+            case "entrez_id":
+                query.filters[name][:] = [value.rpartition(":")[2] for value in values]
+            case "ensembl_gene_id":
+                query.filters[name][:] = [
+                    value.rpartition(":")[2].partition(".")[0].upper() for value in values
+                ]
+    return query
+
+
+def _resource(document: Document) -> dict[str, object]:
+    """The document's text goes out as it came in: nothing parses it here."""
+    return jsonapi.resource(
+        "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
+    )
+
+
+def _address(document: Document) -> str:
+    return f"/api/genes/{document.hgnc_id}"
+
+
+def _answer(document: Document, query: Query) -> Held:
+    chosen = "" if query.fields is None else "-" + ".".join(sorted(query.fields))
+    return Held(
+        version=document.version,
+        etag=f'"{document.number}-{document.version}{chosen}"',
+        body=jsonapi.encode(_resource(document), {"self": _address(document)}),
+    )
+
+
+def _matches(condition: str | None, etag: str) -> bool:
+    """RFC 9110 13.1.2: compared weakly."""
+    if condition is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
+    return etag in tags or tags == ["*"]
+
+
+def _check_text(gene: str) -> None:
+    if len(gene) > GENE_CHARACTERS_MAX or "\x00" in gene:
+        accepted = f"at most {GENE_CHARACTERS_MAX} characters, none of them NUL"
+        error = field_error("path gene", gene, accepted)
+        raise ParameterInvalid(f"gene does not fit; accepted: {accepted}", [error])
+
+
+def _refusal(gene: Refused) -> RequestError:
+    error = field_error("path gene", gene.value, gene.accepted)
+    kinds: dict[Outcome, type[RequestError]] = {
+        "unknown": GeneUnknown,
+        "ambiguous": GeneAmbiguous,
+        "withdrawn": GeneWithdrawn,
+    }
+    return kinds[gene.outcome](
+        f"{gene.value!r} is {gene.outcome}; accepted: {gene.accepted}", [error]
+    )

@@ -1,0 +1,255 @@
+"""Runs: order one, read them, see which are active."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.messages import GENES_MAX, StartRun
+from services.chassis import outbox
+from services.chassis.http import field_error
+from services.gateway import domain, jsonapi
+from services.gateway.domain import Run
+from services.gateway.errors import (
+    CatalogueEmpty,
+    GenesRefused,
+    IdempotencyMismatch,
+    OrderInvalid,
+    ParameterInvalid,
+    RunUnknown,
+    SourceNotFound,
+    SourceUnknown,
+)
+from services.gateway.store import catalogue, genes, runs
+
+KEY_CHARACTERS_MAX = 255
+NAME_CHARACTERS_MAX = 200
+GENE_CHARACTERS_MAX = 100
+SOURCES_MAX = 100
+
+_NOTHING = jsonapi.Allowed()
+_PAGED = jsonapi.Allowed(paged=True)
+
+_TEXT = r"^[^\x00]*$"
+Text = Annotated[str, Field(min_length=1, max_length=GENE_CHARACTERS_MAX, pattern=_TEXT)]
+IdempotencyKey = Annotated[str | None, Header()]
+
+
+class Order(BaseModel):
+    """What to annotate: some genes or all of them, from some sources or all of them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    sources: list[Text] | None = Field(default=None, min_length=1, max_length=SOURCES_MAX)
+    genes: list[Text] | None = Field(default=None, min_length=1, max_length=GENES_MAX)
+    all: Literal[True] | None = None
+    name: str | None = Field(
+        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=_TEXT
+    )
+
+
+@dataclass(frozen=True)
+class RunRoutes:
+    engine: AsyncEngine
+
+    async def start_run(
+        self, request: Request, order: Order, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Accept a run. Its progress is at `/ws/jobs/{run_id}`."""
+        _NOTHING.parse(request.query_params)
+        return await self._accept(order, idempotency_key)
+
+    async def start_all(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+        """Accept a run over all genes and all sources."""
+        _NOTHING.parse(request.query_params)
+        return await self._accept(Order(all=True), idempotency_key)
+
+    async def start_source(
+        self, request: Request, source: str, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Accept a run of one source over all genes."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            known = await catalogue.list_source_names(connection)
+        if source not in known:
+            accepted = ", ".join(["annotation_pipeline", *known])
+            error = field_error("path source", source, accepted)
+            raise SourceNotFound(f"no source {source!r}; known: {accepted}", [error])
+        return await self._accept(Order(all=True, sources=[source]), idempotency_key)
+
+    async def list_runs(self, request: Request) -> Response:
+        """The runs there were, newest first."""
+        query = _PAGED.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            found = await runs.list_runs(connection, limit=query.size + 1, offset=query.offset)
+        links = jsonapi.page_links("/api/runs", query, more=len(found) > query.size)
+        return jsonapi.respond([resource(run) for run in found[: query.size]], links)
+
+    async def get_run(self, request: Request, run_id: str) -> Response:
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            run = await find_run(connection, run_id)
+        return jsonapi.respond(resource(run), {"self": address(run)})
+
+    async def get_status(self, request: Request) -> Response:
+        """The runs that are active, with where they stand."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            active = await runs.list_active_runs(connection)
+        return jsonapi.respond([resource(run) for run in active], {"self": "/api/progress/status"})
+
+    async def _accept(self, order: Order, key: str | None) -> Response:
+        """State, key and command are one transaction; the relay sends what was committed."""
+        digest = sha256(order.model_dump_json().encode()).digest()
+        async with self.engine.begin() as tx:
+            earlier = None
+            if key is not None:
+                _check_key(key)
+                await runs.lock_key(tx, key)
+                earlier = await runs.find_key(tx, key)
+            if earlier is not None:
+                if earlier.body_sha256 != digest:
+                    raise _mismatch(str(key))
+                run_id = earlier.run_id
+            else:
+                run_id = await _start(tx, order)
+                if key is not None:
+                    await runs.save_key(tx, key, digest, run_id)
+            run = await find_run(tx, str(run_id))
+        replayed = {"Idempotent-Replayed": "true"} if earlier is not None else {}
+        return jsonapi.respond(
+            resource(run),
+            {"self": address(run)},
+            status=202,
+            headers={"Location": address(run), **replayed},
+        )
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["runs"])
+        accepted: dict[str, Any] = {"methods": ["POST"], "status_code": 202}
+        router.add_api_route("/api/runs", self.start_run, **accepted)
+        router.add_api_route("/api/runs", self.list_runs, openapi_extra=_PAGED.openapi())
+        router.add_api_route("/api/runs/{run_id}", self.get_run)
+        trigger = "/api/progress/trigger"
+        router.add_api_route(f"{trigger}/annotation_pipeline", self.start_all, **accepted)
+        router.add_api_route(f"{trigger}/{{source}}", self.start_source, **accepted)
+        router.add_api_route("/api/progress/status", self.get_status)
+        return router
+
+
+async def _start(tx: AsyncConnection, order: Order) -> UUID:
+    sources = await _choose_sources(tx, order.sources)
+    hgnc_ids = await _resolve(tx, order)
+    gene_count = None if hgnc_ids is None else len(hgnc_ids)
+    run_id = await runs.insert_run(tx, order.name, sources, gene_count)
+    await outbox.add(tx, StartRun(run_id=run_id, sources=sources, genes=hgnc_ids))
+    return run_id
+
+
+async def _choose_sources(tx: AsyncConnection, chosen: list[str] | None) -> tuple[str, ...]:
+    known = await catalogue.list_source_names(tx)
+    accepted = f"some of {', '.join(known)}" if known else "none before `annobus migrate` has run"
+    wanted = known if chosen is None else chosen
+    errors = [
+        field_error(f"/sources/{place}", name, accepted)
+        for place, name in enumerate(wanted)
+        if name not in known
+    ]
+    if errors or not wanted:
+        unknown = ", ".join(repr(error["value"]) for error in errors) or "no source at all"
+        raise SourceUnknown(f"{unknown}: not known; accepted: {accepted}", errors)
+    return tuple(name for name in known if name in wanted)
+
+
+async def _resolve(tx: AsyncConnection, order: Order) -> tuple[str, ...] | None:
+    """The HGNC ids of an order; None for all genes."""
+    if (order.genes is None) == (order.all is None):
+        accepted = "either genes, a list, or all: true"
+        errors = [
+            field_error("/genes", order.genes and f"{len(order.genes)} genes", accepted),
+            field_error("/all", order.all, accepted),
+        ]
+        raise OrderInvalid(f"which genes? accepted: {accepted}", errors)
+    if order.genes is None:
+        return None
+    found = await genes.resolve(tx, order.genes)
+    if found.catalogue_empty:
+        raise CatalogueEmpty(
+            "genes cannot be found by name before the catalogue is loaded: "
+            "start a run over all genes first (all: true, or POST /api/progress/trigger/hgnc)"
+        )
+    if found.refused:
+        errors = [
+            field_error(f"/genes/{gene.place}", gene.value, gene.accepted)
+            | {"code": f"gene-{gene.outcome}"}
+            for gene in found.refused
+        ]
+        shown = "" if len(errors) == found.refused_count else f"; the first {len(errors)} are named"
+        raise GenesRefused(
+            f"{found.refused_count} of {len(order.genes)} genes cannot be resolved{shown}; "
+            f"the first: {errors[0]['value']!r} is {found.refused[0].outcome}, "
+            f"accepted: {errors[0]['accepted']}",
+            errors,
+        )
+    return tuple(found.hgnc_ids)
+
+
+async def find_run(connection: AsyncConnection, run_id: str) -> Run:
+    """Raises RunUnknown."""
+    try:
+        run = await runs.get_run(connection, UUID(run_id))
+    except ValueError:
+        run = None
+    if run is None:
+        error = field_error("path run_id", run_id, "the id of a run, as GET /api/runs lists them")
+        raise RunUnknown(f"no run {error['value']!r}", [error])
+    return run
+
+
+def _check_key(key: str) -> None:
+    if not (1 <= len(key) <= KEY_CHARACTERS_MAX and all("!" <= sign <= "~" for sign in key)):
+        accepted = f"1 to {KEY_CHARACTERS_MAX} visible ASCII characters"
+        error = field_error("header Idempotency-Key", key, accepted)
+        raise ParameterInvalid(f"Idempotency-Key does not fit; accepted: {accepted}", [error])
+
+
+def _mismatch(key: str) -> IdempotencyMismatch:
+    accepted = "the order this key was first sent with, or another key"
+    error = field_error("header Idempotency-Key", key, accepted)
+    return IdempotencyMismatch(f"the key {error['value']!r} was used before; {accepted}", [error])
+
+
+def address(run: Run) -> str:
+    return f"/api/runs/{run.id}"
+
+
+def resource(run: Run) -> dict[str, Any]:
+    """A run as it is answered; counters are genes × sources, and genes for each source."""
+    progress = run.progress
+    attributes = {
+        "name": run.name,
+        "state": progress.state,
+        "progress": domain.percent(progress),
+        "message": domain.sentence(progress),
+        "seq": progress.seq,
+        "gene_count": run.gene_count,
+        "total_count": progress.total_count,
+        "done_count": progress.done_count,
+        "no_data_count": progress.no_data_count,
+        "failed_count": progress.failed_count,
+        "requested_at": run.requested_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "sources": {
+            name: source.model_dump() | run.source_times[name]
+            for name, source in progress.sources.items()
+        },
+    }
+    found = jsonapi.resource("runs", str(run.id), attributes, address(run))
+    found["links"]["progress"] = f"/ws/jobs/{run.id}"
+    return found

@@ -1,0 +1,147 @@
+"""The three services as processes of their own, on a database and topics of their own."""
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from infra.processes import Process
+from infra.supervisor import Supervisor
+from services.cli.migrate import create_topics
+from contracts.topics import topics
+from services.annotator.sources import SOURCES
+from tests.system import ROOT, Database, Mirror
+
+READY_TIMEOUT_SECONDS = 30
+WAIT_SECONDS_MAX = 120.0
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Running:
+    """A system that runs: where its gateway answers, and who keeps it alive."""
+
+    url: str
+    ports: Mapping[str, int]
+    supervisor: Supervisor
+    folder: Path
+
+    def fired(self, failpoint: str) -> bool:
+        return (self.folder / "failpoints" / failpoint).exists()
+
+    async def get(self, path: str) -> Any:
+        async with httpx2.AsyncClient(base_url=self.url) as client:
+            answer = await client.get(path)
+            answer.raise_for_status()
+            return answer.json()
+
+    async def order(self, **body: Any) -> str:
+        async with httpx2.AsyncClient(base_url=self.url) as client:
+            answer = await client.post("/api/runs", json=body)
+            assert answer.status_code == 202, answer.text
+            return str(answer.json()["data"]["id"])
+
+    async def run_state(self, run_id: str) -> str:
+        return str((await self.get(f"/api/runs/{run_id}"))["data"]["attributes"]["state"])
+
+    async def until_ended(self, run_id: str) -> str:
+        async def ended() -> str | None:
+            state = await self.run_state(run_id)
+            return state if state not in ("planning", "running") else None
+
+        return str(await until(ended, f"run {run_id} ends"))
+
+
+async def until(
+    condition: Callable[[], Awaitable[Any]], what: str, seconds: float = WAIT_SECONDS_MAX
+) -> Any:
+    """Ask again and again until the answer is true; fails when that takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := await condition():
+            return found
+        await asyncio.sleep(POLL_SECONDS)
+    raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+
+
+@asynccontextmanager
+async def run_services(
+    database: Database,
+    topic_prefix: str,
+    mirror: Mirror,
+    folder: Path,
+    *,
+    annotators: int = 1,
+    failpoints: Mapping[str, int] | None = None,
+) -> AsyncIterator[Running]:
+    bootstrap = database.environment["ANNOBUS_KAFKA_BOOTSTRAP"]
+    await create_topics(bootstrap, topics(SOURCES, topic_prefix))
+    (folder / "failpoints").mkdir(parents=True)
+    names = [*(f"annotator-{slot}" for slot in range(annotators)), "cache", "gateway"]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    shared = {
+        "ANNOBUS_KAFKA_BOOTSTRAP": bootstrap,
+        "ANNOBUS_TOPIC_PREFIX": topic_prefix,
+        "ANNOBUS_ENVIRONMENT": "test",
+    }
+    processes = []
+    for name, port in ports.items():
+        service = name.partition("-")[0]
+        environment = shared | {
+            f"{service.upper()}_DATABASE_URL": database.environment[
+                f"{service.upper()}_DATABASE_URL"
+            ],
+            f"{service.upper()}_PORT": str(port),
+        }
+        if service == "annotator":
+            environment |= {
+                "ANNOTATOR_SLOT": name.partition("-")[2],
+                "ANNOTATOR_RAW_FOLDER": str(folder / "raw"),
+                "ANNOTATOR_UPSTREAMS": json.dumps(mirror.upstreams()),
+                "ANNOBUS_FAILPOINTS": json.dumps(failpoints or {}),
+                "ANNOBUS_FAILPOINTS_FOLDER": str(folder / "failpoints"),
+            }
+        processes.append(
+            Process(
+                name=name,
+                command=[sys.executable, "-m", f"services.{service}"],
+                cwd=ROOT,
+                log_file=folder / f"{name}.log",
+                environment=environment,
+                ready=_is_ready(port),
+                start_timeout_seconds=READY_TIMEOUT_SECONDS,
+            )
+        )
+    async with Supervisor() as supervisor:
+        await supervisor.add(*processes)
+        yield Running(f"http://127.0.0.1:{ports['gateway']}", ports, supervisor, folder)
+
+
+def _is_ready(port: int) -> Callable[[], Awaitable[bool]]:
+    async def ready() -> bool:
+        try:
+            async with httpx2.AsyncClient() as client:
+                return bool(
+                    (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+                )
+        except httpx2.HTTPError:
+            return False
+
+    return ready
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [server.getsockname()[1] for server in held]
+    finally:
+        for server in held:
+            server.close()

@@ -1,0 +1,201 @@
+"""Genes: lists, pages, filters; one gene by any name; documents kept in memory."""
+
+import pytest
+
+from contracts.messages import DocumentsRebuilt, NamespaceInvalidated
+from services.gateway.documents import Held
+from tests.integration.gateway.desk import PKD1, PKD2, TAFAZZIN, WWTR1, Desk
+
+APPROVED = [PKD1, PKD2, TAFAZZIN, WWTR1]
+
+
+async def ids(desk: Desk, address: str = "/api/genes", **parameters: str) -> list[str]:
+    answer = await desk.client.get(address, params=parameters or None)
+    assert answer.status_code == 200, answer.text
+    return [item["id"] for item in answer.json()["data"]]
+
+
+async def test_a_list_has_the_stored_documents_of_approved_genes(stocked: Desk) -> None:
+    answer = await stocked.client.get("/api/genes", params={"page[total]": "true"})
+    assert answer.headers["content-type"] == "application/vnd.api+json"
+    document = answer.json()
+    assert [item["id"] for item in document["data"]] == APPROVED
+    assert document["data"][0]["attributes"] == {
+        "hgnc_id": PKD1,
+        "symbol": "PKD1",
+        "annotations": {},
+    }
+    assert document["meta"] == {"total": 4}
+
+
+@pytest.mark.parametrize("sort", ["hgnc_id", "-hgnc_id", "symbol", "-symbol"])
+async def test_pages_by_key_join_to_the_whole_list(stocked: Desk, sort: str) -> None:
+    whole = await ids(stocked, sort=sort)
+    assert sorted(whole) == sorted(APPROVED)
+    found: list[str] = []
+    address = f"/api/genes?sort={sort}&page[size]=1"
+    while address:
+        answer = (await stocked.client.get(address)).json()
+        found += [item["id"] for item in answer["data"]]
+        address = answer["links"]["next"]
+    assert found == whole
+
+
+async def test_a_page_by_number(stocked: Desk) -> None:
+    assert await ids(stocked, **{"page[number]": "2", "page[size]": "3"}) == [WWTR1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("symbol", "pkd2,WWTR1,NOSUCH", [PKD2, WWTR1]),
+        ("hgnc_id", "hgnc:9008", [PKD1]),
+        ("entrez_id", "NCBIGene:5310,5311", [PKD1, PKD2]),
+        ("ensembl_gene_id", "ensg00000008710.2", [PKD1]),
+        ("locus_group", "g", APPROVED),
+        ("locus_group", "h", []),
+        ("locus_type", "x", []),
+    ],
+)
+async def test_filters(stocked: Desk, name: str, value: str, expected: list[str]) -> None:
+    assert await ids(stocked, **{f"filter[{name}]": value, "page[total]": "true"}) == expected
+    assert await ids(stocked, **{f"filter[{name}]": value, "sort": "symbol"}) == expected
+
+
+async def test_fields_choose_attributes(stocked: Desk) -> None:
+    for address in ("/api/genes", f"/api/genes/{PKD1}"):
+        answer = await stocked.client.get(address, params={"fields[genes]": "symbol"})
+        data = answer.json()["data"]
+        item = data[0] if isinstance(data, list) else data
+        assert item["attributes"] == {"symbol": "PKD1"}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "accepted"),
+    [
+        ("filter[pli]=0.9", "filter[symbol]"),
+        ("limit=3", "page[size]"),
+        ("page[size]=201", "200"),
+        ("page[size]=ten", "whole number"),
+        ("page[number]=6000", "5000"),
+        ("page[number]=2&page[after]=x", "alone"),
+        ("page[after]=x", "links.next"),
+        ("page[after]=WyJzeW1ib2wiLDEsIkEiXQ", "sort=hgnc_id"),  # The cursor of another sort.
+        ("page[total]=yes", "true"),
+        ("sort=score", "-symbol"),
+        ("fields[genes]=pli", "annotations"),
+        ("filter[symbol]=", "1 to 200"),
+        ("sort=symbol&sort=hgnc_id", "once"),
+    ],
+)
+async def test_a_parameter_that_does_not_fit_is_named(
+    stocked: Desk, parameter: str, accepted: str
+) -> None:
+    answer = await stocked.client.get(f"/api/genes?{parameter}")
+    assert answer.status_code == 400
+    problem = answer.json()
+    assert accepted in problem["detail"]
+    assert problem["errors"][0]["pointer"].startswith("query ")
+
+
+@pytest.mark.parametrize(
+    "name", [PKD1, "hgnc:9008", "PKD1", "pkd1", "PBP", "5310", "NCBIGene:5310", "ENSG00000008710"]
+)
+async def test_a_gene_by_any_of_its_names(stocked: Desk, name: str) -> None:
+    answer = await stocked.client.get(f"/api/genes/{name}")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["data"]["id"] == PKD1
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind", "says"),
+    [
+        ("NOSUCH", 404, "gene-unknown", "HGNC"),
+        ("HGNC:99999999", 404, "gene-unknown", "HGNC"),
+        ("SHARED", 409, "gene-ambiguous", "HGNC:9009 (PKD2)"),
+        ("HGNC:50", 410, "gene-withdrawn", "HGNC:9008 (PKD1)"),
+        ("GONE1", 410, "gene-withdrawn", "no successor"),
+        ("x" * 101, 400, "parameter-invalid", "100"),
+        ("%00", 400, "parameter-invalid", "NUL"),
+    ],
+)
+async def test_a_name_of_no_gene_or_several_is_refused(
+    stocked: Desk, name: str, status: int, kind: str, says: str
+) -> None:
+    answer = await stocked.client.get(f"/api/genes/{name}")
+    assert answer.status_code == status, answer.text
+    assert answer.json()["type"] == f"urn:annobus:problem:{kind}"
+    assert says in answer.json()["detail"]
+
+
+async def test_a_gene_whose_document_is_not_built_yet_is_not_called_unknown(
+    stocked: Desk,
+) -> None:
+    await stocked.execute("DELETE FROM cache.gene WHERE hgnc_id = $1", PKD2)
+    answer = await stocked.client.get(f"/api/genes/{PKD2}")
+    assert answer.status_code == 404
+    assert answer.json()["type"] == "urn:annobus:problem:gene-not-built"
+
+
+async def test_an_unchanged_gene_is_answered_with_304(stocked: Desk) -> None:
+    first = await stocked.client.get(f"/api/genes/{PKD1}")
+    assert first.headers["cache-control"] == "no-cache"
+    etag = first.headers["etag"]
+    for condition in (etag, f'"other", W/{etag}', "*"):
+        again = await stocked.client.get("/api/genes/PKD1", headers={"If-None-Match": condition})
+        assert again.status_code == 304
+        assert again.content == b""
+    await stocked.put_document(PKD1, "PKD1", version=2)
+    await stocked.handlers.on_documents_rebuilt(DocumentsRebuilt(versions={PKD1: 2}))
+    changed = await stocked.client.get(f"/api/genes/{PKD1}", headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != etag
+
+
+async def test_a_kept_document_is_served_until_a_newer_one_is_heard_of(stocked: Desk) -> None:
+    before = (await stocked.client.get(f"/api/genes/{PKD1}")).content
+    await stocked.put_document(PKD1, "PKD1", version=2, annotations={"hpo": {"status": "ok"}})
+    assert (await stocked.client.get(f"/api/genes/{PKD1}")).content == before
+
+    await stocked.handlers.on_documents_rebuilt(DocumentsRebuilt(versions={PKD1: 2}))
+    assert (await stocked.client.get(f"/api/genes/{PKD1}")).content != before
+
+
+async def test_an_invalidated_namespace_is_forgotten_at_once(stocked: Desk) -> None:
+    await stocked.client.get(f"/api/genes/{PKD1}")
+    event = NamespaceInvalidated(namespace="genes", epoch=1)
+    await stocked.handlers.on_namespace_invalidated(event)
+    assert stocked.documents.get(PKD1) is None
+
+
+async def test_nothing_is_kept_while_changes_would_not_be_heard_of(stocked: Desk) -> None:
+    await stocked.client.get(f"/api/genes/{PKD1}")
+    assert isinstance(stocked.documents.get(PKD1), Held)
+    stocked.documents.trust(False)
+    await stocked.client.get(f"/api/genes/{PKD1}")
+    assert stocked.documents.get(PKD1) is None
+
+
+async def test_sources_and_namespaces(stocked: Desk) -> None:
+    assert await ids(stocked, "/api/sources") == ["hgnc", "ensembl", "hpo"]
+    source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
+    assert source["annotation_count"] == 0
+    assert (await stocked.client.get("/api/sources/clinvar")).status_code == 404
+
+    assert await ids(stocked, "/api/cache/namespaces") == ["genes"]
+    answer = await stocked.client.post("/api/cache/namespaces/genes/invalidate")
+    assert answer.status_code == 202
+    (command,) = await stocked.outbox()
+    assert command["namespace"] == "genes"
+    answer = await stocked.client.post("/api/cache/namespaces/panels/invalidate")
+    assert answer.status_code == 404
+    assert "genes" in answer.json()["detail"]
+
+
+async def test_the_root_and_the_description_of_the_routes(desk: Desk) -> None:
+    assert (await desk.client.get("/")).json()["links"]["api/genes"] == "/api/genes"
+    described = (await desk.client.get("/openapi.json")).json()
+    listed = {item["name"] for item in described["paths"]["/api/genes"]["get"]["parameters"]}
+    assert {"page[after]", "filter[symbol]", "sort"} <= listed
+    answer = await desk.client.get("/api/nothing")
+    assert answer.headers["content-type"] == "application/problem+json"

@@ -1,0 +1,209 @@
+"""Orders of runs: what is accepted, what is refused and why, and the same order twice."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.integration.gateway.desk import OLD, PKD1, PKD2, SOURCES, TAFAZZIN, Desk
+
+
+async def refused(desk: Desk, status: int, **order: Any) -> dict[str, Any]:
+    answer = await desk.client.post("/api/runs", json=order)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_an_order_is_a_run_and_a_command_in_one_transaction(stocked: Desk) -> None:
+    answer = await stocked.client.post(
+        "/api/runs", json={"genes": ["PKD1", "pkd2"], "sources": ["hpo"], "name": "kidneys"}
+    )
+
+    assert answer.status_code == 202
+    assert answer.headers["content-type"] == "application/vnd.api+json"
+    run = answer.json()["data"]
+    assert answer.headers["location"] == f"/api/runs/{run['id']}"
+    assert run["attributes"]["state"] == "planning"
+    assert run["attributes"]["name"] == "kidneys"
+    assert list(run["attributes"]["sources"]) == ["hpo"]
+    (command,) = await stocked.outbox()
+    assert command["topic"] == "pipeline.commands.v1"
+    assert command["key"] == run["id"]
+    assert sorted(command["genes"]) == [PKD1, PKD2]
+    assert command["sources"] == ["hpo"]
+
+
+async def test_all_genes_need_no_catalogue(desk: Desk) -> None:
+    await desk.start(all=True)
+    (command,) = await desk.outbox()
+    assert command["genes"] is None
+    assert command["sources"] == list(SOURCES)
+
+
+async def test_both_triggers_order_all_genes(desk: Desk) -> None:
+    for name in ("annotation_pipeline", "hpo"):
+        answer = await desk.client.post(f"/api/progress/trigger/{name}")
+        assert answer.status_code == 202, answer.text
+    assert [list(command["sources"]) for command in await desk.outbox()] == [
+        list(SOURCES),
+        ["hpo"],
+    ]
+    answer = await desk.client.post("/api/progress/trigger/clinvar")
+    assert answer.status_code == 404
+    assert "hpo" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("hgnc:9008", PKD1),
+        ("hgnc:HGNC:9008", PKD1),
+        ("pkd1", PKD1),  # Approved before the alias of another.
+        ("TAZ", TAFAZZIN),  # Previous before alias.
+        ("PBP", PKD1),
+        ("5310", PKD1),
+        ("NCBIGene:5310", PKD1),
+        ("ENSG00000008710.17", PKD1),
+        ("ensembl:ENSG00000008710", PKD1),
+    ],
+)
+async def test_a_gene_is_found_by_what_people_call_it(
+    stocked: Desk, written: str, meant: str
+) -> None:
+    await stocked.start(genes=[written, f" {written} "], sources=["hpo"])
+    (command,) = await stocked.outbox()
+    assert command["genes"] == [meant]
+
+
+async def test_each_gene_that_cannot_be_resolved_is_named_with_what_would_do(
+    stocked: Desk,
+) -> None:
+    genes = ["PKD1", "NOSUCH", "SHARED", OLD, "GONE1"]
+    problem = await refused(stocked, 422, genes=genes)
+
+    assert problem["type"] == "urn:annobus:problem:genes-refused"
+    unknown, ambiguous, merged, withdrawn = problem["errors"]
+    assert unknown["pointer"] == "/genes/1"
+    assert unknown["value"] == "NOSUCH"
+    assert unknown["code"] == "gene-unknown"
+    assert ambiguous["accepted"] == f"one of {PKD1} (PKD1), {PKD2} (PKD2)"
+    assert merged["accepted"] == f"its successor: {PKD1} (PKD1)"
+    assert "no successor" in withdrawn["accepted"]
+    assert await stocked.outbox() == []
+    assert await stocked.rows("SELECT FROM gateway.run") == []
+
+
+async def test_a_gene_list_on_an_empty_catalogue_is_refused(desk: Desk) -> None:
+    problem = await refused(desk, 409, genes=["PKD1"])
+    assert problem["type"] == "urn:annobus:problem:catalogue-empty"
+
+
+@pytest.mark.parametrize(
+    ("order", "named"),
+    [
+        ({"genes": []}, "/genes"),
+        ({"genes": ["PKD1"] * 50_001}, "50000"),
+        ({"genes": [5310]}, "/genes/0"),
+        ({"genes": "PKD1"}, "/genes"),
+        ({"genes": ["PKD1"], "all": True}, "either genes"),
+        ({}, "either genes"),
+        ({"all": False}, "/all"),
+        ({"all": "true"}, "/all"),
+        ({"all": True, "panel": 3}, "/panel"),
+        ({"all": True, "sources": ["hpo", "clinvar"]}, "ensembl"),
+        ({"all": True, "sources": []}, "/sources"),
+        ({"all": True, "name": "\x00"}, "/name"),
+    ],
+)
+async def test_a_wrong_field_is_named(desk: Desk, order: dict[str, Any], named: str) -> None:
+    problem = await refused(desk, 422, **order)
+    assert named in problem["detail"]
+    assert problem["errors"]
+
+
+async def test_malformed_json_and_a_large_body_are_refused(desk: Desk) -> None:
+    json = {"content-type": "application/json"}
+    answer = await desk.client.post("/api/runs", content=b'{"all": tru', headers=json)
+    assert answer.status_code == 400
+    answer = await desk.client.post("/api/runs", content=b" " * (8 * 1024**2 + 1), headers=json)
+    assert answer.status_code == 413
+
+
+async def test_fifty_thousand_genes_are_accepted(stocked: Desk) -> None:
+    await stocked.start(genes=["PKD1", "PKD2"] * 25_000)
+    (command,) = await stocked.outbox()
+    assert sorted(command["genes"]) == [PKD1, PKD2]
+
+
+async def test_the_same_key_and_order_is_the_same_run(desk: Desk) -> None:
+    key = {"Idempotency-Key": "once"}
+    first = await desk.client.post("/api/runs", json={"all": True}, headers=key)
+    again = await desk.client.post("/api/runs", json={"all": True}, headers=key)
+    other = await desk.client.post("/api/runs", json={"all": True, "sources": ["hpo"]}, headers=key)
+
+    assert "idempotent-replayed" not in first.headers
+    assert again.status_code == 202
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["data"]["id"] == first.json()["data"]["id"]
+    assert other.status_code == 422
+    assert other.json()["type"] == "urn:annobus:problem:idempotency-mismatch"
+    assert len(await desk.outbox()) == 1
+
+
+async def test_one_key_sent_ten_times_at_once_is_one_run(desk: Desk) -> None:
+    key = {"Idempotency-Key": "race"}
+    answers = await asyncio.gather(
+        *(desk.client.post("/api/runs", json={"all": True}, headers=key) for _ in range(10))
+    )
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["data"]["id"] for answer in answers}) == 1
+    assert len(await desk.outbox()) == 1
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256])
+async def test_a_key_that_does_not_fit_is_refused(desk: Desk, key: str) -> None:
+    answer = await desk.client.post(
+        "/api/runs", json={"all": True}, headers={"Idempotency-Key": key}
+    )
+    assert answer.status_code == 400
+    assert "255" in answer.json()["detail"]
+
+
+async def test_a_run_shows_what_the_annotator_publishes(stocked: Desk) -> None:
+    run_id = await stocked.start()
+    await stocked.plan(run_id, total=200)
+    await stocked.work(run_id, done=90, no_data=10, failed=100)
+
+    answer = await stocked.client.get(f"/api/runs/{run_id}")
+    run = answer.json()["data"]["attributes"]
+    assert run["state"] == "running"
+    assert run["total_count"] == 600
+    assert run["progress"] == 16.6  # Failures do not count.
+    assert run["sources"]["ensembl"]["failed_count"] == 100
+    listed = (await stocked.client.get("/api/progress/status")).json()["data"]
+    assert [item["id"] for item in listed] == [str(run_id)]
+
+    await stocked.finish(run_id)
+    assert (await stocked.client.get("/api/progress/status")).json()["data"] == []
+
+
+async def test_runs_are_listed_newest_first_in_pages(desk: Desk) -> None:
+    ids = [str(await desk.start()) for _ in range(3)]
+    first = (await desk.client.get("/api/runs", params={"page[size]": "2"})).json()
+    assert [item["id"] for item in first["data"]] == [ids[2], ids[1]]
+    second = (await desk.client.get(first["links"]["next"])).json()
+    assert [item["id"] for item in second["data"]] == [ids[0]]
+    assert second["links"]["next"] is None
+    assert (await desk.client.get(second["links"]["prev"])).json()["data"] == first["data"]
+
+
+async def test_an_unknown_run_and_an_unknown_parameter_are_refused(desk: Desk) -> None:
+    for run_id in ("0190b3c4-0000-7000-8000-000000000000", "seven"):
+        answer = await desk.client.get(f"/api/runs/{run_id}")
+        assert answer.status_code == 404
+        assert answer.json()["type"] == "urn:annobus:problem:run-unknown"
+    answer = await desk.client.get("/api/runs", params={"limit": "3"})
+    assert answer.status_code == 400
+    assert "page[size]" in answer.json()["detail"]
