@@ -293,7 +293,8 @@ def retry_after(attempt: int, error: Exception) -> timedelta | None:
         return None
     seconds = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
     if isinstance(error, RateLimited) and error.retry_after_seconds is not None:
-        seconds = max(seconds, error.retry_after_seconds)
+        # Never before the upstream said; a little after, so that not all come back at once.
+        return timedelta(seconds=max(seconds, error.retry_after_seconds) * uniform(1.0, 1.2))
     return timedelta(seconds=seconds * uniform(0.8, 1.2))
 
 

@@ -1,8 +1,9 @@
 """The cache's composition root."""
 
 from services.cache.handlers import Handlers, subscriptions
-from services.cache.rebuilder import COALESCE_SECONDS, DUTY, PERIOD_SECONDS, Rebuilder
+from services.cache.rebuilder import COALESCE_SECONDS, PERIOD_SECONDS, Rebuilder
 from services.cache.settings import CacheSettings
+from services.cache.store import REBUILDER
 from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
 from services.chassis.process import Process
@@ -29,7 +30,7 @@ async def main(settings: CacheSettings) -> None:
             "rebuilder",
             database.alone(
                 settings,
-                DUTY,
+                REBUILDER,
                 Rebuilder(engine).rebuild_once,
                 period_seconds=PERIOD_SECONDS,
                 coalesce_seconds=COALESCE_SECONDS,

@@ -11,8 +11,7 @@ from contracts.messages import (
     ReleaseStored,
 )
 from services.cache import store
-from services.cache.rebuilder import DUTY
-from services.chassis import database, outbox
+from services.chassis import outbox
 from services.chassis.bus import Routes, Subscription
 
 GENES = "genes"  # The namespace of gene documents.
@@ -26,13 +25,13 @@ class Handlers:
         """Only remember which genes to rebuild: many events, one rebuild."""
         async with self.engine.begin() as tx:
             await store.mark_dirty(tx, event.genes)
-            await database.notify(tx, DUTY)
+            await store.wake_rebuilder(tx)
 
     async def on_release_stored(self, event: ReleaseStored) -> None:
         """Genes that the release does not name are known to have no data now."""
         async with self.engine.begin() as tx:
             await store.mark_pending_dirty(tx, event.source)
-            await database.notify(tx, DUTY)
+            await store.wake_rebuilder(tx)
 
     async def on_invalidate_namespace(self, command: InvalidateNamespace) -> None:
         """Readers forget at once; documents are served until they are rebuilt."""
@@ -40,7 +39,7 @@ class Handlers:
             epoch = await store.raise_epoch(tx, command.namespace)
             if command.namespace == GENES:
                 await store.mark_all_dirty(tx)
-                await database.notify(tx, DUTY)
+                await store.wake_rebuilder(tx)
             await outbox.add(tx, NamespaceInvalidated(namespace=command.namespace, epoch=epoch))
 
 

@@ -6,7 +6,6 @@ from contracts.messages import DocumentsRebuilt
 from services.cache import store
 from services.chassis import outbox, telemetry
 
-DUTY = "rebuilder"  # One process at a time; also the channel that wakes it.
 GENES_MAX = 1_000
 PERIOD_SECONDS = 2.0  # What a lost wake-up costs.
 COALESCE_SECONDS = 0.3  # Changes come in bursts, and a gene is in several of them.

@@ -7,6 +7,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.cache.errors import NamespaceUnknown
+from services.chassis import database
+
+
+REBUILDER = "rebuilder"  # The rebuilder's duty: one process at a time, and what wakes it.
+
+
+async def wake_rebuilder(tx: AsyncConnection) -> None:
+    await database.notify(tx, REBUILDER)
 
 
 async def mark_dirty(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> None:

@@ -35,7 +35,8 @@ PARK_TIMEOUT_SECONDS = 10
 SEND_TIMEOUT_SECONDS = 5
 GRACEFUL_SECONDS = 15.0
 CONNECT_PAUSE_SECONDS = 1.0
-STALLED_SECONDS = 30
+POSITION_TIMEOUT_SECONDS = 30
+POSITION_PAUSE_SECONDS = 0.02
 
 Handler = Callable[[Any], Awaitable[Any]]
 Routes = Mapping[type[Message], Handler]
@@ -182,7 +183,8 @@ class Bus:
         while True:
             try:
                 await self._broker.start()
-            except (KafkaError, OSError) as error:
+                await self._hear_from_now_on()
+            except (KafkaError, OSError) as error:  # A time-out is an OSError, too.
                 log.warning("kafka_unreachable", error=repr(error))
                 await self._broker.stop()
                 await asyncio.sleep(CONNECT_PAUSE_SECONDS)
@@ -190,6 +192,20 @@ class Bus:
                 self.started = True
                 log.info("bus_started")
                 return
+
+    async def _hear_from_now_on(self) -> None:
+        """Wait until group-less subscribers know where now is: it is looked up only after their
+        start, and what is published before would be missed."""
+        async with asyncio.timeout(POSITION_TIMEOUT_SECONDS):
+            for subscriber in self._broker.subscribers:
+                if not isinstance(subscriber, DefaultSubscriber) or subscriber.group_id:
+                    continue
+                consumer = subscriber.consumer
+                assert consumer is not None
+                while not consumer.assignment():
+                    await asyncio.sleep(POSITION_PAUSE_SECONDS)
+                for partition in consumer.assignment():
+                    await consumer.position(partition)
 
     async def stop(self) -> None:
         """Finish what is in flight, then leave."""

@@ -17,7 +17,7 @@ from services.cli.watch import Snapshot
 PLAIN_SECONDS = 5.0
 REFRESHES_PER_SECOND = 8
 RATE_SECONDS = 5.0  # A rate is that of the last few seconds.
-BAR_WIDTH = 28
+BAR_WIDTH = 20
 
 
 class Display(Protocol):
@@ -113,7 +113,7 @@ class Bars:
     def show(self, snapshot: Snapshot) -> None:
         for name, source in snapshot.sources.items():
             if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(name, total=None, start=False)
+                self._tasks[name] = self._progress.add_task(name, total=None)
             self._progress.update(
                 self._tasks[name],
                 total=None if source.total_count is None else max(source.total_count, 1),

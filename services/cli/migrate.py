@@ -17,6 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import DBAPIError
 
 import services
 from contracts.topics import Topic, topics
@@ -232,10 +233,10 @@ def _connected(environment: Mapping[str, str]) -> Migrated:
         raise NotReachable(f"Kafka does not answer at {bootstrap}: {error}") from error
     except OSError as error:  # A refused connection, a name nobody knows, a time-out.
         raise NotReachable(f"the database does not answer: {error}") from error
-    except asyncpg.PostgresError as error:
+    except (asyncpg.PostgresError, DBAPIError) as error:
         raise CommandFailed(
             f"the database refused: {error}",
-            advice="On a database of your own, run infra/roles.sql first",
+            advice="On a database of your own, infra/roles.sql is run first, by its administrator",
         ) from error
 
 

@@ -55,9 +55,7 @@ def test_a_problem_is_shown_in_words_and_the_exit_code_is_2(stub: Stub, annobus:
     ]
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(401, 5), (404, 2), (500, 1), (503, 4)]
-)
+@pytest.mark.parametrize(("status", "code"), [(401, 5), (404, 2), (500, 1), (503, 4)])
 def test_the_exit_code_follows_the_status(
     stub: Stub, annobus: Annobus, status: int, code: int
 ) -> None:

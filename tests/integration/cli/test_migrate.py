@@ -119,6 +119,20 @@ async def test_the_owner_makes_tables_that_a_service_may_use(cluster: Cluster) -
         await gateway.close()
 
 
+async def test_a_database_without_roles_and_schemas_is_refused_in_words(cluster: Cluster) -> None:
+    await cluster.create_database("bare")
+    environment = cluster.environment("bare")
+    connection = await asyncpg.connect(environment["ANNOBUS_DATABASE_URL"])
+    try:
+        await connection.execute("DROP SCHEMA annotator CASCADE")
+    finally:
+        await connection.close()
+    ended = await migrate(environment, "bare.")
+    assert ended.code == 1
+    assert "infra/roles.sql" in ended.talk
+    assert "Traceback" not in ended.talk
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [

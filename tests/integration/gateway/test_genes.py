@@ -1,12 +1,47 @@
 """Genes: lists, pages, filters; one gene by any name; documents kept in memory."""
 
-import pytest
-
 from contracts.messages import DocumentsRebuilt, NamespaceInvalidated
 from services.gateway.documents import Held
 from tests.integration.gateway.desk import PKD1, PKD2, TAFAZZIN, WWTR1, Desk
 
 APPROVED = [PKD1, PKD2, TAFAZZIN, WWTR1]
+ENSEMBL_ID = "ENSG00000008710"
+
+FILTERED = [
+    ("symbol", "pkd2,WWTR1,NOSUCH", [PKD2, WWTR1]),
+    ("hgnc_id", "hgnc:9008", [PKD1]),
+    ("entrez_id", "NCBIGene:5310,5311", [PKD1, PKD2]),
+    ("ensembl_gene_id", "ensg00000008710.2", [PKD1]),
+    ("locus_group", "g", APPROVED),
+    ("locus_group", "h", []),
+    ("locus_type", "x", []),
+]
+
+UNFIT = [
+    ("filter[pli]=0.9", "filter[symbol]"),
+    ("limit=3", "page[size]"),
+    ("page[size]=201", "200"),
+    ("page[size]=ten", "whole number"),
+    ("page[number]=6000", "5000"),
+    ("page[number]=2&page[after]=x", "alone"),
+    ("page[after]=x", "links.next"),
+    ("page[after]=WyJzeW1ib2wiLDEsIkEiXQ", "sort=hgnc_id"),  # The cursor of another sort.
+    ("page[total]=yes", "true"),
+    ("sort=score", "-symbol"),
+    ("fields[genes]=pli", "annotations"),
+    ("filter[symbol]=", "1 to 200"),
+    ("sort=symbol&sort=hgnc_id", "once"),
+]
+
+REFUSED = [
+    ("NOSUCH", 404, "gene-unknown", "HGNC"),
+    ("HGNC:99999999", 404, "gene-unknown", "HGNC"),
+    ("SHARED", 409, "gene-ambiguous", "HGNC:9009 (PKD2)"),
+    ("HGNC:50", 410, "gene-withdrawn", "HGNC:9008 (PKD1)"),
+    ("GONE1", 410, "gene-withdrawn", "no successor"),
+    ("x" * 101, 400, "parameter-invalid", "100"),
+    ("%00", 400, "parameter-invalid", "NUL"),
+]
 
 
 async def ids(desk: Desk, address: str = "/api/genes", **parameters: str) -> list[str]:
@@ -28,38 +63,28 @@ async def test_a_list_has_the_stored_documents_of_approved_genes(stocked: Desk) 
     assert document["meta"] == {"total": 4}
 
 
-@pytest.mark.parametrize("sort", ["hgnc_id", "-hgnc_id", "symbol", "-symbol"])
-async def test_pages_by_key_join_to_the_whole_list(stocked: Desk, sort: str) -> None:
-    whole = await ids(stocked, sort=sort)
-    assert sorted(whole) == sorted(APPROVED)
-    found: list[str] = []
-    address = f"/api/genes?sort={sort}&page[size]=1"
-    while address:
-        answer = (await stocked.client.get(address)).json()
-        found += [item["id"] for item in answer["data"]]
-        address = answer["links"]["next"]
-    assert found == whole
+async def test_pages_by_key_join_to_the_whole_list(stocked: Desk) -> None:
+    for sort in ("hgnc_id", "-hgnc_id", "symbol", "-symbol"):
+        whole = await ids(stocked, sort=sort)
+        assert sorted(whole) == sorted(APPROVED)
+        found: list[str] = []
+        address = f"/api/genes?sort={sort}&page[size]=1"
+        while address:
+            answer = (await stocked.client.get(address)).json()
+            found += [item["id"] for item in answer["data"]]
+            address = answer["links"]["next"]
+        assert found == whole
 
 
 async def test_a_page_by_number(stocked: Desk) -> None:
     assert await ids(stocked, **{"page[number]": "2", "page[size]": "3"}) == [WWTR1]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("symbol", "pkd2,WWTR1,NOSUCH", [PKD2, WWTR1]),
-        ("hgnc_id", "hgnc:9008", [PKD1]),
-        ("entrez_id", "NCBIGene:5310,5311", [PKD1, PKD2]),
-        ("ensembl_gene_id", "ensg00000008710.2", [PKD1]),
-        ("locus_group", "g", APPROVED),
-        ("locus_group", "h", []),
-        ("locus_type", "x", []),
-    ],
-)
-async def test_filters(stocked: Desk, name: str, value: str, expected: list[str]) -> None:
-    assert await ids(stocked, **{f"filter[{name}]": value, "page[total]": "true"}) == expected
-    assert await ids(stocked, **{f"filter[{name}]": value, "sort": "symbol"}) == expected
+async def test_filters(stocked: Desk) -> None:
+    for name, value, expected in FILTERED:
+        found = await ids(stocked, **{f"filter[{name}]": value, "page[total]": "true"})
+        assert found == expected, name
+        assert await ids(stocked, **{f"filter[{name}]": value, "sort": "symbol"}) == expected
 
 
 async def test_fields_choose_attributes(stocked: Desk) -> None:
@@ -70,62 +95,28 @@ async def test_fields_choose_attributes(stocked: Desk) -> None:
         assert item["attributes"] == {"symbol": "PKD1"}
 
 
-@pytest.mark.parametrize(
-    ("parameter", "accepted"),
-    [
-        ("filter[pli]=0.9", "filter[symbol]"),
-        ("limit=3", "page[size]"),
-        ("page[size]=201", "200"),
-        ("page[size]=ten", "whole number"),
-        ("page[number]=6000", "5000"),
-        ("page[number]=2&page[after]=x", "alone"),
-        ("page[after]=x", "links.next"),
-        ("page[after]=WyJzeW1ib2wiLDEsIkEiXQ", "sort=hgnc_id"),  # The cursor of another sort.
-        ("page[total]=yes", "true"),
-        ("sort=score", "-symbol"),
-        ("fields[genes]=pli", "annotations"),
-        ("filter[symbol]=", "1 to 200"),
-        ("sort=symbol&sort=hgnc_id", "once"),
-    ],
-)
-async def test_a_parameter_that_does_not_fit_is_named(
-    stocked: Desk, parameter: str, accepted: str
-) -> None:
-    answer = await stocked.client.get(f"/api/genes?{parameter}")
-    assert answer.status_code == 400
-    problem = answer.json()
-    assert accepted in problem["detail"]
-    assert problem["errors"][0]["pointer"].startswith("query ")
+async def test_a_parameter_that_does_not_fit_is_named(stocked: Desk) -> None:
+    for parameter, accepted in UNFIT:
+        answer = await stocked.client.get(f"/api/genes?{parameter}")
+        assert answer.status_code == 400, parameter
+        problem = answer.json()
+        assert accepted in problem["detail"]
+        assert problem["errors"][0]["pointer"].startswith("query ")
 
 
-@pytest.mark.parametrize(
-    "name", [PKD1, "hgnc:9008", "PKD1", "pkd1", "PBP", "5310", "NCBIGene:5310", "ENSG00000008710"]
-)
-async def test_a_gene_by_any_of_its_names(stocked: Desk, name: str) -> None:
-    answer = await stocked.client.get(f"/api/genes/{name}")
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["data"]["id"] == PKD1
+async def test_a_gene_by_any_of_its_names(stocked: Desk) -> None:
+    for name in (PKD1, "hgnc:9008", "PKD1", "pkd1", "PBP", "5310", "NCBIGene:5310", ENSEMBL_ID):
+        answer = await stocked.client.get(f"/api/genes/{name}")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["data"]["id"] == PKD1
 
 
-@pytest.mark.parametrize(
-    ("name", "status", "kind", "says"),
-    [
-        ("NOSUCH", 404, "gene-unknown", "HGNC"),
-        ("HGNC:99999999", 404, "gene-unknown", "HGNC"),
-        ("SHARED", 409, "gene-ambiguous", "HGNC:9009 (PKD2)"),
-        ("HGNC:50", 410, "gene-withdrawn", "HGNC:9008 (PKD1)"),
-        ("GONE1", 410, "gene-withdrawn", "no successor"),
-        ("x" * 101, 400, "parameter-invalid", "100"),
-        ("%00", 400, "parameter-invalid", "NUL"),
-    ],
-)
-async def test_a_name_of_no_gene_or_several_is_refused(
-    stocked: Desk, name: str, status: int, kind: str, says: str
-) -> None:
-    answer = await stocked.client.get(f"/api/genes/{name}")
-    assert answer.status_code == status, answer.text
-    assert answer.json()["type"] == f"urn:annobus:problem:{kind}"
-    assert says in answer.json()["detail"]
+async def test_a_name_of_no_gene_or_several_is_refused(stocked: Desk) -> None:
+    for name, status, kind, says in REFUSED:
+        answer = await stocked.client.get(f"/api/genes/{name}")
+        assert answer.status_code == status, answer.text
+        assert answer.json()["type"] == f"urn:annobus:problem:{kind}"
+        assert says in answer.json()["detail"]
 
 
 async def test_a_gene_whose_document_is_not_built_yet_is_not_called_unknown(

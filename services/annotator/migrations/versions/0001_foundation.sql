@@ -57,7 +57,7 @@ CREATE TABLE release_file (
 CREATE UNLOGGED TABLE staged (
     release_id uuid NOT NULL,
     hgnc_id text NOT NULL,
-    value jsonb COMPRESSION lz4 NOT NULL,
+    value jsonb STORAGE EXTERNAL NOT NULL,
     digest bytea NOT NULL,
     file_id bigint NOT NULL,
     position integer NOT NULL,
@@ -207,7 +207,7 @@ CREATE TABLE annotation (
     source text NOT NULL REFERENCES source,
     valid_from timestamptz NOT NULL,
     valid_to timestamptz NOT NULL DEFAULT 'infinity',
-    value jsonb COMPRESSION lz4,  -- NULL: the source had a value for this gene and has none any more.
+    value jsonb STORAGE EXTERNAL,  -- NULL: the source had a value for this gene and has none any more.
     digest bytea NOT NULL,
     release_id uuid NOT NULL REFERENCES release,
     file_id bigint NOT NULL REFERENCES release_file,

@@ -3,7 +3,8 @@ CREATE TABLE gene (
     hgnc_number integer GENERATED ALWAYS AS (substr(hgnc_id, 6)::integer) STORED,
     symbol text NOT NULL,
     version bigint NOT NULL,  -- Grows only when the bytes of the document change.
-    document jsonb COMPRESSION lz4 NOT NULL,
+    -- Not compressed: it is read far more often than it is written.
+    document jsonb STORAGE EXTERNAL NOT NULL,
     status text NOT NULL CHECK (status IN ('approved', 'withdrawn', 'merged')),
     name text,
     locus_group text,

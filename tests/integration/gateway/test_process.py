@@ -1,0 +1,150 @@
+"""The gateway's process: it serves without Kafka, relays with it, and hears what is said there."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from contracts.messages import DocumentsRebuilt
+from contracts.topics import topics
+from infra.cluster import Cluster
+from services.chassis.outbox import envelope
+from tests.system import ROOT, Database
+
+DEADLINE_SECONDS = 30
+NOWHERE = "127.0.0.1:9"  # The port "discard": nothing listens there.
+
+
+@asynccontextmanager
+async def running(database: Database, **environment: str) -> AsyncIterator[httpx2.AsyncClient]:
+    port = _free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.gateway"),
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "GATEWAY_DATABASE_URL": database.environment["GATEWAY_DATABASE_URL"],
+            "GATEWAY_PORT": str(port),
+            **environment,
+        },
+    )
+    url = f"http://127.0.0.1:{port}"
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+        try:
+            await eventually(lambda: _answers(client, "/livez"))
+            yield client
+        finally:
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                code = await process.wait()
+    assert code == 0
+
+
+async def eventually(check: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await check():
+            await asyncio.sleep(0.05)
+
+
+async def _answers(client: httpx2.AsyncClient, path: str) -> bool:
+    try:
+        return (await client.get(path)).status_code == httpx2.codes.OK
+    except httpx2.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_commands_are_accepted_and_reads_answered_without_kafka(database: Database) -> None:
+    async with running(database, ANNOBUS_KAFKA_BOOTSTRAP=NOWHERE) as client:
+        assert (await client.post("/api/runs", json={"all": True})).status_code == 202
+        assert (await client.get("/api/genes")).status_code == 200
+        ready = await client.get("/readyz?verbose")
+        assert ready.status_code == 503
+        checks = ready.json()["checks"]
+        assert checks["kafka"]["problems"] == ["Kafka is not reached yet"]
+        assert checks["schema"]["problems"] == []
+    async with database.connect("gateway") as connection:
+        assert await connection.fetchval("SELECT count(*) FROM outbox") == 1
+
+
+async def test_a_database_that_is_gone_is_503_with_a_time_to_come_back(
+    database: Database,
+) -> None:
+    nobody = database.environment["GATEWAY_DATABASE_URL"].rsplit("@", 1)[0] + "@127.0.0.1:9/x"
+    gone = Database("gone", database.environment | {"GATEWAY_DATABASE_URL": nobody})
+    async with running(gone, ANNOBUS_KAFKA_BOOTSTRAP=NOWHERE) as client:
+        for request in (client.get("/api/genes"), client.post("/api/runs", json={"all": True})):
+            answer = await request
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
+    cluster: Cluster, database: Database, topic_prefix: str
+) -> None:
+    bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics(
+        [NewTopic(topic.name, topic.partitions, 1) for topic in topics([], topic_prefix)]
+    )
+    await admin.close()
+    async with database.connect() as connection:
+        await connection.execute(
+            """INSERT INTO cache.gene (hgnc_id, symbol, version, document, status, annotation_count)
+               VALUES ('HGNC:9008', 'PKD1', 1, '{"symbol": "PKD1"}', 'approved', 0)"""
+        )
+        settings = {"ANNOBUS_KAFKA_BOOTSTRAP": bootstrap, "ANNOBUS_TOPIC_PREFIX": topic_prefix}
+        async with running(database, **settings) as client:
+            await eventually(lambda: _answers(client, "/readyz"))
+            started = await client.post("/api/runs", json={"all": True})
+            (record,) = await _records(bootstrap, f"{topic_prefix}pipeline.commands.v1", 1)
+            assert record.key.decode() == started.json()["data"]["id"]
+            assert dict(record.headers)["ce_type"] == b"annobus.run.start.v1"
+
+            first = await client.get("/api/genes/HGNC:9008")
+            await connection.execute(
+                "UPDATE cache.gene SET version = 2, document = document || '{\"new\": 1}'"
+            )
+            await _publish(bootstrap, topic_prefix, DocumentsRebuilt(versions={"HGNC:9008": 2}))
+
+            async def changed() -> bool:
+                answer = await client.get("/api/genes/HGNC:9008")
+                return bool(answer.headers["etag"] != first.headers["etag"])
+
+            await eventually(changed)
+
+
+async def _records(bootstrap: str, topic: str, count: int) -> list[Any]:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return [await anext(consumer) for _ in range(count)]
+    finally:
+        await consumer.stop()
+
+
+async def _publish(bootstrap: str, prefix: str, message: DocumentsRebuilt) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    headers = [(name, value.encode()) for name, value in envelope(message).items()]
+    await producer.send_and_wait(
+        prefix + message.topic, message.model_dump_json().encode(), headers=headers
+    )
+    await producer.stop()

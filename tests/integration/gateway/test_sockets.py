@@ -1,0 +1,263 @@
+"""Progress sockets: snapshot first, numbered frames, resumption, silence, slow and lost clients."""
+
+import asyncio
+import socket as sockets
+import time
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from websockets.exceptions import ConnectionClosed
+
+from contracts.messages import BatchAnnotated, RunProgress
+from services.gateway import sockets as gateway_sockets
+from services.gateway.__main__ import Reads
+from tests.integration.gateway.desk import DEADLINE_SECONDS, Desk, frame, frames_until
+
+ANNOTATED = "annobus.batch.annotated.v1"
+COMPLETED = "annobus.run.completed.v1"
+
+
+async def closing(path: str, desk: Desk) -> ConnectionClosed:
+    """How the gateway ends a socket."""
+    async with desk.socket(path) as socket:
+        with pytest.raises(ConnectionClosed) as closed:
+            await frames_until(socket, type="never")
+    return closed.value
+
+
+async def test_a_run_that_nobody_has_planned_yet_is_planning(desk: Desk) -> None:
+    run_id = await desk.start()
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        first = await frame(socket)
+    assert first["type"] == "snapshot"
+    assert first["run_id"] == str(run_id)
+    assert (first["seq"], first["status"], first["progress"]) == (0, "planning", None)
+    assert first["sources"]["hpo"]["state"] == "waiting"
+
+
+async def test_a_run_is_told_from_its_plan_to_its_end(desk: Desk) -> None:
+    run_id = await desk.start()
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        await frame(socket)
+        await desk.plan(run_id)
+        planned = await frames_until(socket, event="annobus.run.planned.v1")
+        assert planned[-1]["message"] == "planned: 200 genes from hgnc, ensembl, hpo"
+        await desk.work(run_id, done=100)
+        told = await frames_until(socket, event=ANNOTATED)
+        assert told[-1]["data"]["done_count"] == 100
+        assert told[-1]["progress"] == 16.6
+        await desk.finish(run_id)
+        ended = await frames_until(socket, type="snapshot", status="completed")
+
+    assert ended[-1]["progress"] == 100
+    seqs = [found["seq"] for found in (*planned, *told, *ended)]
+    assert seqs == sorted(seqs)
+    facts = [found["seq"] for found in (*planned, *told, *ended) if found["type"] == "fact"]
+    assert facts == [1, 2, 3]
+    assert ended[-2]["event"] == COMPLETED
+
+
+async def test_facts_are_replayed_after_the_last_one_a_client_has(desk: Desk) -> None:
+    run_id = await desk.start()
+    await desk.plan(run_id)
+    for _ in range(450):  # More than one answer of the database holds.
+        await desk.work(run_id, done=0)
+    async with desk.socket(f"/ws/jobs/{run_id}?after=3") as socket:
+        first = await frame(socket)
+        assert (first["type"], first["seq"]) == ("snapshot", 451)
+        replayed = await frames_until(socket, type="fact", seq=451)
+        await desk.work(run_id, done=1)
+        live = await frames_until(socket, type="fact", seq=452)
+    facts = [found["seq"] for found in (*replayed, *live) if found["type"] == "fact"]
+    assert facts == list(range(4, 453))
+
+
+async def test_a_message_of_the_bus_is_passed_on_at_once_and_in_order(desk: Desk) -> None:
+    run_id = await desk.start()
+    await desk.plan(run_id)
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        await frame(socket)
+        seq = await desk.work(run_id, done=50)
+        started = time.monotonic()
+        # The fact comes before its snapshot, and twice; the snapshot is lost.
+        fact = BatchAnnotated(
+            run_id=run_id,
+            seq=seq,
+            batch_id=uuid4(),
+            source="ensembl",
+            done_count=50,
+            no_data_count=0,
+        )
+        await desk.handlers.on_run_fact(fact)
+        await desk.handlers.on_run_fact(fact)
+        told = await frames_until(socket, type="fact")
+        seconds = time.monotonic() - started
+        following = await frame(socket)
+    assert told[-1]["sources"]["ensembl"]["done_count"] == 50
+    assert seconds < 0.4  # Silence would have been noticed after 0.5 s.
+    assert (following["type"], following["seq"]) == ("snapshot", seq)
+
+
+async def test_an_older_snapshot_is_not_passed_on(desk: Desk) -> None:
+    run_id = await desk.start()
+    await desk.plan(run_id, seq=7)
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        await frame(socket)
+        older = RunProgress(
+            run_id=run_id,
+            seq=6,
+            state="planning",
+            total_count=None,
+            done_count=0,
+            no_data_count=0,
+            failed_count=0,
+            sources={},
+        )
+        await desk.handlers.on_run_progress(older)
+        again = await frame(socket)
+    assert (again["seq"], again["status"]) == (7, "running")
+
+
+async def test_an_active_run_is_never_silent_for_long_and_asks_once_for_all(desk: Desk) -> None:
+    run_id = await desk.start()
+    await desk.plan(run_id)
+    async with asyncio.TaskGroup() as tasks:
+
+        async def longest_silence() -> float:
+            async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+                await frame(socket)
+                longest = 0.0
+                for _ in range(4):
+                    started = time.monotonic()
+                    await frame(socket)
+                    longest = max(longest, time.monotonic() - started)
+                return longest
+
+        waits = [tasks.create_task(longest_silence()) for _ in range(50)]
+        # All are seated at one run with one refresher.
+        await asyncio.wait(waits, timeout=1)
+        assert len(desk.live._runs) == 1  # noqa: SLF001
+        assert len(desk.live._refreshers) == 1  # noqa: SLF001
+    assert max(wait.result() for wait in waits) < 1.0
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while desk.live._runs:  # noqa: SLF001
+            await asyncio.sleep(0.01)
+
+
+async def test_an_unknown_run_is_closed_with_4404(desk: Desk) -> None:
+    for run_id in (uuid4(), "seven"):
+        closed = await closing(f"/ws/jobs/{run_id}", desk)
+        assert closed.rcvd is not None
+        assert closed.rcvd.code == 4404
+
+
+async def test_a_seq_that_is_no_number_is_refused(desk: Desk) -> None:
+    run_id = await desk.start()
+    closed = await closing(f"/ws/jobs/{run_id}?after=x", desk)
+    assert closed.rcvd is not None
+    assert (closed.rcvd.code, "whole number" in closed.rcvd.reason) == (4400, True)
+
+
+async def test_a_finished_run_is_told_once_and_closed_after_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_sockets, "LINGER_SECONDS", 1.0)
+    run_id = await desk.start()
+    await desk.plan(run_id)
+    await desk.finish(run_id)
+    async with desk.socket(f"/ws/jobs/{run_id}?after=0") as socket:
+        frames = [await frame(socket) for _ in range(3)]
+        with pytest.raises(ConnectionClosed) as closed:
+            await frame(socket)
+    assert [found["type"] for found in frames] == ["snapshot", "fact", "fact"]
+    assert frames[0]["progress"] == 100
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1000
+
+
+async def test_sockets_above_the_limit_are_asked_to_come_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_sockets, "SOCKETS_MAX", 1)
+    run_id = await desk.start()
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        await frame(socket)
+        closed = await closing(f"/ws/jobs/{run_id}", desk)
+    assert closed.rcvd is not None
+    assert closed.rcvd.code == 1013
+
+
+async def test_all_active_runs_share_a_socket(desk: Desk) -> None:
+    async with desk.socket("/api/progress/ws") as socket:
+        assert (await frame(socket))["status"] == "idle"
+        first = await desk.start()
+        await desk.plan(first)
+        await frames_until(socket, type="snapshot", run_id=str(first), status="running")
+        second = await desk.start()
+        # Both go on while one is told of often.
+        await frames_until(socket, run_id=str(second), status="planning")
+        await desk.work(first, done=5)
+        await frames_until(socket, type="fact", run_id=str(first), event=ANNOTATED)
+        await frames_until(socket, run_id=str(second), status="planning")
+        await desk.finish(first)
+        await frames_until(socket, type="fact", run_id=str(first), event=COMPLETED)
+        await frames_until(socket, type="snapshot", run_id=str(first), status="completed")
+        await desk.plan(second)
+        await desk.finish(second)
+        await frames_until(socket, type="snapshot", run_id=str(second), status="completed")
+        await frames_until(socket, status="idle")
+
+
+async def test_a_database_that_does_not_answer_is_told_and_the_socket_stays(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await desk.start()
+    await desk.plan(run_id)
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        await frame(socket)
+
+        async def fail(_: object) -> RunProgress:
+            raise OperationalError("SELECT", None, Exception("gone"))
+
+        monkeypatch.setattr(desk.live, "_read", fail)
+        while "does not answer" not in (await frame(socket))["message"]:
+            pass
+        monkeypatch.setattr(desk.live, "_read", Reads(desk.engine).progress)
+        while "does not answer" in (await frame(socket))["message"]:
+            pass
+
+
+async def test_a_client_that_does_not_read_delays_nobody_and_is_closed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_sockets, "SEND_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(gateway_sockets, "CLOSE_SECONDS_MAX", 0.5)
+    run_id = await desk.start()
+    await desk.plan(run_id)
+    await desk.execute(  # Enough for all buffers in between.
+        """INSERT INTO annotator.run_fact (run_id, seq, type, body)
+           SELECT $1, n, 'annobus.test.v1', jsonb_build_object('pad', repeat('x', 5000))
+           FROM generate_series(2, 4000) n""",
+        run_id,
+    )
+    await desk.execute("UPDATE annotator.run SET seq = 4000 WHERE id = $1", run_id)
+    deaf = sockets.socket()
+    deaf.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    deaf.connect(("127.0.0.1", desk.port))
+    request = (
+        f"GET /ws/jobs/{run_id}?after=0 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n"
+    )
+    deaf.sendall(request.encode())
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        await frame(socket)
+        await desk.work(run_id, done=1)
+        started = time.monotonic()
+        await frames_until(socket, type="fact", seq=4001)
+        assert time.monotonic() - started < 2
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while desk.live._runs:  # noqa: SLF001  # Nobody is seated any more.
+            await asyncio.sleep(0.02)
+    deaf.close()

@@ -1,0 +1,97 @@
+"""Documents in memory: nothing older than what was heard of is kept (D20)."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway import documents
+from services.gateway.documents import Documents, Held
+
+GENE = "HGNC:9008"
+
+
+def held(version: int, size: int = 10) -> Held:
+    return Held(version, f'"{version}"', b"x" * size)
+
+
+def build_documents() -> Documents:
+    found = Documents()
+    found.trust(True)
+    return found
+
+
+def version_of(found: Documents) -> int | None:
+    kept = found.get(GENE)
+    return kept.version if kept else None
+
+
+def test_what_was_read_before_an_invalidation_is_not_kept_after_it() -> None:
+    found = build_documents()
+    generation = found.generation
+    found.hear({GENE: 2})
+    found.keep(GENE, held(1), generation)
+    assert version_of(found) is None
+    found.keep(GENE, held(2), generation)
+    assert version_of(found) == 2
+
+
+def test_an_invalidated_namespace_refuses_reads_that_began_before() -> None:
+    found = build_documents()
+    generation = found.generation
+    found.invalidate("genes", 3)
+    found.keep(GENE, held(9), generation)
+    assert version_of(found) is None
+    generation = found.generation
+    found.invalidate("genes", 3)  # Heard of twice.
+    found.invalidate("panels", 8)
+    found.keep(GENE, held(9), generation)
+    assert version_of(found) == 9
+
+
+def test_nothing_is_kept_or_served_across_a_lost_consumer() -> None:
+    found = build_documents()
+    generation = found.generation
+    found.keep(GENE, held(1), generation)
+    found.trust(False)
+    assert version_of(found) is None
+    found.keep(GENE, held(1), found.generation)
+    assert version_of(found) is None
+    found.trust(True)
+    found.keep(GENE, held(1), generation)  # Read while nobody listened.
+    assert version_of(found) is None
+
+
+def test_memory_is_bounded_by_bytes() -> None:
+    found = build_documents()
+    size = documents.BYTES_MAX // 10
+    for number in range(50):
+        found.keep(f"HGNC:{number}", held(1, size), found.generation)
+    kept = [number for number in range(50) if found.get(f"HGNC:{number}")]
+    assert 1 <= len(kept) <= 10
+    assert kept[-1] == 49
+    found.keep(GENE, held(1, documents.BYTES_MAX), found.generation)  # Larger than all.
+    assert version_of(found) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["hear", "read", "keep", "forget"]), st.integers(1, 5)),
+        max_size=30,
+    )
+)
+def test_a_document_older_than_one_heard_of_is_never_served(steps: list[tuple[str, int]]) -> None:
+    found = build_documents()
+    heard = 0
+    generation = found.generation
+    for step, version in steps:
+        match step:
+            case "hear":
+                found.hear({GENE: version})
+                heard = max(heard, version)
+            case "read":
+                generation = found.generation
+            case "keep":
+                found.keep(GENE, held(version), generation)
+            case "forget":
+                found.invalidate("genes", version)
+        served = version_of(found)
+        assert served is None or served >= heard
