@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 GENES_MAX = 50_000  # Genes in one command; 0.7 MB, below a broker's message limit.
 
 RunState = Literal["planning", "running", "completed", "completed_with_errors", "failed"]
+RunEndState = Literal["completed", "completed_with_errors", "failed"]
 SourceState = Literal["waiting", "running", "completed", "failed"]
+SourceEndState = Literal["completed", "failed"]
 ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running"})
 
 
@@ -44,7 +46,7 @@ class RunMessage(Message):
         return str(self.run_id)
 
 
-# ------------------------------------------------------------------ pipeline.commands.v1
+# pipeline.commands.v1
 
 
 class StartRun(RunMessage):
@@ -68,7 +70,7 @@ class InvalidateNamespace(Message):
         return self.namespace
 
 
-# ------------------------------------------------------------ annotation.work.<source>.v1
+# annotation.work.<source>.v1
 
 
 class AnnotateBatch(Message):
@@ -86,7 +88,7 @@ class AnnotateBatch(Message):
         return self.topic.format(source=self.source)
 
 
-# -------------------------------------------------------------------- pipeline.events.v1
+# pipeline.events.v1
 
 
 class RunFact(RunMessage):
@@ -97,6 +99,8 @@ class RunFact(RunMessage):
 
 
 class RunPlanned(RunFact):
+    """How many genes a run is over is known, and its batches are cut."""
+
     type: ClassVar[str] = "annobus.run.planned.v1"
     gene_count: int
     sources: tuple[str, ...]
@@ -127,7 +131,7 @@ class SourceCompleted(RunFact):
 
     type: ClassVar[str] = "annobus.source.completed.v1"
     source: str
-    state: SourceState
+    state: SourceEndState
     done_count: int
     no_data_count: int
     failed_count: int
@@ -137,13 +141,13 @@ class RunCompleted(RunFact):
     """The run has ended, exactly once."""
 
     type: ClassVar[str] = "annobus.run.completed.v1"
-    state: RunState
+    state: RunEndState
     done_count: int
     no_data_count: int
     failed_count: int
 
 
-# ------------------------------------------------------------------ pipeline.progress.v1
+# pipeline.progress.v1
 
 
 class SourceProgress(BaseModel):
@@ -176,7 +180,7 @@ class RunProgress(RunMessage):
     sources: Mapping[str, SourceProgress]
 
 
-# ------------------------------------------------------------------ annotation.changes.v1
+# annotation.changes.v1
 
 
 class AnnotationsChanged(Message):
@@ -206,7 +210,7 @@ class ReleaseStored(Message):
         return self.source
 
 
-# ----------------------------------------------------------------------- cache.events.v1
+# cache.events.v1
 
 
 class DocumentsRebuilt(Message):

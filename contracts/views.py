@@ -80,6 +80,8 @@ class AnnotationV1(View):
 
 
 class RunV1(View):
+    """What is true of a run's execution."""
+
     view: ClassVar[str] = "annotator.run_v1"
     run_id: UUID
     state: RunState
@@ -91,6 +93,8 @@ class RunV1(View):
 
 
 class RunSourceV1(View):
+    """How many genes of a run each source has settled, by outcome."""
+
     view: ClassVar[str] = "annotator.run_source_v1"
     run_id: UUID
     source: str
@@ -108,6 +112,8 @@ class RunSourceV1(View):
 
 
 class RunFactV1(View):
+    """The facts of a run in order; a client resumes after the last `seq` it saw."""
+
     view: ClassVar[str] = "annotator.run_fact_v1"
     run_id: UUID
     seq: int
@@ -117,6 +123,8 @@ class RunFactV1(View):
 
 
 class BatchV1(View):
+    """The work items, those of runs and those of sources."""
+
     view: ClassVar[str] = "annotator.batch_v1"
     batch_id: UUID
     kind: Literal["release", "store", "fetch"]
@@ -132,6 +140,8 @@ class BatchV1(View):
 
 
 class SourceV1(View):
+    """What a source says of itself, and its newest release that readers may rely on."""
+
     view: ClassVar[str] = "annotator.source_v1"
     name: str
     title: str
@@ -151,6 +161,8 @@ class SourceV1(View):
 
 
 class ReleaseV1(View):
+    """Every release that was fetched, whatever became of it."""
+
     view: ClassVar[str] = "annotator.release_v1"
     release_id: UUID
     source: str
@@ -198,6 +210,8 @@ class CachedGeneV1(View):
 
 
 class NamespaceV1(View):
+    """The parts of the cache that are invalidated together."""
+
     view: ClassVar[str] = "cache.namespace_v1"
     namespace: str
     epoch: int

@@ -30,9 +30,6 @@ Identifier = Literal["hgnc_id", "entrez_id", "ensembl_gene_id"]
 BatchKind = Literal["release", "store", "fetch"]
 
 
-# ------------------------------------------------------------------------- what a source is
-
-
 @dataclass(frozen=True)
 class RemoteFile:
     """A file of a release; `path` follows the source's base URL."""
@@ -226,9 +223,6 @@ def batch_size(source: Source) -> int:
     return getattr(source, "page_size", STORE_GENES_MAX)
 
 
-# --------------------------------------------------------------------- values and versions
-
-
 def canonical(value: BaseModel) -> bytes:
     """A value's one spelling in JSON: equal values are equal bytes."""
     return orjson.dumps(value.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
@@ -256,9 +250,6 @@ class Offered:
         self.values.append(content.decode() if content is not None else None)
         self.digests.append(digest(content) if content is not None else b"")
         self.positions.append(answer.position)
-
-
-# ------------------------------------------------------------------------------- batches
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import structlog
 from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.chassis.settings import ServiceSettings
@@ -23,7 +24,7 @@ LOCK_RETRY_SECONDS = 0.5
 RECONNECT_SECONDS = 0.5
 
 # What a lost, refused or restarting database raises; all of it is worth another try.
-CONNECTION_ERRORS = (OSError, DBAPIError, InterfaceError, PostgresError)
+CONNECTION_ERRORS = (OSError, DBAPIError, PoolExhausted, InterfaceError, PostgresError)
 
 
 def _arguments(application: str) -> dict[str, Any]:

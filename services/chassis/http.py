@@ -248,6 +248,7 @@ async def serve(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
         timeout_graceful_shutdown=DRAIN_SECONDS,
         ws_max_size=64 * 1024,
         ws_ping_interval=20,
+        ws_per_message_deflate=False,  # A frame is made once for all; this would pack it for each.
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(), name="http")

@@ -58,7 +58,7 @@ def envelope(message: Message) -> dict[str, str]:
         "ce_type": message.type,
         "ce_subject": message.subject(),
         "ce_time": datetime.now(UTC).isoformat(),
-        "ce_dataschema": f"{type(message).__name__}.v1.json",
+        "ce_dataschema": f"urn:annobus:schema:{type(message).__name__}.v1",
         "content-type": "application/json",
     }
 

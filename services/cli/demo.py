@@ -53,7 +53,7 @@ def demo(
             advice="Use it: annobus runs start --all --watch; or stop it: annobus down",
         )
     say = _Clock()
-    say("annobus demo: a real Kafka, a real PostgreSQL, three services and all human genes")
+    say("annobus demo: PostgreSQL, Kafka, three services and all human genes")
     try:
         code = signals.run(lambda: _demo(options, say, once, json))
     except InfraError as error:

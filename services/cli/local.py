@@ -93,7 +93,7 @@ def address_lines(url: str) -> list[str]:
         f"one gene     {url}/api/genes/PKD1",
         f"all genes    {url}/api/genes?page[number]=1",
         f"sources      {url}/api/sources",
-        f"all progress ws{url.removeprefix('http')}/api/progress/ws",
+        f"all runs     ws{url.removeprefix('http')}/api/progress/ws",
     ]
 
 

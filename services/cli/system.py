@@ -72,9 +72,7 @@ class System:
     async def _start(self) -> None:
         clock = asyncio.get_running_loop()
         began = clock.time()
-        self._say(
-            "preparing PostgreSQL and Kafka (a first start resolves Kafka's jars: be patient)"
-        )
+        self._say("preparing PostgreSQL and Kafka (a first start resolves Kafka's jars)")
         await self._cluster.prepare()
         self._keeper = asyncio.create_task(self._keep_state(), name="state")
         environment = self._cluster.environment()

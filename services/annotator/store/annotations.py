@@ -114,15 +114,17 @@ async def _store(
             text(f"""
                 WITH fresh AS MATERIALIZED ({fresh}),
                 standing AS MATERIALIZED (
-                    SELECT a.hgnc_id, f.digest AS offered, a.digest = f.digest AS same,
+                    SELECT a.row, f.digest AS offered, a.digest = f.digest AS same,
                            a.retrieved_at > :retrieved_at AS newer
-                    FROM fresh f JOIN annotation a
-                        ON a.hgnc_id = f.hgnc_id AND a.source = :source
-                       AND a.valid_to = 'infinity'
+                    FROM fresh f CROSS JOIN LATERAL (  -- One index look-up per gene.
+                        SELECT a.ctid AS row, a.digest, a.retrieved_at FROM annotation a
+                        WHERE a.hgnc_id = f.hgnc_id AND a.source = :source
+                          AND a.valid_to = 'infinity' LIMIT 1
+                    ) a
                 ), closed AS (
                     UPDATE annotation a SET valid_to = :now FROM standing s
-                    WHERE a.hgnc_id = s.hgnc_id AND a.source = :source
-                      AND a.valid_to = 'infinity' AND NOT s.same AND NOT s.newer
+                    WHERE a.ctid = s.row  -- The lock keeps every row where it is.
+                      AND NOT s.same AND NOT s.newer
                     RETURNING a.hgnc_id
                 )
                 SELECT (SELECT count(*) FROM fresh WHERE digest <> '\\x') AS offered,

@@ -141,8 +141,9 @@ async def count_stored(tx: AsyncConnection, batch: Batch, changed: list[str]) ->
                    count(*) FILTER (WHERE g.hgnc_id = ANY(CAST(:changed AS text[]))) AS changed
             FROM run_source rs JOIN run ON run.id = rs.run_id
             CROSS JOIN unnest(CAST(:genes AS text[])) AS g (hgnc_id)
-            LEFT JOIN annotation a ON a.hgnc_id = g.hgnc_id AND a.source = :source
-                AND a.valid_to = 'infinity'
+            LEFT JOIN LATERAL (
+                SELECT a.value FROM annotation a WHERE a.hgnc_id = g.hgnc_id
+                AND a.source = :source AND a.valid_to = 'infinity' LIMIT 1) a ON true
             WHERE rs.source = :source AND rs.release_id = :release_id AND rs.state = 'running'
               AND (run.all_genes OR EXISTS (
                   SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
@@ -330,8 +331,9 @@ async def _count_present(
                 SELECT count(*) FILTER (WHERE NOT dead AND a.value IS NOT NULL) AS done,
                        count(*) FILTER (WHERE NOT dead AND a.value IS NULL) AS no_data,
                        count(*) FILTER (WHERE dead) AS failed
-                FROM settled LEFT JOIN annotation a ON a.hgnc_id = settled.hgnc_id
-                    AND a.source = :source AND a.valid_to = 'infinity'
+                FROM settled LEFT JOIN LATERAL (
+                    SELECT a.value FROM annotation a WHERE a.hgnc_id = settled.hgnc_id
+                    AND a.source = :source AND a.valid_to = 'infinity' LIMIT 1) a ON true
             """),
             {"run_id": run_id, "source": source, "release_id": release_id},
         )

@@ -51,6 +51,8 @@ class Release:
 
 
 async def allow_long_transaction(tx: AsyncConnection) -> None:
+    # Switched off first: PostgreSQL does not move the end of a timeout that runs already.
+    await tx.execute(text("SET LOCAL transaction_timeout = 0"))
     await tx.execute(text(f"SET LOCAL transaction_timeout = '{LONG_TRANSACTION}'"))
 
 
@@ -212,9 +214,6 @@ async def record_page(
     return row.release_id, row.id
 
 
-# ------------------------------------------------------------------------------- staging
-
-
 async def get_catalogue(tx: AsyncConnection) -> Catalogue:
     """All approved genes, in the order of their numbers."""
     rows = await tx.execute(
@@ -342,9 +341,6 @@ async def _require_lease(tx: AsyncConnection, batch_id: UUID, lease_token: int) 
     )
     if not held:
         raise LeaseLost(f"batch {batch_id}, token {lease_token}")
-
-
-# ---------------------------------------------------------------------------- acceptance
 
 
 async def accept_release(tx: AsyncConnection, release: Release) -> None:

@@ -21,8 +21,8 @@ async def list_sources(connection: AsyncConnection) -> list[Row]:
     rows = await connection.execute(
         text("""
             SELECT name, title, kind, is_catalogue, identifier, homepage, licence, citation,
-                   ttl_seconds, release_id, release, synthetic, checked_at, stored_at,
-                   annotation_count
+                   ttl_seconds, release_id::text AS release_id, release, synthetic, checked_at,
+                   stored_at, annotation_count
             FROM annotator.source_v1 ORDER BY NOT is_catalogue, name
         """)
     )

@@ -71,8 +71,11 @@ async def list_documents(connection: AsyncConnection, query: Query) -> list[Docu
     rows = await connection.execute(
         text(f"""
             SELECT hgnc_id, hgnc_number, symbol, version, {_content(query.fields)} AS document
-            FROM cache.gene_v1 WHERE {" AND ".join(conditions)}
-            ORDER BY {order} LIMIT :limit OFFSET :offset
+            FROM (  -- Only the page's documents become text, not those that are skipped.
+                SELECT hgnc_id, hgnc_number, symbol, version, document
+                FROM cache.gene_v1 WHERE {" AND ".join(conditions)}
+                ORDER BY {order} LIMIT :limit OFFSET :offset
+            ) page ORDER BY {order}
         """),
         parameters,
     )

@@ -121,28 +121,29 @@ async def list_facts(
 
 
 def _run(row: RowMapping) -> Run:
+    run_id = UUID(bytes=row["id"].bytes)  # The driver's own class is none that JSON knows.
     published = orjson.loads(row["sources"]) if row["sources"] else {}
     sources = {
         name: SourceProgress.model_validate(published[name]) if name in published else _waiting()
         for name in row["ordered_sources"]
     }
     return Run(
-        id=row["id"],
+        id=run_id,
         name=row["name"],
         gene_count=row["gene_count"],
         requested_at=row["requested_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
-        progress=_progress(row, sources),
+        progress=_progress(run_id, row, sources),
         source_times={name: _times(published.get(name, {})) for name in sources},
     )
 
 
-def _progress(row: RowMapping, sources: dict[str, SourceProgress]) -> RunProgress:
+def _progress(run_id: UUID, row: RowMapping, sources: dict[str, SourceProgress]) -> RunProgress:
     totals = [source.total_count for source in sources.values()]
     known = [total for total in totals if total is not None]
     return RunProgress(
-        run_id=row["id"],
+        run_id=run_id,
         seq=row["seq"] or 0,
         state=row["state"] or "planning",
         total_count=sum(known) if len(known) == len(totals) else None,

@@ -156,10 +156,11 @@ async def test_a_relay_outlives_its_database_session(database: Database) -> None
                 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                 WHERE application_name = 'relay-gateway' AND datname = current_database()""")
         assert killed == 1
-        broker.arrived.clear()
         await add(engine, "b")
         async with asyncio.timeout(10):
-            await broker.arrived.wait()
+            while "b" not in broker.keys():
+                await asyncio.sleep(0.01)
         relay.cancel()
         await asyncio.wait({relay})
-    assert broker.keys() == ["a", "b"]
+    # Killed between the broker's answer and its delete, it sends a row twice, and never too late.
+    assert list(dict.fromkeys(broker.keys())) == ["a", "b"]

@@ -25,14 +25,13 @@ ADDRESSES = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, annobus: Annobus) -> Iterator[Path]:
-    """The state folder of a system that is gone afterwards, whatever became of it."""
-    folder = tmp_path / "state folder"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One state folder for all, so that only the first start is a first start."""
+    folder = tmp_path_factory.mktemp("local") / "state folder"
     yield folder
-    annobus("down", "--state", str(folder))
-    if folder.exists():
-        Cluster(folder, variables={}).remove()
+    subprocess.run([*COMMAND, "down", "--state", str(folder)], cwd=ROOT, check=True, timeout=60)
+    Cluster(folder, variables={}).remove()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -95,7 +94,7 @@ def test_up_status_restart_and_down(folder: Path, annobus: Annobus) -> None:
     assert down.returncode == 0, down.stderr
     assert down.stderr.splitlines()[-1] == "stopped"
     for pid in (found.pid, *(process.pid for process in found.processes.values())):
-        assert pid is not None
+        assert pid is not None, found
         assert state.started_at(pid) is None
     assert annobus("status", *here).returncode == 4
 

@@ -141,6 +141,16 @@ class Desk:
             *(run_id, seq, kind, orjson.dumps(whole).decode()),
         )
 
+    async def add_facts(self, run_id: UUID, *, up_to: int, size: int = 0) -> None:
+        """Facts after the first, of a type that no gateway knows."""
+        await self.execute(
+            """INSERT INTO annotator.run_fact (run_id, seq, type, body)
+               SELECT $1, n, 'annobus.test.v1', jsonb_build_object('pad', repeat('x', $3))
+               FROM generate_series(2, $2::integer) n""",
+            *(run_id, up_to, size),
+        )
+        await self.execute("UPDATE annotator.run SET seq = $2 WHERE id = $1", run_id, up_to)
+
     async def work(self, run_id: UUID, *, done: int, no_data: int = 0, failed: int = 0) -> int:
         """A stored batch of ensembl: counters, seq and the fact, as one transaction writes them."""
         async with self.database.connect() as connection, connection.transaction():

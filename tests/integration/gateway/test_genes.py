@@ -170,7 +170,14 @@ async def test_nothing_is_kept_while_changes_would_not_be_heard_of(stocked: Desk
 async def test_sources_and_namespaces(stocked: Desk) -> None:
     assert await ids(stocked, "/api/sources") == ["hgnc", "ensembl", "hpo"]
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
-    assert source["annotation_count"] == 0
+    assert (source["annotation_count"], source["release"]) == (0, None)
+    await stocked.execute(
+        """INSERT INTO annotator.release (source, version, state, parser_version, retrieved_at,
+               checked_at, accepted_at, stored_at)
+           VALUES ('hpo', '2025-01-16', 'stored', 1, now(), now(), now(), now())"""
+    )
+    source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
+    assert source["release"] == "2025-01-16"
     assert (await stocked.client.get("/api/sources/clinvar")).status_code == 404
 
     assert await ids(stocked, "/api/cache/namespaces") == ["genes"]

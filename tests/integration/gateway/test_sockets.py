@@ -6,12 +6,10 @@ import time
 from uuid import uuid4
 
 import pytest
-from sqlalchemy.exc import OperationalError
 from websockets.exceptions import ConnectionClosed
 
 from contracts.messages import BatchAnnotated, RunProgress
 from services.gateway import sockets as gateway_sockets
-from services.gateway.__main__ import Reads
 from tests.integration.gateway.desk import DEADLINE_SECONDS, Desk, frame, frames_until
 
 ANNOTATED = "annobus.batch.annotated.v1"
@@ -61,8 +59,7 @@ async def test_a_run_is_told_from_its_plan_to_its_end(desk: Desk) -> None:
 async def test_facts_are_replayed_after_the_last_one_a_client_has(desk: Desk) -> None:
     run_id = await desk.start()
     await desk.plan(run_id)
-    for _ in range(450):  # More than one answer of the database holds.
-        await desk.work(run_id, done=0)
+    await desk.add_facts(run_id, up_to=451)  # More than one answer of the database holds.
     async with desk.socket(f"/ws/jobs/{run_id}?after=3") as socket:
         first = await frame(socket)
         assert (first["type"], first["seq"]) == ("snapshot", 451)
@@ -209,21 +206,17 @@ async def test_all_active_runs_share_a_socket(desk: Desk) -> None:
         await frames_until(socket, status="idle")
 
 
-async def test_a_database_that_does_not_answer_is_told_and_the_socket_stays(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_database_that_does_not_answer_is_told_and_the_socket_stays(desk: Desk) -> None:
     run_id = await desk.start()
     await desk.plan(run_id)
     async with desk.socket(f"/ws/jobs/{run_id}") as socket:
         await frame(socket)
-
-        async def fail(_: object) -> RunProgress:
-            raise OperationalError("SELECT", None, Exception("gone"))
-
-        monkeypatch.setattr(desk.live, "_read", fail)
-        while "does not answer" not in (await frame(socket))["message"]:
+        # Each read fails from here on, as with a database that is gone.
+        await desk.execute("REVOKE SELECT ON annotator.run_v1 FROM gateway")
+        while "does not answer" not in (told := await frame(socket))["message"]:
             pass
-        monkeypatch.setattr(desk.live, "_read", Reads(desk.engine).progress)
+        assert told["status"] == "running"
+        await desk.execute("GRANT SELECT ON annotator.run_v1 TO gateway")
         while "does not answer" in (await frame(socket))["message"]:
             pass
 
@@ -235,13 +228,7 @@ async def test_a_client_that_does_not_read_delays_nobody_and_is_closed(
     monkeypatch.setattr(gateway_sockets, "CLOSE_SECONDS_MAX", 0.5)
     run_id = await desk.start()
     await desk.plan(run_id)
-    await desk.execute(  # Enough for all buffers in between.
-        """INSERT INTO annotator.run_fact (run_id, seq, type, body)
-           SELECT $1, n, 'annobus.test.v1', jsonb_build_object('pad', repeat('x', 5000))
-           FROM generate_series(2, 4000) n""",
-        run_id,
-    )
-    await desk.execute("UPDATE annotator.run SET seq = 4000 WHERE id = $1", run_id)
+    await desk.add_facts(run_id, up_to=4000, size=5000)  # Enough for all buffers in between.
     deaf = sockets.socket()
     deaf.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     deaf.connect(("127.0.0.1", desk.port))

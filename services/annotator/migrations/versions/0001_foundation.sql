@@ -288,10 +288,16 @@ SELECT g.hgnc_id, n.source,
        a.valid_from, coalesce(c.checked_at, n.checked_at, a.retrieved_at) AS checked_at
 FROM gene g
 CROSS JOIN newest n
-LEFT JOIN annotation a
-    ON a.hgnc_id = g.hgnc_id AND a.source = n.source AND a.valid_to = 'infinity'
-LEFT JOIN release r ON r.id = a.release_id
-LEFT JOIN checked c ON c.hgnc_id = g.hgnc_id AND c.source = n.source;
+-- LATERAL with LIMIT: one index look-up per pair, whatever the statistics of a table that is
+-- being filled for the first time make of a join.
+LEFT JOIN LATERAL (
+    SELECT * FROM annotation a
+    WHERE a.hgnc_id = g.hgnc_id AND a.source = n.source AND a.valid_to = 'infinity' LIMIT 1
+) a ON true
+LEFT JOIN LATERAL (SELECT * FROM release r WHERE r.id = a.release_id LIMIT 1) r ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM checked c WHERE c.hgnc_id = g.hgnc_id AND c.source = n.source LIMIT 1
+) c ON true;
 
 CREATE VIEW annotation_v1 AS
 SELECT xid, id, hgnc_id, source, valid_from, nullif(valid_to, 'infinity') AS valid_to, value,
