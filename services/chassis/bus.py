@@ -30,6 +30,10 @@ from services.chassis.settings import SharedSettings
 
 log = structlog.get_logger()
 
+# FastStream warns of what is meant here (topics are made by `annobus migrate` alone), and of each
+# failed message, which Delivery logs itself.
+logging.getLogger("annobus.bus").setLevel(logging.ERROR)
+
 RETRY_PAUSE_SECONDS = 1.0
 PARK_TIMEOUT_SECONDS = 10
 SEND_TIMEOUT_SECONDS = 5
@@ -215,22 +219,27 @@ class Bus:
     async def send(self, message: Message, event_id: str) -> None:
         """Publish a snapshot directly. It may be lost: the next one is absolute."""
         headers = outbox.envelope(message) | {"ce_id": event_id}
+        payload = message.model_dump_json().encode()
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            await self.publish(
-                message.destination(), message.key(), headers, message.model_dump_json().encode()
-            )
+            sent = await self.publish(message.destination(), message.key(), headers, payload)
+        sent.add_done_callback(_note_lost)
 
     async def publish(
         self, topic: str, key: str, headers: dict[str, str], payload: bytes
     ) -> "asyncio.Future[Any]":
-        """Queue one record; the future tells that every in-sync replica has it."""
-        return await self._broker.publish(
-            payload,
-            self._prefix + topic,
-            key=key.encode(),
-            headers=headers | {"ce_source": f"/annobus/{self._service}"},
-            no_confirm=True,
-        )
+        """Queue one record; the future tells that every in-sync replica has it, or why not."""
+        try:
+            return await self._broker.publish(
+                payload,
+                self._prefix + topic,
+                key=key.encode(),
+                headers=headers | {"ce_source": f"/annobus/{self._service}"},
+                no_confirm=True,
+            )
+        except KafkaError as error:  # Refused at the door: for the caller the same as on the way.
+            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
 
     async def problems(self) -> list[str]:
         """Why this process is not ready: a broker that does not answer, a dead subscriber."""
@@ -245,3 +254,8 @@ class Bus:
         if not await self._broker.ping(timeout=2):
             found.append("Kafka does not answer")
         return found
+
+
+def _note_lost(sent: "asyncio.Future[Any]") -> None:
+    if not sent.cancelled() and (error := sent.exception()) is not None:
+        log.warning("snapshot_lost", error=repr(error))

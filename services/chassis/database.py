@@ -8,8 +8,13 @@ from typing import Any
 import structlog
 from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import NullPool, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.chassis.settings import ServiceSettings
@@ -25,6 +30,8 @@ RECONNECT_SECONDS = 0.5
 
 # What a lost, refused or restarting database raises; all of it is worth another try.
 CONNECTION_ERRORS = (OSError, DBAPIError, PoolExhausted, InterfaceError, PostgresError)
+# Among them, because asyncpg's classes are mapped so: what no other try would mend.
+OUR_MISTAKES = (ProgrammingError, IntegrityError, DataError, NotSupportedError)
 
 
 def _arguments(application: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """HTTP that every service has: problem documents, health, metrics, and the server itself."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,8 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.chassis import telemetry
-from services.chassis.database import CONNECTION_ERRORS
+from services.chassis import database, telemetry
 from services.chassis.errors import PermanentError, Problem
 
 log = structlog.get_logger()
@@ -48,7 +48,7 @@ class RequestError(PermanentError):
 
 def field_error(pointer: str, value: object, accepted: str) -> dict[str, Any]:
     """One entry of a problem's `errors`: the field, the value and what would be accepted."""
-    text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     shown = text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
     return {"pointer": pointer, "value": shown, "accepted": accepted}
 
@@ -62,9 +62,9 @@ def problem_response(
     body: dict[str, Any] = document | {"status": status, "instance": f"urn:uuid:{uuid4()}"}
     if errors:
         body["errors"] = list(errors)
-    return Response(
-        orjson.dumps(body), status, headers=headers, media_type="application/problem+json"
-    )
+    # What a client sent may hold half a surrogate pair, which is JSON but no UTF-8.
+    content = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+    return Response(content, status, headers=headers, media_type="application/problem+json")
 
 
 def create_app(title: str, checks: Mapping[str, Check]) -> FastAPI:
@@ -94,7 +94,7 @@ def create_app(title: str, checks: Mapping[str, Check]) -> FastAPI:
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    for connection_error in CONNECTION_ERRORS:
+    for connection_error in database.CONNECTION_ERRORS:
         app.add_exception_handler(connection_error, _unavailable)
     app.add_exception_handler(Exception, _unexpected)
     return app
@@ -144,7 +144,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return problem_response(error.status_code, document, headers=error.headers)
 
 
-async def _unavailable(_: Request, error: Exception) -> Response:
+async def _unavailable(request: Request, error: Exception) -> Response:
+    if isinstance(error, database.OUR_MISTAKES):
+        return await _unexpected(request, error)
     log.warning("database_unavailable", error=repr(error))
     document: Problem = {
         "type": "urn:annobus:problem:unavailable",

@@ -157,7 +157,8 @@ def test_the_headers_are_those_the_chassis_writes(name: str) -> None:
     assert set(headers) == set(written) | SET_BY_THE_RELAY
     constant = set(written) - {"ce_time"}
     assert {key: headers[key] for key in constant} == {key: written[key] for key in constant}
-    assert (generate.SCHEMAS / headers["ce_dataschema"]).is_file()
+    schema = headers["ce_dataschema"].removeprefix("urn:annobus:schema:")
+    assert (generate.SCHEMAS / f"{schema}.json").is_file()
     assert headers["ce_source"].removeprefix("/annobus/") in {"gateway", "annotator", "cache"}
 
 

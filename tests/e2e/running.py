@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx2
 
+from contracts.topics import topics
 from infra.processes import Process
 from infra.supervisor import Supervisor
-from services.cli.migrate import create_topics
-from contracts.topics import topics
 from services.annotator.sources import SOURCES
+from services.cli.migrate import create_topics
 from tests.system import ROOT, Database, Mirror
 
 READY_TIMEOUT_SECONDS = 30

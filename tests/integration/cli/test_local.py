@@ -88,15 +88,25 @@ def test_up_status_restart_and_down(folder: Path, annobus: Annobus) -> None:
     logged = annobus("logs", "supervisor", *here)
     assert "cache died and was started again (1)" in logged.stdout
 
-    found = state.read(folder)
-    assert found is not None
+    pids = until_all_run(folder)
     down = annobus("down", *here)
     assert down.returncode == 0, down.stderr
     assert down.stderr.splitlines()[-1] == "stopped"
-    for pid in (found.pid, *(process.pid for process in found.processes.values())):
-        assert pid is not None, found
-        assert state.started_at(pid) is None
+    assert [pid for pid in pids if state.started_at(pid) is not None] == []
     assert annobus("status", *here).returncode == 4
+
+
+def until_all_run(folder: Path) -> list[int]:
+    """The ids of all processes, at a moment when none of them is between death and restart."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        running = state.read(folder)
+        assert running is not None
+        pids = [process.pid for process in running.processes.values() if process.pid is not None]
+        if len(pids) == len(running.processes):
+            return [running.pid, *pids]
+        time.sleep(0.05)
+    raise AssertionError(f"not every process runs: {running}")
 
 
 def restarts(folder: Path, name: str) -> int:

@@ -121,6 +121,9 @@ async def test_malformed_json_and_a_large_body_are_refused(desk: Desk) -> None:
     json = {"content-type": "application/json"}
     answer = await desk.client.post("/api/runs", content=b'{"all": tru', headers=json)
     assert answer.status_code == 400
+    for body in (rb'{"all": true, "name": "\ud800"}', rb'{"all": true, "\ud800": 1}'):
+        answer = await desk.client.post("/api/runs", content=body, headers=json)
+        assert answer.status_code == 422
     answer = await desk.client.post("/api/runs", content=b" " * (8 * 1024**2 + 1), headers=json)
     assert answer.status_code == 413
 

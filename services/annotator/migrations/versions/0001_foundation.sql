@@ -193,7 +193,7 @@ CREATE TABLE run_fact (
     run_id uuid NOT NULL REFERENCES run,
     seq bigint NOT NULL,
     type text NOT NULL,
-    time timestamptz NOT NULL DEFAULT now(),
+    time timestamptz NOT NULL DEFAULT clock_timestamp(),  -- Grows with seq: the run is locked.
     body jsonb NOT NULL,
     PRIMARY KEY (run_id, seq)
 );
