@@ -1,7 +1,6 @@
 """Fixtures: one cluster and one mirror per session, a fresh database and topic prefix per test."""
 
 import asyncio
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -10,12 +9,10 @@ import pytest
 
 from infra.cluster import Cluster
 from services.cli.migrate import declare_sources, migrate_schemas
-from tests.system import ROOT, Database, Mirror, keep_cluster, keep_mirror
+from tests.system import ROOT, Database, Mirror, fresh_database, keep_cluster, keep_mirror
 
 TEMPLATE = "annobus_template"
 UPSTREAM_DATA = ROOT.parent / "shared" / "data"
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +35,7 @@ def template(cluster: Cluster) -> str:
 
 @pytest.fixture
 def database(cluster: Cluster, template: str) -> Iterator[Database]:
-    name = f"test_{next(_numbers)}"
-    asyncio.run(cluster.create_database(name, template))
-    yield Database(name, cluster.environment(name))
-    asyncio.run(cluster.drop_database(name))
+    yield from fresh_database(cluster, template)
 
 
 @pytest.fixture

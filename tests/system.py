@@ -1,9 +1,9 @@
 """What tests run on: a database of their own, a name for their topics, and the mirror."""
 
-import json
+import asyncio
+import itertools
 import subprocess
 import sys
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx2
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from infra.cluster import Cluster
 from services.chassis import database
 from services.chassis.settings import ServiceSettings, SharedSettings
 
@@ -70,18 +72,13 @@ class Mirror:
 
     def answer_with(self, upstream: str, status: int | None) -> None:
         """Make one upstream answer every call with this status; None: as usual."""
-        request = urllib.request.Request(
-            f"{self.url}/_control/{upstream}",
-            json.dumps({"status": status}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10):
-            pass
+        answer = httpx2.post(f"{self.url}/_control/{upstream}", json={"status": status})
+        answer.raise_for_status()
 
-    def counters(self, upstream: str) -> dict[str, int]:
-        with urllib.request.urlopen(f"{self.url}/_requests/{upstream}", timeout=10) as answer:
-            counted: dict[str, int] = json.load(answer)
-            return counted
+    def counters(self, upstream: str) -> dict[str, Any]:
+        """What this upstream was asked so far, by outcome."""
+        counted: dict[str, Any] = httpx2.get(f"{self.url}/_requests/{upstream}").json()
+        return counted
 
 
 @contextmanager
@@ -115,3 +112,14 @@ def keep_mirror(cache: Path, *options: str) -> Iterator[Mirror]:
         finally:
             process.terminate()
             process.wait(START_TIMEOUT_SECONDS)
+
+
+_numbers = itertools.count(1)
+
+
+def fresh_database(cluster: Cluster, template: str) -> Iterator[Database]:
+    """A copy of a template that one test uses and that is gone afterwards."""
+    name = f"test_{next(_numbers)}"
+    asyncio.run(cluster.create_database(name, template))
+    yield Database(name, cluster.environment(name))
+    asyncio.run(cluster.drop_database(name))

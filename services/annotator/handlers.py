@@ -176,8 +176,8 @@ class Handlers:
         delay = domain.retry_after(batch.attempt, error)
         async with self.engine.begin() as tx:
             if isinstance(error, ReleaseMissing) and batch.release_id is not None:
-                await releases.unstage_release(tx, batch.release_id)
                 await releases.open_release_batches(tx, [batch.source])
+                await releases.unstage_release(tx, batch.release_id)
             await batches.give_back_batch(tx, batch, delay, problem_of(error))
             facts = await bury(tx, batch, error) if delay is None else []
             await database.notify(tx, "planner")

@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.cache.errors import NamespaceUnknown
 from services.chassis import database
 
-
 REBUILDER = "rebuilder"  # The rebuilder's duty: one process at a time, and what wakes it.
 
 

@@ -57,14 +57,18 @@ async def allow_long_transaction(tx: AsyncConnection) -> None:
 
 
 async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> None:
-    """Have somebody look what is new at these sources, unless somebody does already."""
+    """Have somebody look what is new at these sources, unless somebody does already.
+
+    A batch that is open stays locked until the caller commits: whoever finishes it then sees
+    what the caller wrote, and a run that waits for it is never forgotten.
+    """
     await tx.execute(
         text("""
             INSERT INTO batch (kind, source)
             SELECT 'release', name FROM unnest(CAST(:sources AS text[])) AS s (name)
             ORDER BY name  -- One order for all, so that two of these cannot deadlock.
             ON CONFLICT (source) WHERE kind = 'release' AND state NOT IN ('done', 'dead')
-            DO NOTHING
+            DO UPDATE SET source = excluded.source  -- Only for the lock.
         """),
         {"sources": sorted(sources)},
     )

@@ -1,23 +1,74 @@
 """An annotator on a desk, with the mirror as its upstreams."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from infra.cluster import Cluster
 from tests.integration.annotator.desk import Desk, open_desk
-from tests.system import Database, Mirror
+from tests.system import Database, Mirror, fresh_database
+
+LOADED = "annobus_loaded"
+
+
+def use(patch: pytest.MonkeyPatch, database: Database, mirror: Mirror, raw_folder: Path) -> None:
+    """The child process that stages a release reads its settings from the environment."""
+    patch.setenv("ANNOTATOR_DATABASE_URL", database.environment["ANNOTATOR_DATABASE_URL"])
+    patch.setenv("ANNOTATOR_RAW_FOLDER", str(raw_folder))
+    patch.setenv("ANNOTATOR_UPSTREAMS", json.dumps(mirror.upstreams()))
 
 
 @pytest_asyncio.fixture
 async def desk(
     database: Database, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Desk]:
-    # The child process that stages a release reads its settings from the environment.
-    monkeypatch.setenv("ANNOTATOR_DATABASE_URL", database.environment["ANNOTATOR_DATABASE_URL"])
-    monkeypatch.setenv("ANNOTATOR_RAW_FOLDER", str(tmp_path))
-    monkeypatch.setenv("ANNOTATOR_UPSTREAMS", json.dumps(mirror.upstreams()))
+    use(monkeypatch, database, mirror, tmp_path)
     async with open_desk(database, mirror, tmp_path) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="session")
+def loaded_raw_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("raw")
+
+
+@pytest.fixture(scope="session")
+def loaded_template(
+    cluster: Cluster, template: str, mirror: Mirror, loaded_raw_folder: Path
+) -> str:
+    """A database to copy in which the whole catalogue has been read, once for all tests."""
+    asyncio.run(cluster.create_database(LOADED, template))
+    database = Database(LOADED, cluster.environment(LOADED))
+
+    async def load() -> None:
+        async with open_desk(database, mirror, loaded_raw_folder) as desk:
+            await desk.order(["hgnc"])
+            await desk.work()
+            assert (await desk.row("SELECT state FROM run")).state == "completed"
+
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, database, mirror, loaded_raw_folder)
+        asyncio.run(load())
+    return LOADED
+
+
+@pytest.fixture
+def loaded_database(cluster: Cluster, loaded_template: str) -> Iterator[Database]:
+    yield from fresh_database(cluster, loaded_template)
+
+
+@pytest_asyncio.fixture
+async def loaded_desk(
+    loaded_database: Database,
+    mirror: Mirror,
+    loaded_raw_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Desk]:
+    """A desk whose catalogue holds all genes."""
+    use(monkeypatch, loaded_database, mirror, loaded_raw_folder)
+    async with open_desk(loaded_database, mirror, loaded_raw_folder) as desk:
         yield desk

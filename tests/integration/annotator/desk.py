@@ -1,4 +1,4 @@
-"""An annotator on a desk: its handlers and planner on a real database, with the tests as its bus."""
+"""An annotator on a desk: its handlers and planner on a real database, the tests as its bus."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager

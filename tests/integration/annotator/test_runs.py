@@ -1,5 +1,6 @@
 """Runs from order to end: what is planned, counted, told, and what happens when upstreams fail."""
 
+import asyncio
 from collections import Counter
 from uuid import uuid4
 
@@ -174,7 +175,7 @@ async def test_without_any_catalogue_a_run_fails_with_the_reason(
     assert "no gene is known" in details["ensembl"]
 
 
-async def test_two_runs_share_one_look_at_the_upstream(desk: Desk, mirror: Mirror) -> None:
+async def test_two_runs_share_one_look_at_the_upstream(desk: Desk) -> None:
     await write_catalogue(desk)
     await desk.order(["ensembl"], IDS[:3])
     await desk.order(["ensembl"], IDS[3:])
@@ -210,3 +211,26 @@ async def test_runs_take_turns_so_that_a_small_one_does_not_wait_for_a_big_one(d
     await desk.planner.emit_once()
     queued = await desk.rows("SELECT DISTINCT run_id FROM batch WHERE state = 'queued'")
     assert {row.run_id for row in queued} >= {big, small}
+
+
+async def test_a_run_planned_while_a_release_is_being_accepted_is_not_forgotten(
+    desk: Desk,
+) -> None:
+    """Whoever finishes the release waits for the plan, and so sees the run that waits for it."""
+    await write_catalogue(desk)
+    await desk.order(["ensembl"], IDS[:3])
+    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    (hint,) = [m for m in await desk.relay() if isinstance(m, AnnotateBatch)]
+    late = await desk.order(["ensembl"], IDS[3:])
+    async with desk.engine.begin() as tx:
+        facts = await desk.planner.plan(tx, late)
+        accepting = asyncio.create_task(desk.handlers.on_annotate_batch(hint))
+        done, _ = await asyncio.wait({accepting}, timeout=1.0)
+        assert not done, "the release was finished while a plan that relies on it was open"
+        await runs.save_facts(tx, facts)
+    await accepting
+    await desk.work()
+
+    rows = await desk.rows("SELECT state FROM run")
+    assert [row.state for row in rows] == ["completed", "completed"]
+    assert len(await desk.rows("SELECT 1 FROM batch WHERE kind = 'release'")) == 1

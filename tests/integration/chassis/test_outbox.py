@@ -53,10 +53,10 @@ async def left(engine: AsyncEngine) -> int:
 
 async def test_a_rollback_announces_nothing(database: Database) -> None:
     async with database.engine("gateway") as engine:
-        with pytest.raises(RuntimeError):
-            async with engine.begin() as tx:
-                await outbox.add(tx, InvalidateNamespace(namespace="genes"))
-                raise RuntimeError
+        async with engine.connect() as connection:
+            tx = await connection.begin()
+            await outbox.add(connection, InvalidateNamespace(namespace="genes"))
+            await tx.rollback()
         assert await left(engine) == 0
 
 
@@ -158,7 +158,7 @@ async def test_a_relay_outlives_its_database_session(database: Database) -> None
         assert killed == 1
         await add(engine, "b")
         async with asyncio.timeout(10):
-            while "b" not in broker.keys():
+            while len(set(broker.keys())) < 2:
                 await asyncio.sleep(0.01)
         relay.cancel()
         await asyncio.wait({relay})
