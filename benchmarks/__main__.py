@@ -1,0 +1,161 @@
+"""`make bench`: starts a system of its own, measures it, prints a table, and leaves nothing behind."""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks import gene_list, machine, owner, runs, statements
+from benchmarks.gene_list import PROJECT
+from benchmarks.owner import Owner
+from benchmarks.report import Report, Start
+from benchmarks.resources import Resources, looking_at
+from infra.cluster import Cluster
+from infra.errors import InfraError
+from services.cli import signals, state
+from services.cli.errors import CommandFailed
+from services.cli.processes import UPSTREAMS, Options
+from services.cli.system import System
+
+BENCH_SECONDS_MAX = 290.0
+IDLE_SECONDS = 5.0
+IDLE_SECONDS_MAX = 20.0
+RESULTS = PROJECT / ".annobus"
+EXTERNAL = ("ANNOBUS_DATABASE_URL", "ANNOBUS_KAFKA_BOOTSTRAP")
+
+
+def main() -> int:
+    if named := [name for name in EXTERNAL if os.environ.get(name)]:
+        print(f"{' and '.join(named)} must not be set: a bench has a cluster of its own")
+        return CommandFailed.exit_code
+    RESULTS.mkdir(exist_ok=True)
+    # On the disk that `make demo` uses: a temporary folder in memory would flatter every commit.
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=RESULTS))
+    try:
+        return signals.run(lambda: _bench(folder))
+    except (InfraError, CommandFailed) as error:
+        say(str(error))
+        return CommandFailed.exit_code
+    finally:
+        _remove(folder)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+async def _bench(folder: Path) -> int:
+    try:
+        async with asyncio.timeout(BENCH_SECONDS_MAX):
+            report = await _measure(folder)
+    except TimeoutError:
+        say(f"the bench did not end within {BENCH_SECONDS_MAX:g} s")
+        return CommandFailed.exit_code
+    report.show()
+    say(f"written to {report.write(RESULTS)}")
+    for problem in report.problems():
+        say(f"not as it should be: {problem}")
+    return CommandFailed.exit_code if report.problems() else 0
+
+
+async def _measure(folder: Path) -> Report:
+    found = machine.look()
+    say(found.line())
+    options = Options(state=folder / "state", limits=False)
+    async with _running(options) as (system, start), _connected(options) as (_, database):
+        say("first run: everything, into an empty database")
+        async with _resources(options, system) as first_resources:
+            first = await runs.measure(system.url, database, UPSTREAMS)
+    async with (
+        _running(options) as (system, second_start),
+        _connected(options) as (
+            cluster,
+            database,
+        ),
+    ):
+        say(f"the gene list, {IDLE_SECONDS:g} s, nothing else to do")
+        async with gene_list.reading(system.url, IDLE_SECONDS) as reader:
+            idle = await reader.result(IDLE_SECONDS_MAX)
+        say("second run: everything again, the gene list read meanwhile")
+        await _forget(options, database, UPSTREAMS)
+        async with (
+            _resources(options, system) as second_resources,
+            gene_list.reading(system.url) as reader,
+        ):
+            second = await runs.measure(system.url, database, UPSTREAMS)
+            during = await reader.finish()
+        alone = {}
+        for source in ("hpo", "ensembl"):
+            say(f"{source} alone")
+            await _forget(options, database, (source,))
+            alone[source] = await runs.measure(system.url, database, (source,))
+        say("the store statements alone")
+        values = await database.stored_values(statements.SOURCE)
+        stored = await statements.measure(cluster, values)
+    return Report(
+        machine=found,
+        start=start,
+        second_start=second_start,
+        first=first,
+        first_usage=first_resources.usage(),
+        idle=idle,
+        second=second,
+        second_usage=second_resources.usage(),
+        during=during,
+        hpo=alone["hpo"],
+        ensembl=alone["ensembl"],
+        statements=stored,
+    )
+
+
+@asynccontextmanager
+async def _running(options: Options) -> AsyncIterator[tuple[System, Start]]:
+    began = time.perf_counter()
+    steps: list[tuple[float, str]] = []
+
+    def note(line: str) -> None:
+        steps.append((round(time.perf_counter() - began, 3), line))
+        say(f"  {line}")
+
+    async with System(options, "bench", note) as system:
+        yield system, Start(time.perf_counter() - began, list(steps))
+
+
+@asynccontextmanager
+async def _connected(options: Options) -> AsyncIterator[tuple[Cluster, Owner]]:
+    cluster = Cluster(options.state)
+    async with owner.connect(cluster.environment()["ANNOBUS_DATABASE_URL"]) as database:
+        yield cluster, database
+
+
+@asynccontextmanager
+async def _resources(options: Options, system: System) -> AsyncIterator[Resources]:
+    running = state.read(options.state)
+    assert running is not None
+    roots = {name: child.pid for name, child in running.processes.items() if child.pid is not None}
+    services: Mapping[str, str] = {
+        name: system.addresses[name] for name in (*options.annotator_names, "cache", "gateway")
+    }
+    async with looking_at(roots, services) as resources:
+        yield resources
+
+
+async def _forget(options: Options, database: Owner, sources: tuple[str, ...]) -> None:
+    """Have it to do again, down to the bytes that were fetched."""
+    await database.forget(sources)
+    shutil.rmtree(options.state / "raw")
+
+
+def _remove(folder: Path) -> None:
+    if (folder / "state").exists():
+        Cluster(folder / "state").remove()
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""Gene documents: rebuilt for the genes that changed, with a version that grows only for news."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.messages import (
+    AnnotationsChanged,
+    DocumentsRebuilt,
+    InvalidateNamespace,
+    NamespaceInvalidated,
+    ReleaseStored,
+)
+from services.cache import store
+from services.cache.errors import NamespaceUnknown
+from services.cache.handlers import Handlers
+from services.cache.rebuilder import Rebuilder
+from tests.integration.annotator.catalogue import GENES, IDS
+from tests.system import Database
+
+PKD1 = "HGNC:9008"
+
+
+class Cache:
+    """The cache's handlers and rebuilder on a real database, with the tests as its bus."""
+
+    def __init__(self, engine: AsyncEngine, database: Database) -> None:
+        self.handlers = Handlers(engine)
+        self.engine = engine
+        self.database = database
+
+    async def rebuild(self) -> dict[str, int]:
+        """Rebuild what is dirty; returns what was announced."""
+        rebuilder = Rebuilder(self.engine)
+        while await rebuilder.rebuild_once(None):  # type: ignore[arg-type]  # Not used.
+            pass
+        announced: dict[str, int] = {}
+        for message in await self.announced(DocumentsRebuilt.type):
+            announced |= DocumentsRebuilt.model_validate_json(message).versions
+        return announced
+
+    async def announced(self, message_type: str) -> list[bytes]:
+        async with self.engine.begin() as tx:
+            rows = await tx.execute(
+                text("DELETE FROM outbox WHERE headers->>'ce_type' = :type RETURNING payload"),
+                {"type": message_type},
+            )
+            return [bytes(row.payload) for row in rows]
+
+    async def document(self, hgnc_id: str) -> dict[str, Any]:
+        async with self.engine.connect() as connection:
+            found = await connection.scalar(
+                text("SELECT document::text FROM gene WHERE hgnc_id = :hgnc_id"),
+                {"hgnc_id": hgnc_id},
+            )
+        document: dict[str, Any] = orjson.loads(found)
+        return document
+
+    async def changed(self, *genes: str) -> None:
+        await self.handlers.on_annotations_changed(
+            AnnotationsChanged(source="hpo", release_id=uuid4(), bucket=0, genes=genes)
+        )
+
+    async def store_hpo_release(self, value: str | None, version: str) -> None:
+        """As the annotator would: a whole release that has a value for PKD1, or for nobody."""
+        async with self.database.connect() as owner, owner.transaction():
+            release_id = await owner.fetchval(
+                """INSERT INTO annotator.release (source, version, state, parser_version,
+                       retrieved_at, checked_at, accepted_at, stored_at)
+                   VALUES ('hpo', $1, 'stored', 1, clock_timestamp(), now(), now(), now())
+                   RETURNING id""",
+                version,
+            )
+            file_id = await owner.fetchval(
+                """INSERT INTO annotator.release_file (release_id, name, url, sha256, bytes)
+                   VALUES ($1, 'f', 'http://made.up', '\\x00', 1) RETURNING id""",
+                release_id,
+            )
+            now = await owner.fetchval("SELECT clock_timestamp()")
+            await owner.execute(
+                """UPDATE annotator.annotation SET valid_to = $1
+                   WHERE valid_to = 'infinity' AND source = 'hpo'""",
+                now,
+            )
+            if value is not None:
+                await owner.execute(
+                    """INSERT INTO annotator.annotation (hgnc_id, source, valid_from, value,
+                           digest, release_id, file_id, position, retrieved_at, parser_version)
+                       VALUES ($1, 'hpo', $2, $3, '\\x01', $4, $5, 1, $2, 1)""",
+                    PKD1,
+                    now,
+                    value,
+                    release_id,
+                    file_id,
+                )
+
+
+@pytest_asyncio.fixture
+async def cache(database: Database) -> AsyncIterator[Cache]:
+    async with database.connect() as owner:
+        await owner.executemany(
+            """INSERT INTO annotator.gene (hgnc_id, symbol, status, entrez_id, ensembl_gene_id)
+               VALUES ($1, $2, 'approved', $3, $4)""",
+            GENES,
+        )
+    async with database.engine("cache") as engine:
+        yield Cache(engine, database)
+
+
+async def test_a_document_shows_every_source_with_its_status(cache: Cache) -> None:
+    await cache.store_hpo_release('{"term_count": 3}', "2025-01-16")
+    await cache.changed(PKD1, IDS[1])
+    assert await cache.rebuild() == {PKD1: 1, IDS[1]: 1}
+
+    annotations = (await cache.document(PKD1))["annotations"]
+    assert annotations["hpo"]["status"] == "ok"
+    assert annotations["hpo"]["value"] == {"term_count": 3}
+    assert annotations["hpo"]["release"] == "2025-01-16"
+    assert annotations["ensembl"]["status"] == "pending"
+    assert (await cache.document(IDS[1]))["annotations"]["hpo"]["status"] == "empty"
+
+
+async def test_a_rebuild_that_changes_no_byte_announces_nothing(cache: Cache) -> None:
+    await cache.changed(PKD1)
+    assert await cache.rebuild() == {PKD1: 1}
+    await cache.changed(PKD1)
+    await cache.changed(PKD1)
+    assert await cache.rebuild() == {}
+
+
+async def test_a_version_grows_with_each_change_that_a_reader_can_see(cache: Cache) -> None:
+    await cache.changed(PKD1)
+    await cache.rebuild()
+    for number in (2, 3):
+        await cache.store_hpo_release(f'{{"term_count": {number}}}', str(number))
+        await cache.changed(PKD1)
+        assert await cache.rebuild() == {PKD1: number}
+
+
+async def test_a_stored_release_turns_pending_into_empty(cache: Cache) -> None:
+    await cache.changed(*IDS)
+    await cache.rebuild()
+    assert (await cache.document(PKD1))["annotations"]["hpo"]["status"] == "pending"
+
+    await cache.store_hpo_release(None, "1")
+    event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")
+    await cache.handlers.on_release_stored(event)
+    assert set(await cache.rebuild()) == set(IDS)
+    assert (await cache.document(PKD1))["annotations"]["hpo"]["status"] == "empty"
+
+    await cache.handlers.on_release_stored(event)  # A second delivery finds nothing pending.
+    assert await cache.rebuild() == {}
+
+
+async def test_a_gene_marked_while_it_is_rebuilt_is_rebuilt_again(cache: Cache) -> None:
+    await cache.changed(PKD1)
+    async with cache.engine.begin() as tx:
+        assert await store.take_dirty(tx, 10) == [PKD1]
+        again = asyncio.create_task(cache.changed(PKD1))
+        done, _ = await asyncio.wait({again}, timeout=0.3)
+        assert not done  # It waits for the rebuild's end, and then marks the gene anew.
+        await store.rebuild(tx, [PKD1])
+    await again
+    async with cache.engine.begin() as tx:
+        assert await store.take_dirty(tx, 10) == [PKD1]
+
+
+async def test_two_bursts_of_marks_in_opposite_order_do_not_deadlock(cache: Cache) -> None:
+    for _ in range(20):
+        await asyncio.gather(cache.changed(*IDS), cache.changed(*reversed(IDS)))
+        await cache.rebuild()
+
+
+async def test_an_invalidated_namespace_has_a_new_epoch_and_its_genes_are_rebuilt(
+    cache: Cache,
+) -> None:
+    command = InvalidateNamespace(namespace="genes")
+    await cache.handlers.on_invalidate_namespace(command)
+    await cache.handlers.on_invalidate_namespace(command)
+
+    told = [
+        NamespaceInvalidated.model_validate_json(message).epoch
+        for message in await cache.announced(NamespaceInvalidated.type)
+    ]
+    assert sorted(told) == [1, 2]
+    assert set(await cache.rebuild()) == set(IDS)
+
+
+async def test_an_unknown_namespace_can_never_be_invalidated(cache: Cache) -> None:
+    with pytest.raises(NamespaceUnknown, match="'coffee'"):
+        await cache.handlers.on_invalidate_namespace(InvalidateNamespace(namespace="coffee"))
+
+
+async def test_a_withdrawn_gene_is_told_apart(cache: Cache, database: Database) -> None:
+    await cache.changed(PKD1)
+    await cache.rebuild()
+    async with database.connect() as owner:
+        await owner.execute(
+            """UPDATE annotator.gene SET status = 'merged', successors = '{HGNC:9009}'
+               WHERE hgnc_id = 'HGNC:9008'"""
+        )
+    await cache.changed(PKD1)
+    assert await cache.rebuild() == {PKD1: 2}
+    document = await cache.document(PKD1)
+    assert (document["status"], document["successors"]) == ("merged", ["HGNC:9009"])
+
+
+async def test_rebuilding_a_thousand_genes_looks_each_pair_up_once(
+    cache: Cache, database: Database
+) -> None:
+    """Whatever statistics say of tables that are being filled: no plan may scan them."""
+    async with database.connect() as owner:
+        await owner.execute(
+            """INSERT INTO annotator.gene (hgnc_id, symbol, status)
+               SELECT 'HGNC:' || 900000 + n, 'MADE' || n, 'approved'
+               FROM generate_series(1, 20000) n"""
+        )
+        await owner.execute(
+            """WITH r AS (INSERT INTO annotator.release (source, version, state, parser_version,
+                   retrieved_at, checked_at, accepted_at, stored_at)
+                 VALUES ('hpo', 'x', 'stored', 1, now(), now(), now(), now()) RETURNING id),
+               f AS (INSERT INTO annotator.release_file (release_id, name, url, sha256, bytes)
+                 SELECT id, 'f', 'u', '\\x00', 1 FROM r RETURNING id, release_id)
+               INSERT INTO annotator.annotation (hgnc_id, source, valid_from, value, digest,
+                   release_id, file_id, position, retrieved_at, parser_version)
+               SELECT hgnc_id, 'hpo', now(), '{}', '\\x01', release_id, id, 1, now(), 1
+               FROM f, annotator.gene WHERE symbol LIKE 'MADE%'"""
+        )
+    made = [f"HGNC:{900000 + number}" for number in range(1, 1001)]
+    async with cache.engine.begin() as tx:
+        async with asyncio.timeout(5):
+            assert len(await store.rebuild(tx, made)) == 1000
+        hits = await tx.scalar(
+            text("""SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_all_tables
+                    WHERE schemaname = 'annotator' AND relname = 'annotation'""")
+        )
+    assert hits <= 3 * 1000

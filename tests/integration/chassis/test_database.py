@@ -1,0 +1,136 @@
+"""Locks of a database: instance names, duties that one process has at a time, and time limits."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.annotator.store.releases import allow_long_transaction
+from services.chassis import database as chassis_database
+from tests.system import Database
+
+WAIT_SECONDS = 10
+
+
+class Slot:
+    """A process that bears an instance name, as far as the database can tell."""
+
+    def __init__(self, database: Database, slot: int | None = None) -> None:
+        self.name: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        settings = database.settings("annotator", slot=slot)
+        self.task = asyncio.create_task(
+            chassis_database.hold_slot(settings, "annotator", self.name.set_result)
+        )
+
+    async def held(self) -> str:
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await asyncio.shield(self.name)
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+async def test_each_process_takes_the_lowest_free_name(database: Database) -> None:
+    first, second = Slot(database), Slot(database)
+    assert {await first.held(), await second.held()} == {"annotator-0", "annotator-1"}
+    zero = first if first.name.result() == "annotator-0" else second
+    await zero.end()
+    third = Slot(database)
+    assert await third.held() == "annotator-0"
+    for slot in (first, second, third):
+        await slot.end()
+
+
+async def test_a_named_slot_is_waited_for(database: Database) -> None:
+    first, second = Slot(database, 7), Slot(database, 7)
+    name = await first.held()
+    assert name == "annotator-7"
+    assert not second.name.done()
+    await first.end()
+    assert await second.held() == "annotator-7"
+    await second.end()
+
+
+async def test_a_process_that_loses_its_session_learns_of_it(database: Database) -> None:
+    slot = Slot(database)
+    await slot.held()
+    async with database.connect("annotator") as killer:
+        await killer.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE application_name = 'annotator-slot' AND datname = current_database()"""
+        )
+    async with asyncio.timeout(WAIT_SECONDS):
+        await asyncio.wait({slot.task})
+    assert slot.task.exception() is not None
+
+
+async def test_a_duty_is_woken_by_a_notification_and_repeats_while_there_is_work(
+    database: Database,
+) -> None:
+    passes: list[int] = []
+    idle = asyncio.Event()
+
+    async def work(_: AsyncConnection) -> int:
+        passes.append(1)
+        if len(passes) in (1, 2, 4):
+            return 1
+        idle.set()
+        return 0
+
+    settings = database.settings("cache")
+    duty = asyncio.create_task(
+        chassis_database.alone(settings, "some-duty", work, period_seconds=60)
+    )
+    async with asyncio.timeout(WAIT_SECONDS):
+        await idle.wait()
+    assert len(passes) == 3
+    idle.clear()
+    async with database.engine("cache") as engine, engine.begin() as tx:
+        await chassis_database.notify(tx, "some-duty")
+    async with asyncio.timeout(WAIT_SECONDS):
+        await idle.wait()
+    assert len(passes) == 5
+    duty.cancel()
+    await asyncio.wait({duty})
+
+
+async def test_a_duty_whose_database_session_is_killed_goes_on(database: Database) -> None:
+    worked = asyncio.Event()
+
+    async def work(_: AsyncConnection) -> int:
+        worked.set()
+        return 0
+
+    settings = database.settings("cache")
+    duty = asyncio.create_task(
+        chassis_database.alone(settings, "some-duty", work, period_seconds=0.05)
+    )
+    async with asyncio.timeout(WAIT_SECONDS):
+        await worked.wait()
+    async with database.connect("cache") as killer:
+        killed = await killer.fetchval(
+            """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE application_name = 'some-duty' AND datname = current_database()"""
+        )
+    assert killed == 1
+    worked.clear()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await worked.wait()
+    duty.cancel()
+    await asyncio.wait({duty})
+
+
+async def test_a_transaction_ends_at_its_limit_and_a_long_one_may_go_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chassis_database, "TRANSACTION_TIMEOUT", "300ms")
+    async with database.engine("annotator") as engine:
+        with pytest.raises(DBAPIError):
+            async with engine.begin() as tx:
+                await tx.execute(text("SELECT pg_sleep(1)"))
+        async with engine.begin() as tx:
+            await allow_long_transaction(tx)
+            await tx.execute(text("SELECT pg_sleep(1)"))

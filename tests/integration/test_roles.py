@@ -1,0 +1,49 @@
+"""A service reads the published views of others, writes its own schema, and can do no more."""
+
+import asyncpg
+import pytest
+
+from tests.system import Database
+
+FORBIDDEN = [
+    ("gateway", "SELECT * FROM annotator.run"),
+    ("gateway", "SELECT * FROM cache.gene"),
+    ("gateway", "UPDATE annotator.run SET state = 'failed'"),
+    ("gateway", "DELETE FROM cache.gene"),
+    (
+        "gateway",
+        "INSERT INTO annotator.outbox (topic, key, headers, payload) VALUES ('','','{}','')",
+    ),
+    ("cache", "SELECT * FROM annotator.annotation"),
+    ("cache", "SELECT * FROM gateway.run"),
+    ("annotator", "SELECT * FROM gateway.run"),
+    ("annotator", "SELECT * FROM cache.gene_v1"),
+    ("annotator", "DROP TABLE annotator.batch"),
+    ("gateway", "CREATE TABLE gateway.mine (id integer)"),
+    ("cache", "CREATE TABLE public.mine (id integer)"),
+    ("gateway", "CREATE ROLE somebody"),
+]
+
+
+@pytest.mark.parametrize(("role", "statement"), FORBIDDEN)
+async def test_permission_is_denied(role: str, statement: str, database: Database) -> None:
+    async with database.connect(role) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+ALLOWED = [
+    ("gateway", "SELECT * FROM annotator.run_v1"),
+    ("gateway", "SELECT * FROM cache.gene_v1"),
+    ("gateway", "DELETE FROM gateway.idempotency_key"),
+    ("cache", "SELECT * FROM annotator.current_annotation_v1"),
+    ("cache", "DELETE FROM dirty_gene"),
+    ("annotator", "DELETE FROM staged"),
+    ("annotator", "ANALYZE staged"),
+]
+
+
+@pytest.mark.parametrize(("role", "statement"), ALLOWED)
+async def test_its_own_work_is_allowed(role: str, statement: str, database: Database) -> None:
+    async with database.connect(role) as connection:
+        await connection.execute(statement)
