@@ -19,7 +19,15 @@ from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Offered, Source
 from services.annotator.errors import LeaseLost, ReleaseMissing
 from services.annotator.raw_store import RawStore
-from services.annotator.store import annotations, batches, counting, releases, runs
+from services.annotator.store import (
+    annotations,
+    batches,
+    catalogue,
+    counting,
+    releases,
+    runs,
+    staged,
+)
 from services.annotator.store.annotations import Origin
 from services.annotator.upstream import Upstream
 from services.chassis import database, outbox, telemetry
@@ -138,7 +146,7 @@ class Handlers:
         facts: list[RunFact] = []
         while hgnc_ids := list(batch.genes[checkpoint : checkpoint + source.page_size]):
             async with self.engine.begin() as tx:
-                genes = await annotations.get_genes(tx, hgnc_ids)
+                genes = await catalogue.get_genes(tx, hgnc_ids)
             page = await source.fetch(self.upstreams[batch.source], genes)  # No transaction open.
             sha256 = domain.digest(page.content)
             await self.raw_store.keep_bytes(page.content, sha256)
@@ -177,7 +185,7 @@ class Handlers:
         async with self.engine.begin() as tx:
             if isinstance(error, ReleaseMissing) and batch.release_id is not None:
                 await releases.open_release_batches(tx, [batch.source])
-                await releases.unstage_release(tx, batch.release_id)
+                await staged.unstage_release(tx, batch.release_id)
             await batches.give_back_batch(tx, batch, delay, problem_of(error))
             facts = await bury(tx, batch, error) if delay is None else []
             await database.notify(tx, "planner")

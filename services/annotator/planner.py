@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source
-from services.annotator.store import batches, counting, releases, runs
+from services.annotator.store import batches, counting, releases, runs, staged
 from services.chassis import outbox
 from services.chassis.errors import PermanentError, problem_of
 
@@ -115,7 +115,7 @@ class Planner:
         """Take back what nobody is at any more. Returns how many batches that were."""
         async with self.engine.begin() as tx:
             swept = await batches.sweep_lost_batches(tx)
-            await releases.drop_stored_rows(tx)
+            await staged.drop_stored_rows(tx)
         async with self.engine.begin() as tx:
             worn_out = await batches.take_worn_out_batches(tx, self.instance)
         for batch in worn_out:

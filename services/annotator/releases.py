@@ -15,7 +15,15 @@ from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, BulkSource, Source
 from services.annotator.errors import ReleaseRefused
 from services.annotator.raw_store import RawStore
-from services.annotator.store import annotations, batches, counting, releases, runs
+from services.annotator.store import (
+    annotations,
+    batches,
+    catalogue,
+    counting,
+    releases,
+    runs,
+    staged,
+)
 from services.annotator.store.releases import Release
 from services.annotator.upstream import Downloaded, Upstream
 from services.chassis import database, outbox, process
@@ -82,7 +90,7 @@ class Releases:
                 raise ReleaseRefused(str((release.problem or {}).get("detail")))
             if release.state == "staged":
                 if source.declaration.is_catalogue:
-                    withdrawn = await releases.rewrite_catalogue(tx, release.id)
+                    withdrawn = await catalogue.rewrite_catalogue(tx, release.id)
                     await outbox.add(tx, *domain.changes(batch.source, release.id, withdrawn))
                 await releases.accept_release(tx, release)
                 await counting.detach_runs(tx, batch.source, release.id)
@@ -132,13 +140,13 @@ class Releases:
         """Whether a release must be read again from its bytes, and if so, clears what was."""
         async with self.engine.begin() as tx:
             if release.state == "stored":
-                catalogue_id = await releases.current_catalogue_id(tx)
+                catalogue_id = await catalogue.current_catalogue_id(tx)
                 if source.declaration.is_catalogue or release.catalogue_id == catalogue_id:
                     return False
                 await releases.delete_finished_slices(tx, release.id)
-            elif release.state != "fetched" and await releases.is_staged(tx, release.id):
+            elif release.state != "fetched" and await staged.is_staged(tx, release.id):
                 return False
-            await releases.unstage_release(tx, release.id)
+            await staged.unstage_release(tx, release.id)
         return True
 
     async def _stage(self, batch: Batch, release: Release) -> None:

@@ -18,7 +18,7 @@ from services.annotator.errors import ReleaseRefused
 from services.annotator.raw_store import RawStore
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES
-from services.annotator.store import releases
+from services.annotator.store import catalogue, releases, staged
 from services.annotator.store.releases import Release
 from services.chassis import database
 from services.chassis.errors import PermanentError
@@ -47,9 +47,9 @@ class Reading:
     def version(self) -> str:
         return self._source.version(self._files)
 
-    def rows(self, catalogue: Catalogue) -> Iterator[Row]:
+    def rows(self, genes: Catalogue) -> Iterator[Row]:
         """Raises SchemaChanged, and ReleaseRefused after the last row when there were too few."""
-        for entry in self._source.read(self._files, catalogue):
+        for entry in self._source.read(self._files, genes):
             if isinstance(entry, Record):
                 self.row_count += 1
                 content = domain.canonical(entry.value)
@@ -62,7 +62,7 @@ class Reading:
                     entry.position,
                 )
             else:
-                releases.count_unmapped(self.unmapped, entry)
+                staged.count_unmapped(self.unmapped, entry)
         if self.row_count < self._source.records_min:
             raise ReleaseRefused(
                 f"{self.row_count} records; at least {self._source.records_min} are expected"
@@ -75,15 +75,15 @@ async def main(release_id: UUID, batch_id: UUID, lease_token: int) -> None:
     async with database.open_engine(settings, "annotator-staging") as engine:
         async with engine.begin() as tx:
             release = await releases.get_release(tx, release_id)
-            catalogue = await releases.get_catalogue(tx)
+            genes = await catalogue.get_catalogue(tx)
         source = cast(BulkSource, SOURCES[release.source])
         reading = Reading(source, release, RawStore(settings.raw_folder))
         try:
             async with engine.begin() as tx:
                 await releases.allow_long_transaction(tx)
-                await releases.clear_staged(tx, release_id)
-                await _copy(tx, reading.rows(catalogue))
-                await releases.finish_staging(
+                await staged.clear_staged(tx, release_id)
+                await _copy(tx, reading.rows(genes))
+                await staged.finish_staging(
                     tx,
                     batch_id,
                     lease_token,
@@ -95,9 +95,7 @@ async def main(release_id: UUID, batch_id: UUID, lease_token: int) -> None:
                 await tx.execute(text("ANALYZE staged"))
         except PermanentError as error:  # Whoever started us reads the release's row.
             async with engine.begin() as tx:
-                await releases.reject_release(
-                    tx, batch_id, lease_token, release_id, error.problem()
-                )
+                await staged.reject_release(tx, batch_id, lease_token, release_id, error.problem())
 
 
 async def _copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:

@@ -9,7 +9,7 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.annotator.domain import Batch, Gene, Offered
+from services.annotator.domain import Batch, Offered
 from services.annotator.errors import ReleaseMissing
 from services.chassis.errors import AnnobusError, Problem
 
@@ -200,16 +200,3 @@ async def _mark(
         },
     )
     return [row.hgnc_id for row in rows if row.changed]
-
-
-async def get_genes(tx: AsyncConnection, hgnc_ids: list[str]) -> list[Gene]:
-    """Genes of the catalogue with the identifiers that upstreams know them by, in this order."""
-    rows = await tx.execute(
-        text("""
-            SELECT g.hgnc_id, g.symbol, g.entrez_id, g.ensembl_gene_id
-            FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS asked (hgnc_id, place)
-            JOIN gene g ON g.hgnc_id = asked.hgnc_id ORDER BY asked.place
-        """),
-        {"hgnc_ids": hgnc_ids},
-    )
-    return [Gene(**row._mapping) for row in rows]

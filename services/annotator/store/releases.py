@@ -1,4 +1,4 @@
-"""Releases: their files, their staged rows, their acceptance, and the catalogue one of them is."""
+"""Releases: their files, what became of them, and the batches that store them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.views import ReleaseState
-from services.annotator.domain import STORE_GENES_MAX, Catalogue, Gene, Unmapped
-from services.annotator.errors import LeaseLost
+from services.annotator.domain import STORE_GENES_MAX
 from services.annotator.store.annotations import Origin
 from services.chassis.errors import Problem
 
-UNMAPPED_MAX = 50_000  # Kept entries of one release; the count is of all.
 # Rewriting the catalogue, and staging, are the two transactions that may take longer.
 LONG_TRANSACTION = "120s"
 
@@ -218,133 +216,12 @@ async def record_page(
     return row.release_id, row.id
 
 
-async def get_catalogue(tx: AsyncConnection) -> Catalogue:
-    """All approved genes, in the order of their numbers."""
-    rows = await tx.execute(
-        text("""
-            SELECT hgnc_id, symbol, entrez_id, ensembl_gene_id FROM gene
-            WHERE status = 'approved' ORDER BY hgnc_number
-        """)
-    )
-    return Catalogue([Gene(**row._mapping) for row in rows])
-
-
-async def current_catalogue_id(tx: AsyncConnection) -> UUID | None:
-    """The release that the tables gene and gene_name were last written from."""
-    catalogue_id: UUID | None = await tx.scalar(
-        text("""
-            SELECT r.id FROM release r JOIN source s ON s.name = r.source
-            WHERE s.is_catalogue AND r.state IN ('accepted', 'stored')
-            ORDER BY r.retrieved_at DESC LIMIT 1
-        """)
-    )
-    return catalogue_id
-
-
-async def is_staged(tx: AsyncConnection, release_id: UUID) -> bool:
-    staged = await tx.scalar(
-        text("SELECT EXISTS (SELECT FROM staged_release WHERE release_id = :release_id)"),
-        {"release_id": release_id},
-    )
-    return bool(staged)
-
-
-async def clear_staged(tx: AsyncConnection, release_id: UUID) -> None:
-    for table in ("staged", "staged_release", "unmapped"):
-        await tx.execute(
-            text(f"DELETE FROM {table} WHERE release_id = :release_id"), {"release_id": release_id}
-        )
-
-
-async def unstage_release(tx: AsyncConnection, release_id: UUID) -> None:
-    """Back to its raw bytes: its rows are gone, or were matched against an older catalogue."""
-    await clear_staged(tx, release_id)
-    await tx.execute(
-        text("""
-            UPDATE release SET state = 'fetched', accepted_at = NULL, stored_at = NULL
-            WHERE id = :release_id AND state IN ('staged', 'accepted', 'stored')
-        """),
-        {"release_id": release_id},
-    )
-
-
 async def delete_finished_slices(tx: AsyncConnection, release_id: UUID) -> None:
     """A release that is stored again is cut into batches again."""
     await tx.execute(
         text("DELETE FROM batch WHERE release_id = :release_id AND kind = 'store'"),
         {"release_id": release_id},
     )
-
-
-async def finish_staging(
-    tx: AsyncConnection,
-    batch_id: UUID,
-    lease_token: int,
-    release_id: UUID,
-    version: str,
-    row_count: int,
-    unmapped: Mapping[tuple[str, str], int],
-) -> None:
-    """Mark the rows as complete. Raises LeaseLost when another worker stages this release now."""
-    await _require_lease(tx, batch_id, lease_token)
-    kept = list(unmapped.items())[:UNMAPPED_MAX]
-    await tx.execute(
-        text("""
-            INSERT INTO unmapped (release_id, key, reason, row_count)
-            SELECT :release_id, * FROM unnest(CAST(:keys AS text[]), CAST(:reasons AS text[]),
-                                              CAST(:counts AS integer[]))
-        """),
-        {
-            "release_id": release_id,
-            "keys": [key for (key, _), _ in kept],
-            "reasons": [reason for (_, reason), _ in kept],
-            "counts": [count for _, count in kept],
-        },
-    )
-    await tx.execute(
-        text("INSERT INTO staged_release (release_id, rows) VALUES (:release_id, :row_count)"),
-        {"release_id": release_id, "row_count": row_count},
-    )
-    await tx.execute(
-        text("""
-            UPDATE release SET state = 'staged', version = :version, row_count = :row_count,
-                               unmapped_count = :unmapped_count, catalogue_id = :catalogue_id
-            WHERE id = :release_id AND state IN ('fetched', 'staged')
-        """),
-        {
-            "release_id": release_id,
-            "version": version,
-            "row_count": row_count,
-            "unmapped_count": len(unmapped),
-            "catalogue_id": await current_catalogue_id(tx),
-        },
-    )
-
-
-async def reject_release(
-    tx: AsyncConnection, batch_id: UUID, lease_token: int, release_id: UUID, problem: Problem
-) -> None:
-    """Raises LeaseLost when another worker stages this release now."""
-    await _require_lease(tx, batch_id, lease_token)
-    await tx.execute(
-        text("""
-            UPDATE release SET state = 'rejected', problem = CAST(:problem AS jsonb)
-            WHERE id = :release_id AND state = 'fetched'
-        """),
-        {"release_id": release_id, "problem": orjson.dumps(problem).decode()},
-    )
-
-
-async def _require_lease(tx: AsyncConnection, batch_id: UUID, lease_token: int) -> None:
-    held = await tx.scalar(
-        text("""
-            SELECT true FROM batch
-            WHERE id = :batch_id AND state = 'leased' AND lease_token = :lease_token FOR UPDATE
-        """),
-        {"batch_id": batch_id, "lease_token": lease_token},
-    )
-    if not held:
-        raise LeaseLost(f"batch {batch_id}, token {lease_token}")
 
 
 async def accept_release(tx: AsyncConnection, release: Release) -> None:
@@ -392,70 +269,6 @@ async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
     )
 
 
-async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
-    """Make the staged release of the catalogue's source the catalogue, all at once.
-
-    Genes that it does not name any more keep their row: annotations stay attached to their id.
-    Returns the genes that were approved and are not any more.
-    """
-    rewritten = await tx.execute(
-        text("""
-            INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type, location,
-                              entrez_id, ensembl_gene_id, successors)
-            SELECT hgnc_id, value->>'symbol', value->>'name', value->>'status',
-                   value->>'locus_group', value->>'locus_type', value->>'location',
-                   value->>'entrez_id', value->>'ensembl_gene_id',
-                   ARRAY(SELECT jsonb_array_elements_text(value->'successors'))
-            FROM staged WHERE release_id = :release_id ORDER BY hgnc_id
-            ON CONFLICT (hgnc_id) DO UPDATE SET
-                symbol = excluded.symbol, name = excluded.name, status = excluded.status,
-                locus_group = excluded.locus_group, locus_type = excluded.locus_type,
-                location = excluded.location, entrez_id = excluded.entrez_id,
-                ensembl_gene_id = excluded.ensembl_gene_id, successors = excluded.successors
-            WHERE (gene.symbol, gene.name, gene.status, gene.locus_group, gene.locus_type,
-                   gene.location, gene.entrez_id, gene.ensembl_gene_id, gene.successors)
-                IS DISTINCT FROM
-                  (excluded.symbol, excluded.name, excluded.status, excluded.locus_group,
-                   excluded.locus_type, excluded.location, excluded.entrez_id,
-                   excluded.ensembl_gene_id, excluded.successors)
-            RETURNING new.hgnc_id,
-                      old.status = 'approved' AND new.status <> 'approved' AS withdrawn
-        """),
-        {"release_id": release_id},
-    )
-    absent = await tx.scalars(
-        text("""
-            UPDATE gene SET status = 'withdrawn' WHERE status = 'approved' AND NOT EXISTS (
-                SELECT FROM staged s
-                WHERE s.release_id = :release_id AND s.hgnc_id = gene.hgnc_id)
-            RETURNING hgnc_id
-        """),
-        {"release_id": release_id},
-    )
-    await tx.execute(text("DELETE FROM gene_name"))
-    await tx.execute(
-        text("""
-            WITH names AS (
-                SELECT hgnc_id, value->>'symbol' AS name,
-                       CASE value->>'status' WHEN 'approved' THEN 'approved'
-                                             ELSE 'withdrawn' END AS kind
-                FROM staged WHERE release_id = :release_id
-                UNION ALL
-                SELECT hgnc_id, jsonb_array_elements_text(value->'previous_symbols'), 'previous'
-                FROM staged WHERE release_id = :release_id
-                UNION ALL
-                SELECT hgnc_id, jsonb_array_elements_text(value->'aliases'), 'alias'
-                FROM staged WHERE release_id = :release_id
-            )
-            INSERT INTO gene_name (folded, name, kind, hgnc_id)
-            SELECT lower(name), name, kind, hgnc_id FROM names ON CONFLICT DO NOTHING
-        """),
-        {"release_id": release_id},
-    )
-    await tx.execute(text("ANALYZE gene"))
-    return [row.hgnc_id for row in rewritten if row.withdrawn] + list(absent)
-
-
 async def complete_release(tx: AsyncConnection, release_id: UUID) -> str | None:
     """Note that every slice of a release is stored. Returns its version, once."""
     version: str | None = await tx.scalar(
@@ -469,26 +282,3 @@ async def complete_release(tx: AsyncConnection, release_id: UUID) -> str | None:
         {"release_id": release_id},
     )
     return version
-
-
-async def drop_stored_rows(tx: AsyncConnection) -> int:
-    """Let go of staged rows that nobody needs any more; the raw bytes can make them again."""
-    dropped = await tx.execute(
-        text("""
-            DELETE FROM staged_release USING release
-            WHERE release.id = staged_release.release_id
-              AND release.state IN ('stored', 'rejected')
-            RETURNING release_id
-        """)
-    )
-    for row in dropped.all():
-        await tx.execute(
-            text("DELETE FROM staged WHERE release_id = :release_id"),
-            {"release_id": row.release_id},
-        )
-    return dropped.rowcount
-
-
-def count_unmapped(found: dict[tuple[str, str], int], entry: Unmapped) -> None:
-    key = (entry.key, entry.reason)
-    found[key] = found.get(key, 0) + entry.row_count

@@ -1,0 +1,108 @@
+"""The gene catalogue: read for joining and asking, rewritten as a whole from one release."""
+
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.annotator.domain import Catalogue, Gene
+
+
+async def get_catalogue(tx: AsyncConnection) -> Catalogue:
+    """All approved genes, in the order of their numbers."""
+    rows = await tx.execute(
+        text("""
+            SELECT hgnc_id, symbol, entrez_id, ensembl_gene_id FROM gene
+            WHERE status = 'approved' ORDER BY hgnc_number
+        """)
+    )
+    return Catalogue([Gene(**row._mapping) for row in rows])
+
+
+async def get_genes(tx: AsyncConnection, hgnc_ids: list[str]) -> list[Gene]:
+    """Genes of the catalogue with the identifiers that upstreams know them by, in this order."""
+    rows = await tx.execute(
+        text("""
+            SELECT g.hgnc_id, g.symbol, g.entrez_id, g.ensembl_gene_id
+            FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS asked (hgnc_id, place)
+            JOIN gene g ON g.hgnc_id = asked.hgnc_id ORDER BY asked.place
+        """),
+        {"hgnc_ids": hgnc_ids},
+    )
+    return [Gene(**row._mapping) for row in rows]
+
+
+async def current_catalogue_id(tx: AsyncConnection) -> UUID | None:
+    """The release that the tables gene and gene_name were last written from."""
+    catalogue_id: UUID | None = await tx.scalar(
+        text("""
+            SELECT r.id FROM release r JOIN source s ON s.name = r.source
+            WHERE s.is_catalogue AND r.state IN ('accepted', 'stored')
+            ORDER BY r.retrieved_at DESC LIMIT 1
+        """)
+    )
+    return catalogue_id
+
+
+async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
+    """Make the staged release of the catalogue's source the catalogue, all at once.
+
+    Genes that it does not name any more keep their row: annotations stay attached to their id.
+    Returns the genes that were approved and are not any more.
+    """
+    rewritten = await tx.execute(
+        text("""
+            INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type, location,
+                              entrez_id, ensembl_gene_id, successors)
+            SELECT hgnc_id, value->>'symbol', value->>'name', value->>'status',
+                   value->>'locus_group', value->>'locus_type', value->>'location',
+                   value->>'entrez_id', value->>'ensembl_gene_id',
+                   ARRAY(SELECT jsonb_array_elements_text(value->'successors'))
+            FROM staged WHERE release_id = :release_id ORDER BY hgnc_id
+            ON CONFLICT (hgnc_id) DO UPDATE SET
+                symbol = excluded.symbol, name = excluded.name, status = excluded.status,
+                locus_group = excluded.locus_group, locus_type = excluded.locus_type,
+                location = excluded.location, entrez_id = excluded.entrez_id,
+                ensembl_gene_id = excluded.ensembl_gene_id, successors = excluded.successors
+            WHERE (gene.symbol, gene.name, gene.status, gene.locus_group, gene.locus_type,
+                   gene.location, gene.entrez_id, gene.ensembl_gene_id, gene.successors)
+                IS DISTINCT FROM
+                  (excluded.symbol, excluded.name, excluded.status, excluded.locus_group,
+                   excluded.locus_type, excluded.location, excluded.entrez_id,
+                   excluded.ensembl_gene_id, excluded.successors)
+            RETURNING new.hgnc_id,
+                      old.status = 'approved' AND new.status <> 'approved' AS withdrawn
+        """),
+        {"release_id": release_id},
+    )
+    absent = await tx.scalars(
+        text("""
+            UPDATE gene SET status = 'withdrawn' WHERE status = 'approved' AND NOT EXISTS (
+                SELECT FROM staged s
+                WHERE s.release_id = :release_id AND s.hgnc_id = gene.hgnc_id)
+            RETURNING hgnc_id
+        """),
+        {"release_id": release_id},
+    )
+    await tx.execute(text("DELETE FROM gene_name"))
+    await tx.execute(
+        text("""
+            WITH names AS (
+                SELECT hgnc_id, value->>'symbol' AS name,
+                       CASE value->>'status' WHEN 'approved' THEN 'approved'
+                                             ELSE 'withdrawn' END AS kind
+                FROM staged WHERE release_id = :release_id
+                UNION ALL
+                SELECT hgnc_id, jsonb_array_elements_text(value->'previous_symbols'), 'previous'
+                FROM staged WHERE release_id = :release_id
+                UNION ALL
+                SELECT hgnc_id, jsonb_array_elements_text(value->'aliases'), 'alias'
+                FROM staged WHERE release_id = :release_id
+            )
+            INSERT INTO gene_name (folded, name, kind, hgnc_id)
+            SELECT lower(name), name, kind, hgnc_id FROM names ON CONFLICT DO NOTHING
+        """),
+        {"release_id": release_id},
+    )
+    await tx.execute(text("ANALYZE gene"))
+    return [row.hgnc_id for row in rewritten if row.withdrawn] + list(absent)
