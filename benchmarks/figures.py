@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -11,15 +12,11 @@ class Latencies:
 
     requests: int
     failed: int
-    seconds: float
+    per_second: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
     max_ms: float
-
-    @property
-    def per_second(self) -> float:
-        return self.requests / self.seconds
 
 
 def percentile(values: Iterable[float], fraction: float) -> float:
@@ -37,7 +34,7 @@ def summarise(latencies_seconds: Sequence[float], failed: int, seconds: float) -
     return Latencies(
         requests=len(ms) + failed,
         failed=failed,
-        seconds=seconds,
+        per_second=(len(ms) + failed) / seconds,
         p50_ms=percentile(ms, 0.5),
         p95_ms=percentile(ms, 0.95),
         p99_ms=percentile(ms, 0.99),
@@ -49,12 +46,12 @@ def longest_silence(moments_seconds: Sequence[float]) -> float:
     """The longest time between two neighbours; the first moment is when the listening began."""
     if len(moments_seconds) < 2:
         raise ValueError(f"{len(moments_seconds)} moments hold no silence: at least 2 are needed")
-    return max(b - a for a, b in zip(moments_seconds, moments_seconds[1:], strict=False))
+    return max(b - a for a, b in pairwise(moments_seconds))
 
 
 def count_disorder(facts: Sequence[int], snapshots: Sequence[int]) -> int:
     """Frames whose seq contradicts an earlier one: a fact is told once and in order, a snapshot
     is never older than the one before it but may be repeated."""
-    twice_or_late = sum(b <= a for a, b in zip(facts, facts[1:], strict=False))
-    gone_back = sum(b < a for a, b in zip(snapshots, snapshots[1:], strict=False))
+    twice_or_late = sum(b <= a for a, b in pairwise(facts))
+    gone_back = sum(b < a for a, b in pairwise(snapshots))
     return twice_or_late + gone_back

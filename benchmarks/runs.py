@@ -9,6 +9,7 @@ import httpx2
 
 from benchmarks.owner import Owner, SourceTimes
 from benchmarks.watching import Watched, watch
+from services.cli.errors import CommandFailed
 
 RUN_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.05
@@ -19,7 +20,8 @@ ORDER_SECONDS_MAX = 10.0
 
 @dataclass(frozen=True)
 class SourceFigures:
-    """Seconds; from the order unless the name says otherwise. `readable` is of a sample."""
+    """Times are seconds, from the order unless the name says otherwise; `readable` is when the
+    documents of a sample were."""
 
     release: str
     synthetic: bool
@@ -32,16 +34,8 @@ class SourceFigures:
     readable_after_claim: float
     counted: float
     readable: float
-    storing: float
-
-    @property
-    def values_per_second_from_order(self) -> float:
-        return self.values / self.counted
-
-    @property
-    def values_per_second_storing(self) -> float:
-        """Between the first stored batch and the last."""
-        return self.values / self.storing
+    values_per_second_from_order: float
+    values_per_second_storing: float  # Between the first stored batch and the last.
 
 
 @dataclass(frozen=True)
@@ -50,26 +44,28 @@ class RunFigures:
     values: int
     counted_seconds: float
     readable_seconds: float
+    values_per_second: float  # Stored and readable.
     sources: dict[str, SourceFigures]
     socket: Watched
     problems: list[str]
 
-    @property
-    def values_per_second(self) -> float:
-        """Stored and readable."""
-        return self.values / self.readable_seconds
-
 
 async def measure(url: str, owner: Owner, sources: Sequence[str]) -> RunFigures:
-    """Annotate all genes from these sources. Raises TimeoutError when it takes too long."""
-    async with asyncio.timeout(RUN_SECONDS_MAX):
-        ordered_at = time.time()
-        run_id = await _order(url, sources)
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watch(url, run_id))
-            following = group.create_task(_until_readable(owner, run_id, len(sources)))
-        readable_at = following.result()
-        rest_at = await _until_at_rest(owner)
+    """Annotate all genes from these sources. Raises CommandFailed when it takes too long."""
+    try:
+        async with asyncio.timeout(RUN_SECONDS_MAX):
+            ordered_at = time.time()
+            run_id = await _order(url, sources)
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(watch(url, run_id))
+                following = group.create_task(_until_readable(owner, run_id, len(sources)))
+            readable_at = following.result()
+            rest_at = await _until_at_rest(owner)
+    except TimeoutError as error:
+        raise CommandFailed(
+            f"{', '.join(sources)}: not everything could be read {RUN_SECONDS_MAX:g} s after "
+            "the order"
+        ) from error
     finished_at = await owner.finished_at(run_id)
     assert finished_at is not None
     times = await owner.times(run_id)
@@ -81,6 +77,7 @@ async def measure(url: str, owner: Owner, sources: Sequence[str]) -> RunFigures:
         values=values,
         counted_seconds=finished_at.timestamp() - ordered_at,
         readable_seconds=rest_at - ordered_at,
+        values_per_second=values / (rest_at - ordered_at),
         sources={
             source.source: _figures(source, readable_at[source.source], ordered_at)
             for source in times
@@ -130,6 +127,7 @@ async def _until_at_rest(owner: Owner) -> float:
 def _figures(times: SourceTimes, readable_at: float, ordered_at: float) -> SourceFigures:
     claimed_at = times.claimed_at.timestamp()
     last_stored_at = times.last_stored_at.timestamp()
+    counted = times.counted_at.timestamp() - ordered_at
     return SourceFigures(
         release=times.release,
         synthetic=times.synthetic,
@@ -140,9 +138,10 @@ def _figures(times: SourceTimes, readable_at: float, ordered_at: float) -> Sourc
         staged_after_claim=times.staged_at.timestamp() - claimed_at if times.staged_at else None,
         stored_after_claim=last_stored_at - claimed_at,
         readable_after_claim=readable_at - claimed_at,
-        counted=times.counted_at.timestamp() - ordered_at,
+        counted=counted,
         readable=readable_at - ordered_at,
-        storing=last_stored_at - times.first_stored_at.timestamp(),
+        values_per_second_from_order=times.done / counted,
+        values_per_second_storing=times.done / (last_stored_at - times.first_stored_at.timestamp()),
     )
 
 
@@ -153,6 +152,8 @@ def _problems(times: Sequence[SourceTimes], genes: int, values: int) -> list[str
         for source in times
         if source.done + source.no_data != genes or source.failed or source.state != "completed"
     ]
+    if not genes:
+        found.append("there were no genes")
     counted = sum(source.done for source in times)
     if counted != values:
         found.append(f"{counted} values were counted and {values} are stored")

@@ -33,10 +33,8 @@ class Database:
         shared = SharedSettings(
             kafka_bootstrap=self.environment["ANNOBUS_KAFKA_BOOTSTRAP"], environment="test"
         )
-        return ServiceSettings(
-            database_url=self.environment[f"{service.upper()}_DATABASE_URL"],
-            **{"shared": shared, **overrides},
-        )
+        url = self.environment[f"{service.upper()}_DATABASE_URL"]
+        return ServiceSettings.model_validate({"database_url": url, "shared": shared, **overrides})
 
     @asynccontextmanager
     async def engine(self, service: str) -> AsyncIterator[AsyncEngine]:

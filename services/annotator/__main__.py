@@ -1,5 +1,6 @@
 """The annotator's composition root."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -32,6 +33,7 @@ async def main(settings: AnnotatorSettings) -> None:
         await life.wait_for_schema(engine, REVISION)
         instance = await life.take_slot()
         raw_store = RawStore(settings.raw_folder)
+        await asyncio.to_thread(raw_store.sweep)
         progress = Progress(engine, bus)
         releases = Releases(engine, SOURCES, upstreams, raw_store)
         handlers = Handlers(
@@ -47,8 +49,8 @@ async def main(settings: AnnotatorSettings) -> None:
         planner = Planner(engine, SOURCES, instance, progress.report, bury)
 
         bus.subscribe(subscriptions(handlers), instance)
-        await bus.start()
         life.at_stop(bus.stop)
+        await life.unless_stopped(bus.start())
         life.keep("progress", progress.tell())
         life.keep("relay", outbox.relay(settings, "annotator", bus.publish))
         life.keep(

@@ -13,9 +13,10 @@ from zlib import crc32
 
 import orjson
 from pydantic import BaseModel
+from typing_extensions import TypeIs
 
 from contracts.messages import AnnotationsChanged
-from services.annotator.errors import RateLimited
+from services.annotator.errors import RateLimited, ReleaseMissing
 from services.chassis.errors import PermanentError
 
 ATTEMPTS_MAX = 5
@@ -214,13 +215,17 @@ class ApiSource(Protocol):
 Source = BulkSource | ApiSource
 
 
+def is_api(source: Source) -> TypeIs[ApiSource]:
+    return hasattr(source, "page_size")
+
+
 def kind(source: Source) -> Kind:
-    return "api" if hasattr(source, "page_size") else "bulk"
+    return "api" if is_api(source) else "bulk"
 
 
 def batch_size(source: Source) -> int:
     """How many genes one batch of this source names."""
-    return getattr(source, "page_size", STORE_GENES_MAX)
+    return source.page_size if is_api(source) else STORE_GENES_MAX
 
 
 def canonical(value: BaseModel) -> bytes:
@@ -280,6 +285,8 @@ class Counts:
 
 def retry_after(attempt: int, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
+    if isinstance(error, ReleaseMissing):  # Not the batch's fault: it waits for its release.
+        return timedelta(seconds=BACKOFF_FIRST_SECONDS)
     if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:
         return None
     seconds = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
 from uuid import UUID
 
 import structlog
@@ -16,7 +15,7 @@ from contracts.messages import (
     StartRun,
 )
 from services.annotator import domain
-from services.annotator.domain import ApiSource, Batch, Counts, Offered, Source
+from services.annotator.domain import Batch, Counts, Offered, Source
 from services.annotator.errors import LeaseLost, ReleaseMissing
 from services.annotator.raw_store import RawStore
 from services.annotator.store import (
@@ -32,7 +31,7 @@ from services.annotator.store.annotations import Origin
 from services.annotator.upstream import Upstream
 from services.chassis import database, outbox, telemetry
 from services.chassis.bus import Routes, Subscription
-from services.chassis.errors import PermanentError, TransientError, problem_of
+from services.chassis.errors import PermanentError, problem_of
 from services.chassis.failpoints import Failpoints
 
 log = structlog.get_logger()
@@ -93,7 +92,7 @@ class Handlers:
             facts = await self.work(batch)
         except LeaseLost:
             raise
-        except (PermanentError, TransientError) as error:
+        except Exception as error:  # noqa: BLE001  # Whatever it is, the next attempt waits.
             facts = await self.give_back(batch, error)
         finally:
             renewing.cancel()
@@ -141,7 +140,8 @@ class Handlers:
     async def fetch_pages(self, batch: Batch) -> list[RunFact]:
         """Ask an API for the batch's genes, page by page, resuming at its checkpoint."""
         assert batch.run_id is not None
-        source = cast(ApiSource, self.sources[batch.source])
+        source = self.sources[batch.source]
+        assert domain.is_api(source)  # Only their batches are fetched.
         checkpoint = batch.checkpoint
         facts: list[RunFact] = []
         while hgnc_ids := list(batch.genes[checkpoint : checkpoint + source.page_size]):
@@ -164,7 +164,7 @@ class Handlers:
                     batch.run_id,
                 )
                 changed = await annotations.store_offered(tx, batch.source, offered, origin, now)
-                seen = await annotations.mark_checked(tx, batch.source, offered)
+                seen = await annotations.mark_checked(tx, batch.source, offered, batch.claimed_at)
                 finished = await batches.save_checkpoint(tx, batch, len(hgnc_ids))
                 done = sum(value is not None for value in offered.values)
                 counts = Counts(done, len(hgnc_ids) - done, changed=len(changed))
@@ -183,10 +183,13 @@ class Handlers:
         """Let the planner send the batch again later; without a delay it is a dead letter."""
         delay = domain.retry_after(batch.attempt, error)
         async with self.engine.begin() as tx:
+            await annotations.lock_store(tx, batch.source)  # Nobody attaches to what is buried.
             if isinstance(error, ReleaseMissing) and batch.release_id is not None:
                 await releases.open_release_batches(tx, [batch.source])
                 await staged.unstage_release(tx, batch.release_id)
-            await batches.give_back_batch(tx, batch, delay, problem_of(error))
+            await batches.give_back_batch(
+                tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
+            )
             facts = await bury(tx, batch, error) if delay is None else []
             await database.notify(tx, "planner")
         outcome = "dead" if delay is None else "retried"
@@ -209,7 +212,7 @@ async def bury(tx: AsyncConnection, batch: Batch, error: Exception) -> list[RunF
     touched: list[str] = []
     if batch.kind == "fetch":
         left = sorted(batch.genes[batch.checkpoint :])
-        touched = await annotations.mark_failed(tx, batch.source, left, problem)
+        touched = await annotations.mark_failed(tx, batch.source, left, problem, batch.claimed_at)
     facts = await counting.count_dead(tx, batch, problem)
     await runs.save_facts(tx, facts)
     await outbox.add(tx, *facts, *domain.changes(batch.source, None, touched))

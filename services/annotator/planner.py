@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source
-from services.annotator.store import batches, counting, releases, runs, staged
+from services.annotator.store import annotations, batches, counting, releases, runs, staged
 from services.chassis import outbox
 from services.chassis.errors import PermanentError, problem_of
 
@@ -84,16 +84,16 @@ class Planner:
         else:
             for source in waiting:
                 await runs.set_total(tx, run_id, source, gene_count)
-                if domain.kind(self.sources[source]) == "api":
-                    facts += await self.plan_api(tx, run_id, source, gene_count)
-        completed = await counting.complete_run(tx, run_id, facts[-1].seq + 1)
+                declared = self.sources[source]
+                if domain.is_api(declared):
+                    facts += await self.plan_api(tx, run_id, declared, gene_count)
+        completed = await counting.complete_run(tx, run_id)
         return [*facts, completed] if completed else facts
 
     async def plan_api(
-        self, tx: AsyncConnection, run_id: UUID, name: str, gene_count: int
+        self, tx: AsyncConnection, run_id: UUID, source: ApiSource, gene_count: int
     ) -> list[RunFact]:
-        source: ApiSource = self.sources[name]  # type: ignore[assignment]  # Its kind says so.
-        identifier = source.declaration.identifier
+        name, identifier = source.declaration.name, source.declaration.identifier
         asked = await runs.plan_fetches(tx, run_id, name, identifier, source.page_size)
         silent = await runs.mark_unaskable(tx, run_id, name, identifier)
         await outbox.add(tx, *domain.changes(name, None, silent))
@@ -127,6 +127,7 @@ class Planner:
     async def bury_worn_out(self, batch: Batch) -> None:
         error = AttemptsUsedUp(f"{batch.attempt} attempts ended with the worker that made them")
         async with self.engine.begin() as tx:
+            await annotations.lock_store(tx, batch.source)
             await batches.give_back_batch(tx, batch, None, error.problem())
             facts = await self.bury(tx, batch, error)
         self.report({fact.run_id for fact in facts})

@@ -2,10 +2,15 @@
 
 import asyncio
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+INCOMING = "incoming-"
+INCOMING_SECONDS_MAX = 3_600.0  # Older ones belong to nobody: a download has a shorter deadline.
 
 
 class RawStore:
@@ -21,11 +26,17 @@ class RawStore:
     def holds(self, sha256: bytes) -> bool:
         return self.path(sha256).is_file()
 
+    def sweep(self) -> None:
+        """Remove downloads that their process did not live to keep."""
+        for left in self._folder.glob(f"{INCOMING}*"):
+            if time.time() - left.stat().st_mtime > INCOMING_SECONDS_MAX:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
     @asynccontextmanager
     async def workspace(self) -> AsyncIterator[Path]:
         """A folder for downloads on the same disk, gone at the end."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="incoming-") as folder:
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix=INCOMING) as folder:
             yield Path(folder)
 
     async def keep(self, file: Path, sha256: bytes) -> None:
@@ -39,9 +50,7 @@ class RawStore:
         if self.holds(sha256):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=self._folder, prefix="incoming-", delete=False
-        ) as file:
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=INCOMING, delete=False) as file:
             file.write(content)
         self._keep(Path(file.name), sha256)
 

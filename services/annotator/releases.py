@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.messages import RunFact
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, BulkSource, Source
-from services.annotator.errors import ReleaseRefused
+from services.annotator.errors import ReleaseMissing, ReleaseRefused
 from services.annotator.raw_store import RawStore
 from services.annotator.store import (
     annotations,
@@ -26,7 +27,7 @@ from services.annotator.store import (
 )
 from services.annotator.store.releases import Release
 from services.annotator.upstream import Downloaded, Upstream
-from services.chassis import database, outbox, process
+from services.chassis import database, outbox
 from services.chassis.errors import TransientError
 
 log = structlog.get_logger()
@@ -53,9 +54,9 @@ class Releases:
         Every step leaves a row behind: after a crash the next attempt goes on from there.
         """
         source = self.sources[batch.source]
-        if domain.kind(source) == "api":
-            return await self._prepare_api(batch, cast(ApiSource, source))
-        return await self._prepare_bulk(batch, cast(BulkSource, source))
+        if domain.is_api(source):
+            return await self._prepare_api(batch, source)
+        return await self._prepare_bulk(batch, source)
 
     async def _prepare_api(self, batch: Batch, source: ApiSource) -> list[RunFact]:
         version = await source.version(self.upstreams[batch.source])
@@ -88,6 +89,8 @@ class Releases:
             await batches.finish_batch(tx, batch)
             if release.state == "rejected":
                 raise ReleaseRefused(str((release.problem or {}).get("detail")))
+            if release.state == "fetched":
+                raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
             if release.state == "staged":
                 if source.declaration.is_catalogue:
                     withdrawn = await catalogue.rewrite_catalogue(tx, release.id)
@@ -158,7 +161,7 @@ class Releases:
             str(release.id),
             str(batch.id),
             str(batch.lease_token),
-            preexec_fn=process.die_with_parent,
+            str(os.getpid()),
         )
         try:
             async with asyncio.timeout(STAGING_SECONDS_MAX):

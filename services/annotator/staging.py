@@ -6,7 +6,6 @@ Parsing a hundred megabytes would hold an event loop for seconds; here nothing e
 import asyncio
 import sys
 from collections.abc import Iterator
-from typing import cast
 from uuid import UUID
 
 from sqlalchemy import text
@@ -22,6 +21,7 @@ from services.annotator.store import catalogue, releases, staged
 from services.annotator.store.releases import Release
 from services.chassis import database
 from services.chassis.errors import PermanentError
+from services.chassis.process import end_with_parent
 from services.chassis.telemetry import configure_logging
 
 COPY_SECONDS_MAX = 120
@@ -74,9 +74,13 @@ async def main(release_id: UUID, batch_id: UUID, lease_token: int) -> None:
     configure_logging(settings.shared, "annotator-staging")
     async with database.open_engine(settings, "annotator-staging") as engine:
         async with engine.begin() as tx:
+            # One moment: the genes, and the name of the catalogue that they are.
+            await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             release = await releases.get_release(tx, release_id)
             genes = await catalogue.get_catalogue(tx)
-        source = cast(BulkSource, SOURCES[release.source])
+            catalogue_id = await catalogue.current_catalogue_id(tx)
+        source = SOURCES[release.source]
+        assert not domain.is_api(source)  # Only files are staged.
         reading = Reading(source, release, RawStore(settings.raw_folder))
         try:
             async with engine.begin() as tx:
@@ -88,6 +92,7 @@ async def main(release_id: UUID, batch_id: UUID, lease_token: int) -> None:
                     batch_id,
                     lease_token,
                     release_id,
+                    catalogue_id,
                     reading.version(),
                     reading.row_count,
                     reading.unmapped,
@@ -108,4 +113,5 @@ async def _copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[4]))
     asyncio.run(main(UUID(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3])))

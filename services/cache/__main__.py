@@ -23,8 +23,8 @@ async def main(settings: CacheSettings) -> None:
         await life.wait_for_schema(engine, REVISION)
         instance = await life.take_slot()
         bus.subscribe(subscriptions(Handlers(engine)), instance)
-        await bus.start()
         life.at_stop(bus.stop)
+        await life.unless_stopped(bus.start())
         life.keep("relay", outbox.relay(settings, "cache", bus.publish))
         life.keep(
             "rebuilder",

@@ -30,6 +30,7 @@ class Handlers:
     async def on_release_stored(self, event: ReleaseStored) -> None:
         """Genes that the release does not name are known to have no data now."""
         async with self.engine.begin() as tx:
+            await store.lock_documents(tx)  # A rebuild under way may just be writing "pending".
             await store.mark_pending_dirty(tx, event.source)
             await store.wake_rebuilder(tx)
 

@@ -19,6 +19,7 @@ class Rebuilder:
         """Rebuild the dirty genes and name those that are new to a reader. Returns how many
         were dirty. For `database.alone`, which hands in the session that holds the lock."""
         async with self._engine.begin() as tx:
+            await store.lock_documents(tx)
             genes = await store.take_dirty(tx, GENES_MAX)
             if not genes:
                 return 0

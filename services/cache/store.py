@@ -16,6 +16,11 @@ async def wake_rebuilder(tx: AsyncConnection) -> None:
     await database.notify(tx, REBUILDER)
 
 
+async def lock_documents(tx: AsyncConnection) -> None:
+    """Let who rebuilds documents, and who looks for documents to rebuild, take turns."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('documents', 0))"))
+
+
 async def mark_dirty(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> None:
     """Remember genes whose documents must be rebuilt. Who comes again finds them marked."""
     await tx.execute(
@@ -34,7 +39,8 @@ async def mark_pending_dirty(tx: AsyncConnection, source: str) -> None:
         text("""
             INSERT INTO dirty_gene (hgnc_id)
             SELECT hgnc_id FROM gene
-            WHERE document->'annotations'->CAST(:source AS text)->>'status' = 'pending'
+            WHERE coalesce(document->'annotations'->CAST(:source AS text)->>'status', 'pending')
+                = 'pending'
             ORDER BY hgnc_id
             ON CONFLICT DO NOTHING
         """),

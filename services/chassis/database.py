@@ -28,6 +28,7 @@ TRANSACTION_TIMEOUT = "5s"  # A store that takes longer is stuck, and others wai
 POOL_TIMEOUT_SECONDS = 10
 LOCK_RETRY_SECONDS = 0.5
 RECONNECT_SECONDS = 0.5
+MISTAKE_SECONDS = 5.0  # Before work is tried again that another try will hardly mend.
 
 # What a lost, refused or restarting database raises; all of it is worth another try.
 CONNECTION_ERRORS = (OSError, DBAPIError, PoolExhausted, InterfaceError, PostgresError)
@@ -53,7 +54,8 @@ def _arguments(application: str) -> dict[str, Any]:
 def _url(settings: ServiceSettings) -> str:
     scheme, _, rest = settings.database_url.get_secret_value().partition("://")
     if scheme not in ("postgresql", "postgres"):
-        raise ValueError(f"database_url starts with {scheme!r}; accepted is postgresql://…")
+        # Never the value: it holds a password.
+        raise ValueError("database_url does not start with postgresql://")
     return f"postgresql+asyncpg://{rest}"
 
 
@@ -66,6 +68,7 @@ async def open_engine(settings: ServiceSettings, application: str) -> AsyncItera
         max_overflow=settings.pool_overflow,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args=_arguments(application),
     )
     try:
@@ -83,6 +86,7 @@ async def open_session(
         _url(settings),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
         connect_args=_arguments(application),
     )
     try:
@@ -162,6 +166,7 @@ async def alone(
                 log.info("duty_taken", duty=duty)
                 while True:
                     heard.clear()
+                    await connection.execute(text("SELECT 1"))  # The lock is held as long as this.
                     if await work(connection):
                         continue
                     try:
@@ -170,6 +175,9 @@ async def alone(
                         await asyncio.sleep(coalesce_seconds)
                     except TimeoutError:
                         pass
+        except OUR_MISTAKES:
+            log.exception("duty_failed", duty=duty)
+            await asyncio.sleep(MISTAKE_SECONDS)
         except CONNECTION_ERRORS as error:
             log.warning("duty_interrupted", duty=duty, error=repr(error))
             await asyncio.sleep(RECONNECT_SECONDS)

@@ -13,6 +13,8 @@ from typing import ClassVar
 
 Problem = dict[str, str | int]
 
+DETAIL_CHARACTERS_MAX = 2_000  # It travels in headers and rows.
+
 
 class AnnobusError(Exception):
     """Something annobus knows about; the docstring of a subclass is its title."""
@@ -58,9 +60,10 @@ class MessageTooLarge(PermanentError):
 def problem_of(error: Exception) -> Problem:
     """The problem document of any error; one that is not ours shows its type and text."""
     if isinstance(error, AnnobusError):
-        return error.problem()
+        problem = error.problem()
+        return problem | {"detail": str(problem["detail"])[:DETAIL_CHARACTERS_MAX]}
     return {
         "type": "urn:annobus:problem:unexpected",
         "title": "An unexpected error",
-        "detail": f"{type(error).__name__}: {error}",
+        "detail": f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS_MAX],
     }

@@ -24,6 +24,7 @@ from services.chassis.errors import PermanentError, Problem
 log = structlog.get_logger()
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
+ERRORS_MAX = 100  # Entries of one problem document.
 SHOWN_CHARACTERS_MAX = 100  # Of a refused value, in an error.
 STARTED_TIMEOUT_SECONDS = 10
 DRAIN_SECONDS = 5
@@ -118,7 +119,7 @@ async def _request_error(_: Request, error: Exception) -> Response:
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = []
-    for found in error.errors():
+    for found in error.errors()[:ERRORS_MAX]:
         place, *path = (str(part) for part in found["loc"])
         pointer = "/" + "/".join(path) if place == "body" else f"{place} {'/'.join(path)}"
         errors.append(field_error(pointer, found.get("input"), found["msg"]))

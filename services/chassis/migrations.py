@@ -25,6 +25,10 @@ async def _migrate(schema: str, database_url: str) -> None:
         await tx.execute(text("SET LOCAL lock_timeout = '30s'"))
         await tx.execute(text(f"SET LOCAL search_path = {schema}"))
         await tx.run_sync(_run, schema)
+        # A service has its own tables; which revision they are at is not its to say.
+        await tx.execute(
+            text(f"REVOKE INSERT, UPDATE, DELETE ON {schema}.alembic_version FROM {schema}")
+        )
     await engine.dispose()
 
 

@@ -105,14 +105,22 @@ class Process:
             raise SlotLost(name.result())
 
         self.keep("slot", hold())
+        slot = await self.unless_stopped(name)
+        structlog.contextvars.bind_contextvars(instance=slot)
+        return slot
+
+    async def unless_stopped(self, awaitable: Awaitable[T]) -> T:
+        """Wait for something that may take for ever; ends the process when it is told to stop."""
+        waited = asyncio.ensure_future(awaitable)
         stopped = asyncio.ensure_future(self._stopping.wait())
-        waited: set[asyncio.Future[Any]] = {name, stopped}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {waited, stopped}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        if not name.done():
-            raise SystemExit(0)  # Stopped while it waited.
-        structlog.contextvars.bind_contextvars(instance=name.result())
-        return name.result()
+        if waited.done():
+            return waited.result()
+        waited.cancel()
+        await asyncio.wait({waited})
+        raise SystemExit(0)
 
     def schema_check(self, engine: AsyncEngine, revision: str) -> http.Check:
         """Readiness: the database answers, and its schema is the one this service needs."""
@@ -126,19 +134,22 @@ class Process:
 
     async def wait_for_schema(self, engine: AsyncEngine, revision: str) -> None:
         """Only `annobus migrate` changes a schema; a service waits for the one it needs."""
-        while not self._stopping.is_set():
-            try:
-                if await database.has_revision(engine, revision):
-                    return
-                log.info("schema_missing", needed=revision)
-            except database.CONNECTION_ERRORS as error:
-                log.warning("database_waits", error=repr(error))
-            await asyncio.sleep(WAIT_SECONDS)
-        raise SystemExit(0)
+        await self.unless_stopped(_until_revision(engine, revision))
 
     async def until_stopped(self) -> None:
         log.info("started")
         await self._stopping.wait()
+
+
+async def _until_revision(engine: AsyncEngine, revision: str) -> None:
+    while True:
+        try:
+            if await database.has_revision(engine, revision):
+                return
+            log.info("schema_missing", needed=revision)
+        except database.CONNECTION_ERRORS as error:
+            log.warning("database_waits", error=repr(error))
+        await asyncio.sleep(WAIT_SECONDS)
 
 
 class SlotLost(Exception):
@@ -158,11 +169,11 @@ async def probe_lag() -> None:
         telemetry.LOOP_LAG.set(time.perf_counter() - due)
 
 
-def die_with_parent() -> None:
-    """In a child, between fork and exec: end with the process that started it."""
+def end_with_parent(parent_id: int) -> None:
+    """In a child that was just started: end with the process that started it."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
-        os._exit(1)  # The parent died before this could be asked for.
+    if os.getppid() != parent_id:
+        raise SystemExit(1)  # It died before this could be asked for.
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

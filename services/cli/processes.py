@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 import services
 from infra.processes import Process
+from services.annotator.sources import SOURCES
 from services.cli import state
 
 PROJECT = Path(services.__path__[0]).parent
-UPSTREAMS = ("hgnc", "hpo", "ensembl")
 BACKGROUND_NICE = 5  # What works in the background gives way to what answers people.
 MIGRATE_TIMEOUT_SECONDS = 120.0
 MIRROR_TIMEOUT_SECONDS = 180.0  # Its first start converts 44,000 genes.
@@ -94,7 +94,7 @@ class Plan:
                 "ANNOTATOR_RAW_FOLDER": str(self.options.state / "raw"),
             }
             if self.options.mirror:
-                own["ANNOTATOR_UPSTREAMS"] = orjson.dumps(self._upstreams()).decode()
+                own["ANNOTATOR_SOURCES"] = orjson.dumps(self._upstreams()).decode()
             yield self._service(name, "annotator", own, BACKGROUND_NICE)
         yield self._service("cache", "cache", {}, BACKGROUND_NICE)
         yield self._service("gateway", "gateway", {}, 0)
@@ -103,7 +103,7 @@ class Plan:
         """Where the mirror answers for each upstream; 0 requests a second: without a limit."""
         base = self.addresses()["mirror"]
         rate = {} if self.options.limits else {"requests_per_second": 0}
-        return {name: {"base_url": f"{base}/{name}", **rate} for name in UPSTREAMS}
+        return {name: {"base_url": f"{base}/{name}", **rate} for name in SOURCES}
 
     def _service(self, name: str, service: str, own: Mapping[str, str], nice: int) -> Process:
         prefix = service.upper()

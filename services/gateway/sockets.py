@@ -82,7 +82,10 @@ class Sockets:
                 over &= set(self.active.ids)
                 for run_id in self.active.ids:
                     if run_id not in over and run_id not in seats:
-                        seats[run_id] = await self._take_seat(run_id, changed)
+                        try:
+                            seats[run_id] = await self._take_seat(run_id, changed)
+                        except RunUnknown:  # Ordered past the gateway: not a run users know.
+                            over.add(run_id)
                 for run_id, (seat, place) in list(seats.items()):
                     await _send(websocket, await seat.news())
                     if seat.is_over:

@@ -263,7 +263,7 @@ async def write_catalogue(database: Database) -> None:
         )
         await owner.execute(
             """INSERT INTO annotator.release (id, source, version, state, parser_version,
-                   retrieved_at, checked_at, accepted_at, stored_at)
-               VALUES ($1, 'hgnc', 'few', 'stored', 1, now(), now(), now(), now())""",
+                   retrieved_at, checked_at, accepted_at, stored_at, readable_since)
+               VALUES ($1, 'hgnc', 'few', 'stored', 1, now(), now(), now(), now(), now())""",
             uuid4(),
         )

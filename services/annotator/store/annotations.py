@@ -37,11 +37,14 @@ async def lock_store(tx: AsyncConnection, source: str) -> datetime:
     First in every store, so that stores never wait for each other in a circle; the clock is read
     after the lock, so that versions of one gene follow each other.
     """
-    await tx.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended('store:' || :source, 0))"),
+    now: datetime = await tx.scalar(
+        text("""
+            WITH locked AS MATERIALIZED (
+                SELECT pg_advisory_xact_lock(hashtextextended('store:' || :source, 0)))
+            SELECT clock_timestamp() FROM locked
+        """),
         {"source": source},
     )
-    now: datetime = await tx.scalar(text("SELECT clock_timestamp()"))
     return now
 
 
@@ -58,6 +61,12 @@ _OFFERED = """
     FROM unnest(CAST(:hgnc_ids AS text[]), CAST(:values AS text[]),
                 CAST(:digests AS bytea[]), CAST(:positions AS integer[]))
         AS o (hgnc_id, value, digest, position)
+    -- An unchanged value writes no version: when it was last offered, `checked` knows.
+    LEFT JOIN LATERAL (
+        SELECT c.retrieved_at > :retrieved_at AS newer FROM checked c
+        WHERE c.hgnc_id = o.hgnc_id AND c.source = :source LIMIT 1
+    ) c ON true
+    WHERE c.newer IS NOT TRUE
 """
 
 
@@ -159,37 +168,40 @@ async def _store(
     return [row.hgnc_id for row in inserted]
 
 
-async def mark_checked(tx: AsyncConnection, source: str, offered: Offered) -> list[str]:
+async def mark_checked(
+    tx: AsyncConnection, source: str, offered: Offered, retrieved_at: datetime
+) -> list[str]:
     """Note that an API was asked for these genes. Returns those whose outcome is another now."""
-    return await _mark(
-        tx,
-        source,
-        offered.hgnc_ids,
-        ["empty" if value is None else "value" for value in offered.values],
-        None,
-    )
+    outcomes = ["empty" if value is None else "value" for value in offered.values]
+    return await _mark(tx, source, offered.hgnc_ids, outcomes, None, retrieved_at)
 
 
 async def mark_failed(
-    tx: AsyncConnection, source: str, genes: list[str], problem: Problem
+    tx: AsyncConnection, source: str, genes: list[str], problem: Problem, retrieved_at: datetime
 ) -> list[str]:
     """Note that an API could not be asked; what it said before stays."""
-    return await _mark(tx, source, genes, ["error"] * len(genes), problem)
+    return await _mark(tx, source, genes, ["error"] * len(genes), problem, retrieved_at)
 
 
 async def _mark(
-    tx: AsyncConnection, source: str, genes: list[str], outcomes: list[str], problem: Problem | None
+    tx: AsyncConnection,
+    source: str,
+    genes: list[str],
+    outcomes: list[str],
+    problem: Problem | None,
+    retrieved_at: datetime,
 ) -> list[str]:
     rows = await tx.execute(
         text("""
-            INSERT INTO checked (hgnc_id, source, checked_at, outcome, problem)
-            SELECT c.hgnc_id, :source, now(), c.outcome, CAST(:problem AS jsonb)
+            INSERT INTO checked (hgnc_id, source, checked_at, retrieved_at, outcome, problem)
+            SELECT c.hgnc_id, :source, now(), :retrieved_at, c.outcome, CAST(:problem AS jsonb)
             FROM unnest(CAST(:genes AS text[]), CAST(:outcomes AS text[]))
                 AS c (hgnc_id, outcome)
             ORDER BY c.hgnc_id
             ON CONFLICT (hgnc_id, source) DO UPDATE SET
-                checked_at = excluded.checked_at, outcome = excluded.outcome,
-                problem = excluded.problem
+                checked_at = excluded.checked_at, retrieved_at = excluded.retrieved_at,
+                outcome = excluded.outcome, problem = excluded.problem
+            WHERE checked.retrieved_at <= excluded.retrieved_at
             RETURNING new.hgnc_id, old.outcome IS DISTINCT FROM new.outcome AS changed
         """),
         {
@@ -197,6 +209,7 @@ async def _mark(
             "genes": genes,
             "outcomes": outcomes,
             "problem": orjson.dumps(problem).decode() if problem else None,
+            "retrieved_at": retrieved_at,
         },
     )
     return [row.hgnc_id for row in rows if row.changed]

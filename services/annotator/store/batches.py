@@ -63,17 +63,21 @@ async def save_checkpoint(tx: AsyncConnection, batch: Batch, gene_count: int) ->
     row = (
         await tx.execute(
             text("""
-                UPDATE batch SET checkpoint = checkpoint + :gene_count
+                UPDATE batch SET checkpoint = checkpoint + :gene_count,
+                    state = CASE WHEN last THEN 'done' ELSE state END,
+                    finished_at = CASE WHEN last THEN now() END,
+                    lease_owner = CASE WHEN last THEN NULL ELSE lease_owner END,
+                    lease_until = CASE WHEN last THEN NULL ELSE lease_until END
+                FROM (SELECT checkpoint + :gene_count = cardinality(genes) AS last
+                      FROM batch WHERE id = :batch_id) step
                 WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
-                RETURNING checkpoint = cardinality(genes) AS finished
+                RETURNING last AS finished
             """),
             {"batch_id": batch.id, "token": batch.lease_token, "gene_count": gene_count},
         )
     ).one_or_none()
     if row is None:
         raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
-    if row.finished:
-        await finish_batch(tx, batch)
     return bool(row.finished)
 
 
@@ -92,9 +96,17 @@ async def finish_batch(tx: AsyncConnection, batch: Batch) -> None:
 
 
 async def give_back_batch(
-    tx: AsyncConnection, batch: Batch, delay: timedelta | None, problem: Problem
+    tx: AsyncConnection,
+    batch: Batch,
+    delay: timedelta | None,
+    problem: Problem,
+    *,
+    counts: bool = True,
 ) -> None:
-    """Let somebody try again after a delay; without one the batch is dead. Raises LeaseLost."""
+    """Let somebody try again after a delay; without one the batch is dead. Raises LeaseLost.
+
+    An attempt that could not begin does not count.
+    """
     given_back = await tx.execute(
         text("""
             UPDATE batch SET state = CASE WHEN CAST(:delay AS interval) IS NULL
@@ -103,11 +115,13 @@ async def give_back_batch(
                                                 THEN now() END,
                              next_attempt_at = now() + coalesce(CAST(:delay AS interval), '0s'),
                              problem = CAST(:problem AS jsonb),
+                             attempt = attempt - :uncounted,
                              lease_owner = NULL, lease_until = NULL, queued_at = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
         """),
         {
             "batch_id": batch.id,
+            "uncounted": int(not counts),
             "token": batch.lease_token,
             "delay": delay,
             "problem": orjson.dumps(problem).decode(),
@@ -142,6 +156,9 @@ async def queue_due_batches(tx: AsyncConnection) -> list[Due]:
                     (SELECT b.id, b.source, b.run_id FROM batch b  -- The source's own.
                      WHERE b.source = room.source AND b.run_id IS NULL AND b.state = 'pending'
                        AND b.next_attempt_at <= now()
+                       AND (b.kind = 'release' OR EXISTS (
+                           SELECT FROM release r WHERE r.id = b.release_id
+                           AND r.state = 'accepted'))
                      ORDER BY b.id LIMIT greatest(room.free, 0))
                     UNION ALL
                     SELECT b.* FROM run_source rs JOIN run ON run.id = rs.run_id

@@ -12,7 +12,7 @@ from services.annotator.domain import Batch, Counts
 from services.chassis.errors import Problem
 
 # A step raises `seq` by this much, so that each of its facts has a number; gaps are allowed.
-FACTS_PER_STEP_MAX = 3
+FACTS_PER_STEP_MAX = 2
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ async def advance(
         no_data_count=counted.no_data_count,
         failed_count=counted.failed_count,
     )
-    completed = await complete_run(tx, run_id, run.seq + 2)
+    completed = await complete_run(tx, run_id)
     return Step(run_id, run.seq, (closing, completed) if completed else (closing,))
 
 
-async def complete_run(tx: AsyncConnection, run_id: UUID, seq: int) -> RunCompleted | None:
+async def complete_run(tx: AsyncConnection, run_id: UUID) -> RunCompleted | None:
     """End the run if nothing of it is open. One caller gets the fact, and only once."""
     row = (
         await tx.execute(
             text("""
-                UPDATE run SET finished_at = now(), state = CASE
+                UPDATE run SET finished_at = now(), seq = seq + 1, state = CASE
                     WHEN sums.all_failed THEN 'failed'
                     WHEN sums.failed_count > 0 OR sums.any_failed THEN 'completed_with_errors'
                     ELSE 'completed' END
@@ -104,7 +104,7 @@ async def complete_run(tx: AsyncConnection, run_id: UUID, seq: int) -> RunComple
                     FROM run_source WHERE run_id = :run_id
                 ) sums
                 WHERE id = :run_id AND open_sources = 0 AND planned_all AND finished_at IS NULL
-                RETURNING state, sums.done_count, sums.no_data_count, sums.failed_count
+                RETURNING seq, state, sums.done_count, sums.no_data_count, sums.failed_count
             """),
             {"run_id": run_id},
         )
@@ -113,7 +113,7 @@ async def complete_run(tx: AsyncConnection, run_id: UUID, seq: int) -> RunComple
         return None
     return RunCompleted(
         run_id=run_id,
-        seq=seq,
+        seq=row.seq,
         state=row.state,
         done_count=row.done_count,
         no_data_count=row.no_data_count,

@@ -182,9 +182,9 @@ async def record_api_release(
     release_id: UUID = await tx.scalar(
         text("""
             INSERT INTO release (source, version, state, synthetic, parser_version, retrieved_at,
-                                 checked_at, accepted_at)
+                                 checked_at, accepted_at, readable_since)
             VALUES (:source, :version, 'accepted', :synthetic, :parser_version,
-                    clock_timestamp(), now(), now())
+                    clock_timestamp(), now(), now(), now())
             RETURNING id
         """),
         {
@@ -258,7 +258,28 @@ async def accept_release(tx: AsyncConnection, release: Release) -> None:
 
 
 async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
-    """Try again what is dead of a release that somebody asks for anew."""
+    """Try again what is dead of a release that somebody asks for anew.
+
+    Runs that follow it have counted those genes as failed; they will be counted again.
+    """
+    await tx.execute(
+        text("""
+            UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes
+            FROM (
+                SELECT rs.run_id, count(*) AS genes
+                FROM run_source rs JOIN run ON run.id = rs.run_id
+                JOIN batch b ON b.release_id = rs.release_id AND b.kind = 'store'
+                    AND b.state = 'dead'
+                CROSS JOIN unnest(b.genes) AS g (hgnc_id)
+                WHERE rs.release_id = :release_id AND rs.state = 'running'
+                  AND (run.all_genes OR EXISTS (
+                      SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+                GROUP BY rs.run_id
+            ) dead
+            WHERE rs.run_id = dead.run_id AND rs.release_id = :release_id
+        """),
+        {"release_id": release_id},
+    )
     await tx.execute(
         text("""
             UPDATE batch SET state = 'pending', attempt = 0, problem = NULL, finished_at = NULL,
@@ -273,7 +294,8 @@ async def complete_release(tx: AsyncConnection, release_id: UUID) -> str | None:
     """Note that every slice of a release is stored. Returns its version, once."""
     version: str | None = await tx.scalar(
         text("""
-            UPDATE release SET state = 'stored', stored_at = now()
+            UPDATE release SET state = 'stored', stored_at = now(),
+                               readable_since = coalesce(readable_since, now())
             WHERE id = :release_id AND state = 'accepted' AND NOT EXISTS (
                 SELECT FROM batch
                 WHERE batch.release_id = :release_id AND kind = 'store' AND batch.state <> 'done')

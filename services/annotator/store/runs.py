@@ -31,7 +31,7 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
         {
             "run_id": command.run_id,
             "all_genes": command.genes is None,
-            "open_sources": len(command.sources),
+            "open_sources": len(set(command.sources)),
         },
     )
     if inserted.rowcount == 0:
@@ -39,14 +39,14 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
     await tx.execute(
         text("""
             INSERT INTO run_gene (run_id, hgnc_id)
-            SELECT :run_id, unnest(CAST(:genes AS text[]))
+            SELECT DISTINCT CAST(:run_id AS uuid), unnest(CAST(:genes AS text[]))
         """),
         {"run_id": command.run_id, "genes": list(command.genes or ())},
     )
     await tx.execute(
         text("""
             INSERT INTO run_source (run_id, source)
-            SELECT :run_id, unnest(CAST(:sources AS text[]))
+            SELECT DISTINCT CAST(:run_id AS uuid), unnest(CAST(:sources AS text[]))
         """),
         {"run_id": command.run_id, "sources": list(command.sources)},
     )
@@ -155,22 +155,29 @@ async def mark_unaskable(
     Returns those for which that is news.
     """
     assert identifier in get_args(Identifier)
-    rows = await tx.scalars(
+    rows = await tx.execute(
         text(f"""
-            INSERT INTO checked (hgnc_id, source, checked_at, outcome)
-            SELECT g.hgnc_id, :source, now(), 'empty'
+            INSERT INTO checked (hgnc_id, source, checked_at, retrieved_at, outcome)
+            SELECT g.hgnc_id, :source, now(), now(), 'empty'
             FROM gene g
             WHERE g.status = 'approved' AND g.{identifier} IS NULL
               AND ((SELECT all_genes FROM run WHERE id = :run_id)
                    OR EXISTS (SELECT FROM run_gene s
                               WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
             ORDER BY g.hgnc_id
-            ON CONFLICT DO NOTHING
-            RETURNING hgnc_id
+            -- A value from when it had one stays, and grows stale: nobody has said that it is gone.
+            ON CONFLICT (hgnc_id, source) DO UPDATE SET
+                checked_at = excluded.checked_at, retrieved_at = excluded.retrieved_at,
+                outcome = 'empty', problem = NULL
+            WHERE checked.outcome <> 'value' AND NOT EXISTS (
+                SELECT FROM annotation a
+                WHERE a.hgnc_id = checked.hgnc_id AND a.source = checked.source
+                  AND a.valid_to = 'infinity' AND a.value IS NOT NULL)
+            RETURNING new.hgnc_id, old.outcome IS DISTINCT FROM new.outcome AS changed
         """),
         {"run_id": run_id, "source": source},
     )
-    return list(rows)
+    return [row.hgnc_id for row in rows if row.changed]
 
 
 async def mark_planned(tx: AsyncConnection, run_id: UUID, gene_count: int) -> int | None:

@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.annotator.domain import Unmapped
 from services.annotator.errors import LeaseLost
-from services.annotator.store.catalogue import current_catalogue_id
 from services.chassis.errors import Problem
 
 UNMAPPED_MAX = 50_000  # Kept entries of one release; the count is of all.
@@ -47,6 +46,7 @@ async def finish_staging(
     batch_id: UUID,
     lease_token: int,
     release_id: UUID,
+    catalogue_id: UUID | None,
     version: str,
     row_count: int,
     unmapped: Mapping[tuple[str, str], int],
@@ -82,7 +82,7 @@ async def finish_staging(
             "version": version,
             "row_count": row_count,
             "unmapped_count": len(unmapped),
-            "catalogue_id": await current_catalogue_id(tx),
+            "catalogue_id": catalogue_id,
         },
     )
 
@@ -119,7 +119,10 @@ async def drop_stored_rows(tx: AsyncConnection) -> int:
         text("""
             DELETE FROM staged_release USING release
             WHERE release.id = staged_release.release_id
-              AND release.state IN ('stored', 'rejected')
+              AND (release.state IN ('stored', 'rejected') OR EXISTS (  -- Or superseded.
+                  SELECT FROM release newer
+                  WHERE newer.source = release.source AND newer.state IN ('accepted', 'stored')
+                    AND newer.retrieved_at > release.retrieved_at))
             RETURNING release_id
         """)
     )

@@ -40,8 +40,8 @@ async def write_catalogue(desk: Desk) -> UUID:
         release_id: UUID = await tx.scalar(
             text("""
                 INSERT INTO release (source, version, state, parser_version, retrieved_at,
-                                     checked_at, accepted_at, stored_at)
-                VALUES ('hgnc', 'few', 'stored', 1, now(), now(), now(), now()) RETURNING id
+                                     checked_at, accepted_at, stored_at, readable_since)
+                VALUES ('hgnc', 'few', 'stored', 1, now(), now(), now(), now(), now()) RETURNING id
             """)
         )
     return release_id

@@ -85,11 +85,13 @@ class Desk:
 async def open_desk(
     database: Database, mirror: Mirror, raw_folder: Path, instance: str = "annotator-0"
 ) -> AsyncIterator[Desk]:
-    settings = AnnotatorSettings(
-        database_url=database.environment["ANNOTATOR_DATABASE_URL"],
-        raw_folder=raw_folder,
-        upstreams=mirror.upstreams(),
-        shared=SharedSettings(environment="test"),
+    settings = AnnotatorSettings.model_validate(
+        {
+            "database_url": database.environment["ANNOTATOR_DATABASE_URL"],
+            "raw_folder": raw_folder,
+            "upstreams": mirror.upstreams(),
+            "shared": SharedSettings(environment="test"),
+        }
     )
     reported: list[UUID] = []
     async with database.engine("annotator") as engine, open_upstreams(settings) as upstreams:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from contracts.messages import ReleaseStored
+from contracts.messages import AnnotateBatch, ReleaseStored
 from tests.integration.annotator.desk import Desk
 from tests.system import Mirror
 
@@ -50,12 +50,12 @@ async def test_staged_rows_lost_in_a_database_crash_are_staged_again_from_the_ra
     await desk.order(["hpo"])
     for _ in range(2):  # The look, the release, and not one slice.
         await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
-        hints = [m for m in await desk.relay() if hasattr(m, "batch_id")]
+        hints = [m for m in await desk.relay() if isinstance(m, AnnotateBatch)]
         kinds = await desk.rows("SELECT kind FROM batch WHERE state = 'queued'")
         if any(row.kind == "store" for row in kinds):
             break
         for hint in hints:
-            await desk.handlers.on_annotate_batch(hint)  # type: ignore[arg-type]
+            await desk.handlers.on_annotate_batch(hint)
     downloads = mirror.counters("hpo")["statuses"]
     async with desk.engine.begin() as tx:  # What a crash does to unlogged tables.
         for table in ("staged", "staged_release"):
@@ -82,7 +82,7 @@ async def test_a_run_that_comes_while_a_release_is_being_stored_counts_every_gen
     while stored < 3:  # Three slices in, another run comes.
         await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
         for hint in await desk.relay():
-            if hasattr(hint, "batch_id") and type(hint).__name__ == "AnnotateBatch" and stored < 3:
+            if isinstance(hint, AnnotateBatch) and stored < 3:
                 await desk.handlers.on_annotate_batch(hint)
                 done = await desk.rows(
                     "SELECT 1 FROM batch WHERE kind = 'store' AND source = 'hpo' AND state = 'done'"

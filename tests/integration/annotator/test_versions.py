@@ -32,9 +32,10 @@ class Source:
                     text("""
                         WITH made AS (
                             INSERT INTO release (source, version, state, parser_version,
-                                                 retrieved_at, checked_at, accepted_at)
+                                                 retrieved_at, checked_at, accepted_at,
+                                                 readable_since)
                             VALUES ('ensembl', :version, 'accepted', 1, clock_timestamp(),
-                                    now(), now())
+                                    now(), now(), now())
                             RETURNING id, retrieved_at
                         )
                         INSERT INTO release_file (release_id, name, url, sha256, bytes)
@@ -188,8 +189,8 @@ async def test_the_published_view_tells_five_states_apart(desk: Desk) -> None:
         offered.add(Answer(IDS[1], None, 1))
         offered.add(Answer(IDS[2], Value(number=3), 2))
         await annotations.store_offered(tx, "ensembl", offered, origin, now)
-        await annotations.mark_checked(tx, "ensembl", offered)
-        await annotations.mark_failed(tx, "ensembl", [IDS[3]], {"title": "no answer"})
+        await annotations.mark_checked(tx, "ensembl", offered, now)
+        await annotations.mark_failed(tx, "ensembl", [IDS[3]], {"title": "no answer"}, now)
         await tx.execute(
             text("UPDATE checked SET checked_at = :past WHERE hgnc_id = :hgnc_id"),
             {"past": _long_before(now), "hgnc_id": IDS[2]},

@@ -73,8 +73,8 @@ class Cache:
         async with self.database.connect() as owner, owner.transaction():
             release_id = await owner.fetchval(
                 """INSERT INTO annotator.release (source, version, state, parser_version,
-                       retrieved_at, checked_at, accepted_at, stored_at)
-                   VALUES ('hpo', $1, 'stored', 1, clock_timestamp(), now(), now(), now())
+                       retrieved_at, checked_at, accepted_at, stored_at, readable_since)
+                   VALUES ('hpo', $1, 'stored', 1, clock_timestamp(), now(), now(), now(), now())
                    RETURNING id""",
                 version,
             )
@@ -224,8 +224,8 @@ async def test_rebuilding_a_thousand_genes_looks_each_pair_up_once(
         )
         await owner.execute(
             """WITH r AS (INSERT INTO annotator.release (source, version, state, parser_version,
-                   retrieved_at, checked_at, accepted_at, stored_at)
-                 VALUES ('hpo', 'x', 'stored', 1, now(), now(), now(), now()) RETURNING id),
+                   retrieved_at, checked_at, accepted_at, stored_at, readable_since)
+                 VALUES ('hpo', 'x', 'stored', 1, now(), now(), now(), now(), now()) RETURNING id),
                f AS (INSERT INTO annotator.release_file (release_id, name, url, sha256, bytes)
                  SELECT id, 'f', 'u', '\\x00', 1 FROM r RETURNING id, release_id)
                INSERT INTO annotator.annotation (hgnc_id, source, valid_from, value, digest,

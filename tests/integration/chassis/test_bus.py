@@ -43,7 +43,9 @@ class Broker:
 
     async def command(self, namespace: str) -> None:
         message = InvalidateNamespace(namespace=namespace)
-        headers = [(name, value.encode()) for name, value in outbox.envelope(message).items()]
+        headers: list[tuple[str, bytes | None]] = [
+            (name, value.encode()) for name, value in outbox.envelope(message).items()
+        ]
         await self.send(message.model_dump_json().encode(), headers)
 
     @asynccontextmanager
@@ -144,9 +146,9 @@ async def test_poison_is_parked_once_and_its_neighbours_are_handled(broker: Brok
     assert heard.names == ["first", "last"]
     assert len(letters) == len(poison)
     for letter in letters:
-        headers = dict(letter.headers)
-        assert json.loads(headers["problem"])["title"]
-        assert headers["origin"].decode().startswith(f"{broker.prefix}{COMMANDS}/")
+        told = dict(letter.headers)
+        assert json.loads(told["problem"])["title"]
+        assert told["origin"].decode().startswith(f"{broker.prefix}{COMMANDS}/")
     assert {letter.value for letter in letters} == {body or b"" for body, _ in poison}
 
     async with broker.listen(again := Heard()):  # The offset has moved: nothing comes twice.

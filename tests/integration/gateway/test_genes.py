@@ -173,8 +173,8 @@ async def test_sources_and_namespaces(stocked: Desk) -> None:
     assert (source["annotation_count"], source["release"]) == (0, None)
     await stocked.execute(
         """INSERT INTO annotator.release (source, version, state, parser_version, retrieved_at,
-               checked_at, accepted_at, stored_at)
-           VALUES ('hpo', '2025-01-16', 'stored', 1, now(), now(), now(), now())"""
+               checked_at, accepted_at, stored_at, readable_since)
+           VALUES ('hpo', '2025-01-16', 'stored', 1, now(), now(), now(), now(), now())"""
     )
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert source["release"] == "2025-01-16"

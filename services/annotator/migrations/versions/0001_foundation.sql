@@ -31,7 +31,9 @@ CREATE TABLE release (
     checked_at timestamptz NOT NULL,
     accepted_at timestamptz,
     stored_at timestamptz,
+    readable_since timestamptz,  -- Stored whole once: readers rely on it, even while it is staged anew.
     problem jsonb,
+    CHECK (state <> 'stored' OR readable_since IS NOT NULL),
     CHECK (state NOT IN ('staged', 'accepted', 'stored') OR version IS NOT NULL),
     CHECK ((state IN ('accepted', 'stored')) = (accepted_at IS NOT NULL)),
     CHECK ((state = 'stored') = (stored_at IS NOT NULL)),
@@ -228,6 +230,7 @@ CREATE TABLE checked (  -- API sources only: a bulk gene was checked when its re
     hgnc_id text NOT NULL,
     source text NOT NULL REFERENCES source,
     checked_at timestamptz NOT NULL,
+    retrieved_at timestamptz NOT NULL,  -- What was asked before is never stored over it.
     outcome text NOT NULL CHECK (outcome IN ('value', 'empty', 'error')),
     problem jsonb,
     PRIMARY KEY (hgnc_id, source),
@@ -260,7 +263,7 @@ SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.homepage, s.lice
 FROM source s
 LEFT JOIN LATERAL (
     SELECT * FROM release r
-    WHERE r.source = s.name AND r.state IN ('accepted', 'stored')
+    WHERE r.source = s.name AND r.readable_since IS NOT NULL
     ORDER BY r.retrieved_at DESC LIMIT 1
 ) r ON true;
 
@@ -270,8 +273,7 @@ WITH newest AS (  -- The last release of each source that readers may rely on.
     FROM source s
     LEFT JOIN LATERAL (
         SELECT * FROM release r
-        WHERE r.source = s.name
-          AND (r.state = 'stored' OR (s.kind = 'api' AND r.state = 'accepted'))
+        WHERE r.source = s.name AND r.readable_since IS NOT NULL
         ORDER BY r.retrieved_at DESC LIMIT 1
     ) r ON true
 )
@@ -323,6 +325,8 @@ FROM batch;
 CREATE VIEW unmapped_v1 AS
 SELECT u.release_id, r.source, u.key, u.reason, u.row_count
 FROM unmapped u JOIN release r ON r.id = u.release_id;
+
+REVOKE INSERT, UPDATE, DELETE ON source FROM annotator;  -- `annobus migrate` writes it.
 
 -- Fresh statistics right after a load: a plan made for an empty table scans it for every batch.
 GRANT MAINTAIN ON gene, gene_name, staged TO annotator;

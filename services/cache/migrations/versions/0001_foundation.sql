@@ -17,8 +17,7 @@ CREATE INDEX gene_in_order ON gene (hgnc_number) WHERE status = 'approved';
 CREATE INDEX gene_by_symbol ON gene (symbol, hgnc_number) WHERE status = 'approved';
 
 CREATE TABLE dirty_gene (
-    hgnc_id text PRIMARY KEY,
-    marked_at timestamptz NOT NULL DEFAULT now()
+    hgnc_id text PRIMARY KEY
 );
 
 CREATE TABLE namespace (
