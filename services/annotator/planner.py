@@ -12,7 +12,7 @@ from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source
 from services.annotator.store import annotations, batches, counting, releases, runs, staged
-from services.chassis import outbox
+from services.chassis import database, outbox
 from services.chassis.errors import PermanentError, problem_of
 
 log = structlog.get_logger()
@@ -119,7 +119,11 @@ class Planner:
         async with self.engine.begin() as tx:
             worn_out = await batches.take_worn_out_batches(tx, self.instance)
         for batch in worn_out:
-            await self.bury_worn_out(batch)
+            try:
+                await self.bury_worn_out(batch)
+            except database.CONNECTION_ERRORS:
+                # The next sweep takes it again; meanwhile the others are fed.
+                log.exception("burial_failed", batch_id=str(batch.id))
         if swept or worn_out:
             log.info("batches_swept", swept=swept, dead=len(worn_out))
         return swept + len(worn_out)

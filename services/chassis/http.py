@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
 ERRORS_MAX = 100  # Entries of one problem document.
+TOLD_MAX = 3  # Of them, told in its detail.
 SHOWN_CHARACTERS_MAX = 100  # Of a refused value, in an error.
 STARTED_TIMEOUT_SECONDS = 10
 DRAIN_SECONDS = 5
@@ -70,7 +71,8 @@ def problem_response(
 
 def create_app(title: str, checks: Mapping[str, Check]) -> FastAPI:
     """An application with the routes and the error documents that every service has."""
-    app = FastAPI(title=title, docs_url=None, redoc_url=None)
+    # No redirects: they would lead where the Host header says.
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(BodyLimit)
     app.add_middleware(Timing)
 
@@ -119,14 +121,16 @@ async def _request_error(_: Request, error: Exception) -> Response:
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = []
-    for found in error.errors()[:ERRORS_MAX]:
+    everything = error.errors()
+    for found in everything[:ERRORS_MAX]:
         place, *path = (str(part) for part in found["loc"])
         pointer = "/" + "/".join(path) if place == "body" else f"{place} {'/'.join(path)}"
         errors.append(field_error(pointer, found.get("input"), found["msg"]))
-    if any(found["type"] == "json_invalid" for found in error.errors()):
+    if everything[0]["type"] == "json_invalid":
         detail, status = "The body is not valid JSON", 400
     else:
-        detail, status = "; ".join(f"{e['pointer']}: {e['accepted']}" for e in errors), 422
+        first = "; ".join(f"{e['pointer']}: {e['accepted']}" for e in errors[:TOLD_MAX])
+        detail, status = f"{len(everything)} errors; {first}", 422
     document: Problem = {
         "type": "urn:annobus:problem:invalid-request",
         "title": "The request does not fit",
@@ -137,6 +141,19 @@ async def _validation_error(_: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 413:
+        return _too_large()
+    if error.status_code == 400:  # Raised by the framework alone, for a body it cannot parse.
+        accepted = "a JSON object in UTF-8"
+        return problem_response(
+            400,
+            {
+                "type": "urn:annobus:problem:invalid-request",
+                "title": "The request does not fit",
+                "detail": f"The body cannot be parsed; accepted is {accepted}",
+            },
+            [field_error("/", "(not readable)", accepted)],
+        )
     document: Problem = {
         "type": "about:blank",
         "title": str(error.detail),
@@ -200,7 +217,8 @@ def _too_large() -> Response:
         "title": "The body is too large",
         "detail": f"At most {BODY_BYTES_MAX} bytes are accepted",
     }
-    return problem_response(413, document)
+    error = field_error("/", "(the body)", f"at most {BODY_BYTES_MAX} bytes")
+    return problem_response(413, document, [error])
 
 
 class Timing:

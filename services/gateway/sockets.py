@@ -21,6 +21,7 @@ SEND_SECONDS_MAX = 5
 CLOSE_SECONDS_MAX = 5
 LINGER_SECONDS = 60  # A run that is over: the client may leave before that.
 SEQ_MAX = 2**63 - 1
+REASON_BYTES_MAX = 120  # What a close frame holds.
 
 NORMAL, TRY_AGAIN, BAD_PARAMETER, UNKNOWN_RUN = 1000, 1013, 4400, 4404
 
@@ -186,4 +187,4 @@ async def _close(websocket: WebSocket, code: int, reason: str) -> None:
     """A client that does not read cannot be told either: then the connection just ends."""
     with suppress(TimeoutError, WebSocketDisconnect):
         async with asyncio.timeout(CLOSE_SECONDS_MAX):
-            await websocket.close(code, reason)
+            await websocket.close(code, reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore"))

@@ -22,6 +22,12 @@ FORBIDDEN = [
     ("gateway", "CREATE TABLE gateway.mine (id integer)"),
     ("cache", "CREATE TABLE public.mine (id integer)"),
     ("gateway", "CREATE ROLE somebody"),
+    ("annotator", "UPDATE annotator.alembic_version SET version_num = 'annotator_9999'"),
+    ("cache", "DELETE FROM cache.alembic_version"),
+    ("gateway", "INSERT INTO gateway.alembic_version VALUES ('gateway_9999')"),
+    ("annotator", "UPDATE source SET parser_version = 0"),
+    ("annotator", "DELETE FROM source"),
+    ("annotator", "INSERT INTO source SELECT * FROM source"),
 ]
 
 
@@ -38,6 +44,8 @@ ALLOWED = [
     ("gateway", "DELETE FROM gateway.idempotency_key"),
     ("cache", "SELECT * FROM annotator.current_annotation_v1"),
     ("cache", "DELETE FROM dirty_gene"),
+    ("annotator", "SELECT * FROM source"),
+    ("annotator", "SELECT * FROM alembic_version"),
     ("annotator", "DELETE FROM staged"),
     ("annotator", "ANALYZE staged"),
 ]

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import GENES_MAX, StartRun
@@ -31,6 +31,7 @@ KEY_CHARACTERS_MAX = 255
 NAME_CHARACTERS_MAX = 200
 GENE_CHARACTERS_MAX = 100
 SOURCES_MAX = 100
+UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
 
 _NOTHING = jsonapi.Allowed()
 _PAGED = jsonapi.Allowed(paged=True)
@@ -45,12 +46,36 @@ class Order(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    sources: list[Text] | None = Field(default=None, min_length=1, max_length=SOURCES_MAX)
-    genes: list[Text] | None = Field(default=None, min_length=1, max_length=GENES_MAX)
-    all: Literal[True] | None = None
+    # One wrong entry is enough to know.
+    sources: list[Text] | None = Field(
+        default=None, min_length=1, max_length=SOURCES_MAX, fail_fast=True
+    )
+    genes: list[Text] | None = Field(
+        default=None, min_length=1, max_length=GENES_MAX, fail_fast=True
+    )
+    all: bool | None = None
     name: str | None = Field(
         default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=_TEXT
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_other_field(cls, body: object) -> object:
+        """At once, and not one error for each of a million names."""
+        if isinstance(body, dict):
+            accepted = ", ".join(cls.model_fields)
+            unknown = [name for name in body if name not in cls.model_fields]
+            if unknown:
+                errors = [
+                    field_error(f"/{name}"[:GENE_CHARACTERS_MAX], body[name], accepted)
+                    for name in unknown[:UNKNOWN_FIELDS_MAX]
+                ]
+                raise OrderInvalid(
+                    f"{len(unknown)} unknown fields, the first: {errors[0]['pointer']!r}; "
+                    f"accepted: {accepted}",
+                    errors,
+                )
+        return body
 
 
 @dataclass(frozen=True)
@@ -168,8 +193,8 @@ async def _choose_sources(tx: AsyncConnection, chosen: list[str] | None) -> tupl
 
 async def _resolve(tx: AsyncConnection, order: Order) -> tuple[str, ...] | None:
     """The HGNC ids of an order; None for all genes."""
-    if (order.genes is None) == (order.all is None):
-        accepted = "either genes, a list, or all: true"
+    if (order.genes is None) == (not order.all):
+        accepted = "either /genes, a list, or /all: true"
         errors = [
             field_error("/genes", order.genes and f"{len(order.genes)} genes", accepted),
             field_error("/all", order.all, accepted),

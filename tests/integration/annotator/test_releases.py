@@ -1,9 +1,21 @@
 """Releases of bulk sources: found, staged, accepted, stored whole; unchanged ones do no work."""
 
+import pytest
 from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch, ReleaseStored
+from services.annotator.domain import Batch
+from services.annotator.releases import Releases
+from services.annotator.store.releases import Release
+from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
+from tests.integration.annotator.small_release import (
+    WITH_VALUE,
+    keep_unchanged,
+    look_upstream,
+    stage,
+    write_release,
+)
 from tests.system import Mirror
 
 
@@ -98,3 +110,52 @@ async def test_a_run_that_comes_while_a_release_is_being_stored_counts_every_gen
     assert [row.state for row in rows] == ["completed"] * 3
     assert [row.done_count + row.no_data_count for row in rows] == [1, genes, genes]
     assert len({(row.done_count, row.no_data_count) for row in rows[1:]}) == 1
+
+
+async def test_a_release_that_is_staged_anew_for_a_new_catalogue_stays_readable(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_catalogue(desk)
+    keep_unchanged(desk)
+    await write_release(desk, [IDS])
+    await desk.order(["hpo"])
+    await desk.work()
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("""
+                INSERT INTO release (source, version, state, parser_version, retrieved_at,
+                                     checked_at, accepted_at, stored_at, readable_since)
+                VALUES ('hgnc', 'next', 'stored', 1, clock_timestamp(), now(), now(), now(), now())
+            """)
+        )
+    seen: dict[str, tuple[str | None, dict[str, str]]] = {}
+
+    async def look() -> None:
+        """What readers see, by the state that the release is in."""
+        release = await desk.row("SELECT state FROM release WHERE source = 'hpo'")
+        published = await desk.row("SELECT release FROM source_v1 WHERE name = 'hpo'")
+        rows = await desk.rows(
+            "SELECT hgnc_id, status FROM current_annotation_v1 WHERE source = 'hpo'"
+        )
+        seen[release.state] = (published.release, {row.hgnc_id: row.status for row in rows})
+
+    async def stage_anew(_: Releases, __: Batch, release: Release) -> None:
+        await look()
+        async with desk.engine.begin() as tx:
+            await stage(tx, release.id)
+            await tx.execute(text("UPDATE release SET state = 'staged' WHERE source = 'hpo'"))
+        await look()
+
+    await look()
+    monkeypatch.setattr(Releases, "_stage", stage_anew)  # Instead of reading real files.
+    await desk.order(["hpo"])
+    await look_upstream(desk)
+    await look()
+    assert set(seen) == {"stored", "fetched", "staged", "accepted"}
+    statuses = {hgnc_id: "ok" if hgnc_id in WITH_VALUE else "empty" for hgnc_id in IDS}
+    assert list(seen.values()) == [("made-up", statuses)] * len(seen)
+
+    await desk.work()
+    assert (await desk.row("SELECT state FROM release WHERE source = 'hpo'")).state == "stored"
+    rows = await desk.rows("SELECT state FROM run")
+    assert [row.state for row in rows] == ["completed", "completed"]

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -12,15 +14,19 @@ from contracts.messages import (
     AnnotationsChanged,
     BatchDead,
     RunCompleted,
+    RunFact,
     RunPlanned,
     SourceCompleted,
     StartRun,
 )
 from services.annotator import domain
-from services.annotator.store import runs
+from services.annotator.domain import Client, Declaration, Gene, Page, Version
+from services.annotator.sources import SOURCES
+from services.annotator.store import batches, runs
 from services.chassis.errors import PermanentError
 from tests.integration.annotator.catalogue import ASKABLE, IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
+from tests.integration.annotator.small_release import keep_unchanged
 from tests.system import Mirror
 
 
@@ -234,3 +240,144 @@ async def test_a_run_planned_while_a_release_is_being_accepted_is_not_forgotten(
     rows = await desk.rows("SELECT state FROM run")
     assert [row.state for row in rows] == ["completed", "completed"]
     assert len(await desk.rows("SELECT 1 FROM batch WHERE kind = 'release'")) == 1
+
+
+class Broken:
+    """Stands for Ensembl, with a mistake of ours in it."""
+
+    page_size = 1_000
+
+    @property
+    def declaration(self) -> Declaration:
+        return SOURCES["ensembl"].declaration
+
+    async def version(self, _: Client) -> Version:
+        raise NotImplementedError
+
+    async def fetch(self, _: Client, genes: Sequence[Gene]) -> Page:
+        raise ZeroDivisionError(f"{len(genes)} genes by nothing")
+
+
+async def test_an_unexpected_error_waits_for_its_next_attempt_and_keeps_its_reason(
+    desk: Desk,
+) -> None:
+    await write_catalogue(desk)
+    desk.handlers = replace(desk.handlers, sources={**SOURCES, "ensembl": Broken()})
+    await desk.order(["ensembl"], ASKABLE)
+    await desk.work()
+
+    waiting = """SELECT id, state, attempt, next_attempt_at > now() AS waits,
+                        problem->>'detail' AS detail FROM batch WHERE kind = 'fetch'"""
+    batch = await desk.row(waiting)
+    assert (batch.state, batch.attempt, batch.waits) == ("pending", 1, True)
+    assert "ZeroDivisionError: 7 genes by nothing" in batch.detail
+    async with desk.engine.begin() as tx:
+        assert await batches.claim_batch(tx, batch.id, "annotator-0") is None
+
+    for _ in range(domain.ATTEMPTS_MAX - 1):
+        await desk.make_due()
+        await desk.work()
+    batch = await desk.row(waiting)
+    assert (batch.state, batch.attempt) == ("dead", domain.ATTEMPTS_MAX)
+    source = await desk.row("SELECT state, problem->>'detail' AS detail FROM run_source")
+    assert source.state == "failed"
+    assert "ZeroDivisionError" in source.detail
+
+
+@pytest.mark.parametrize("catalogue_age", ["0 s", "400 days"])
+@pytest.mark.parametrize("sources", [("hgnc",), ("hgnc", "ensembl")])
+async def test_no_fact_is_ahead_of_its_run(
+    desk: Desk, sources: tuple[str, ...], catalogue_age: str
+) -> None:
+    """With an outdated catalogue its source is done before the run is planned."""
+    await write_catalogue(desk)
+    keep_unchanged(desk)
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("""
+                UPDATE release SET parser_version = :parser_version,
+                                   checked_at = now() - CAST(:age AS text)::interval
+                WHERE source = 'hgnc'
+            """),
+            {"parser_version": SOURCES["hgnc"].declaration.parser_version, "age": catalogue_age},
+        )
+    run_id = await desk.order(sources)
+    await desk.work()
+
+    facts = [message for message in desk.published if isinstance(message, RunFact)]
+    seqs = [fact.seq for fact in facts]
+    assert sum(isinstance(fact, RunCompleted) for fact in facts) == 1
+    assert isinstance(facts[-1], RunCompleted)
+    assert seqs == sorted(set(seqs))
+    async with desk.engine.connect() as connection:
+        progress = await runs.get_progress(connection, run_id)
+    assert progress is not None
+    assert progress.state == "completed"
+    assert progress.seq >= seqs[-1]
+    assert (await desk.row("SELECT seq FROM run")).seq >= seqs[-1]
+
+
+async def test_a_gene_without_the_identifier_is_found_empty_by_every_run(desk: Desk) -> None:
+    await write_catalogue(desk)
+    (without,) = set(IDS) - set(ASKABLE)
+    await desk.order(["ensembl"], IDS)
+    await desk.work()
+    async with desk.engine.begin() as tx:
+        await tx.execute(text("UPDATE checked SET checked_at = now() - interval '400 days'"))
+    status = """SELECT status, checked_at > now() - interval '1 day' AS is_new
+                FROM current_annotation_v1 WHERE source = 'ensembl' AND hgnc_id = :hgnc_id"""
+    assert (await desk.row(status, hgnc_id=without)).status == "stale"
+    desk.published.clear()
+
+    await desk.order(["ensembl"], IDS)
+    await desk.work()
+
+    row = await desk.row(status, hgnc_id=without)
+    assert (row.status, row.is_new) == ("empty", True)
+    assert not [m for m in desk.published if isinstance(m, AnnotationsChanged)]
+
+
+@pytest.mark.parametrize("outcome", ["value", "error"])
+async def test_a_gene_that_lost_its_identifier_keeps_its_value(desk: Desk, outcome: str) -> None:
+    await write_catalogue(desk)
+    await desk.order(["ensembl"], IDS)
+    await desk.work()
+    lost = ASKABLE[0]
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("UPDATE gene SET ensembl_gene_id = NULL WHERE hgnc_id = :lost"), {"lost": lost}
+        )
+        await tx.execute(
+            text("""UPDATE checked SET outcome = :outcome, problem = :problem
+                    WHERE hgnc_id = :lost"""),
+            {
+                "lost": lost,
+                "outcome": outcome,
+                "problem": '{"title": "no answer"}' if outcome == "error" else None,
+            },
+        )
+    before = await desk.row("SELECT * FROM checked WHERE hgnc_id = :lost", lost=lost)
+
+    await desk.order(["ensembl"], IDS)
+    await desk.work()
+
+    assert await desk.row("SELECT * FROM checked WHERE hgnc_id = :lost", lost=lost) == before
+    row = await desk.row(
+        """SELECT status, value FROM current_annotation_v1
+           WHERE source = 'ensembl' AND hgnc_id = :lost""",
+        lost=lost,
+    )
+    assert row.status == {"value": "ok", "error": "error"}[outcome]
+    assert row.value is not None
+
+
+async def test_a_command_that_names_a_gene_or_a_source_twice_starts_one_run(desk: Desk) -> None:
+    await write_catalogue(desk)
+    genes = (IDS[0], IDS[1], IDS[0])
+    command = StartRun(run_id=uuid4(), sources=("ensembl", "ensembl"), genes=genes)
+    await desk.handlers.on_start_run(command)
+    await desk.work()
+
+    row = await desk.row("SELECT state, gene_count, open_sources FROM run")
+    assert (row.state, row.gene_count, row.open_sources) == ("completed", 2, 0)
+    assert await counts(desk) == (2, 0, 0)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.annotator.domain import Answer, Offered
 from services.annotator.store import annotations
 from services.annotator.store.annotations import Origin
+from services.chassis.errors import Problem
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
 
@@ -213,3 +214,28 @@ async def test_a_values_release_file_and_place_are_kept_beside_it(desk: Desk) ->
     row = await desk.row("SELECT * FROM annotation_v1 WHERE hgnc_id = 'HGNC:2'")
     assert (row.release_id, row.file_id, row.position) == (origin.release_id, origin.file_id, 1)
     assert isinstance(row.release_id, UUID)
+
+
+async def test_an_answer_asked_for_before_an_equal_one_is_never_stored_over_it(desk: Desk) -> None:
+    """The equal answer wrote no version; that it came later is known all the same."""
+    source = Source(desk)
+    first, between, last = [await source.release(version) for version in "123"]
+
+    async def answer(origin: Origin, number: int) -> list[str]:
+        async with desk.engine.begin() as tx:
+            changed = await source.store_in(tx, origin, {"g1": number})
+            offered = Offered()
+            offered.add(Answer("HGNC:1", Value(number=number), 0))
+            await annotations.mark_checked(tx, "ensembl", offered, origin.retrieved_at)
+            return changed
+
+    await answer(first, 1)
+    await answer(last, 1)
+    assert await answer(between, 2) == []
+    assert await source.versions("HGNC:1") == [(1, True)]
+    async with desk.engine.begin() as tx:
+        problem: Problem = {"title": "no answer"}
+        asked_at = between.retrieved_at
+        assert await annotations.mark_failed(tx, "ensembl", ["HGNC:1"], problem, asked_at) == []
+    checked = await desk.row("SELECT outcome, retrieved_at FROM checked")
+    assert (checked.outcome, checked.retrieved_at) == ("value", last.retrieved_at)

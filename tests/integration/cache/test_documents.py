@@ -159,6 +159,51 @@ async def test_a_stored_release_turns_pending_into_empty(cache: Cache) -> None:
     assert await cache.rebuild() == {}
 
 
+async def test_a_release_stored_while_documents_are_rebuilt_leaves_none_pending(
+    cache: Cache, database: Database
+) -> None:
+    """The rebuild has read that nothing is known yet, and has not committed its documents."""
+    await cache.changed(*IDS)
+    rebuilder = Rebuilder(cache.engine)
+    async with database.connect() as owner:
+        async with owner.transaction():  # The rebuild stops at its last step, the announcement.
+            await owner.execute("LOCK TABLE cache.outbox IN EXCLUSIVE MODE")
+            rebuilding = asyncio.create_task(rebuilder.rebuild_once(None))  # type: ignore[arg-type]
+            async with asyncio.timeout(4):
+                while not await owner.fetchval(
+                    """SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted
+                                      AND relation = 'cache.outbox'::regclass)"""
+                ):
+                    await asyncio.sleep(0.01)
+            await cache.store_hpo_release(None, "1")
+            event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")
+            hearing = asyncio.create_task(cache.handlers.on_release_stored(event))
+            done, _ = await asyncio.wait({hearing}, timeout=0.3)
+            assert not done
+        assert await rebuilding == len(IDS)
+        await hearing
+    await cache.rebuild()
+    for hgnc_id in IDS:
+        assert (await cache.document(hgnc_id))["annotations"]["hpo"]["status"] == "empty"
+
+
+async def test_a_document_that_lacks_a_source_is_rebuilt_when_that_stores_a_release(
+    cache: Cache, database: Database
+) -> None:
+    await cache.store_hpo_release(None, "1")
+    await cache.changed(*IDS)
+    await cache.rebuild()
+    async with database.connect() as owner:  # As one built before the source was declared.
+        await owner.execute(
+            """UPDATE cache.gene SET document = document #- '{annotations,hpo}'
+               WHERE hgnc_id = 'HGNC:9008'"""
+        )
+    event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")
+    await cache.handlers.on_release_stored(event)
+    assert set(await cache.rebuild()) == {PKD1}
+    assert (await cache.document(PKD1))["annotations"]["hpo"]["status"] == "empty"
+
+
 async def test_a_gene_marked_while_it_is_rebuilt_is_rebuilt_again(cache: Cache) -> None:
     await cache.changed(PKD1)
     async with cache.engine.begin() as tx:

@@ -9,12 +9,18 @@ from uuid import uuid4
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 
-from contracts.messages import InvalidateNamespace, NamespaceInvalidated, RunProgress, StartRun
+from contracts.messages import (
+    GENES_MAX,
+    InvalidateNamespace,
+    NamespaceInvalidated,
+    RunProgress,
+    StartRun,
+)
 from contracts.topics import DEAD_LETTERS, topics
 from infra.cluster import Cluster
 from services.chassis import outbox
 from services.chassis.bus import Bus, Routes, Subscription
-from services.chassis.errors import PermanentError
+from services.chassis.errors import DETAIL_CHARACTERS_MAX, PermanentError
 from services.chassis.settings import SharedSettings
 from services.cli.migrate import create_topics
 
@@ -155,6 +161,30 @@ async def test_poison_is_parked_once_and_its_neighbours_are_handled(broker: Brok
         await broker.command("after")
         await again.until("after")
     assert again.names == ["after"]
+
+
+async def test_poison_with_a_thousand_pages_of_reasons_is_parked_with_a_short_one(
+    broker: Broker,
+) -> None:
+    heard: asyncio.Queue[StartRun] = asyncio.Queue()
+    bus = Bus(broker.settings, "test")
+    bus.subscribe([Subscription(COMMANDS, {StartRun: heard.put}, group="planner")])
+    good = StartRun(run_id=uuid4(), sources=("hpo",))
+    genes = list(range(GENES_MAX))  # Numbers: as many errors of validation.
+    await bus.start()
+    try:
+        poison = json.dumps({"run_id": str(uuid4()), "sources": ["hpo"], "genes": genes}).encode()
+        await broker.send(poison, typed(StartRun.type))
+        await broker.send(good.model_dump_json().encode(), typed(StartRun.type))
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await heard.get() == good
+        (letter,) = await broker.parked(1)
+    finally:
+        await bus.stop()
+    assert letter.value == poison
+    problem = json.loads(dict(letter.headers)["problem"])
+    assert "ValidationError" in problem["detail"]
+    assert len(problem["detail"]) == DETAIL_CHARACTERS_MAX
 
 
 async def test_a_command_for_another_service_and_an_unknown_fact_pass_in_silence(

@@ -1,7 +1,9 @@
 """Locks of a database: instance names, duties that one process has at a time, and time limits."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -97,30 +99,96 @@ async def test_a_duty_is_woken_by_a_notification_and_repeats_while_there_is_work
     await asyncio.wait({duty})
 
 
-async def test_a_duty_whose_database_session_is_killed_goes_on(database: Database) -> None:
-    worked = asyncio.Event()
+class Duty:
+    """A duty of the cache that never looks at the session it is given."""
 
-    async def work(_: AsyncConnection) -> int:
-        worked.set()
+    def __init__(self, database: Database) -> None:
+        self.passes = 0
+        self._passed = asyncio.Event()
+        self._task = asyncio.create_task(
+            chassis_database.alone(
+                database.settings("cache"), "some-duty", self._work, period_seconds=0.05
+            )
+        )
+
+    async def _work(self, _: AsyncConnection) -> int:
+        self.passes += 1
+        self._passed.set()
         return 0
 
-    settings = database.settings("cache")
-    duty = asyncio.create_task(
-        chassis_database.alone(settings, "some-duty", work, period_seconds=0.05)
+    async def worked(self) -> None:
+        """Return after the next pass."""
+        self._passed.clear()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await self._passed.wait()
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+
+Connection = asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection
+LOCK = "hashtextextended('duty:some-duty', 0)"
+
+
+async def sessions(observer: Connection, *, holding: bool) -> set[int]:
+    """The duty's sessions in the database: all, or those that hold its lock."""
+    found = await observer.fetch(
+        f"""SELECT pid FROM pg_stat_activity a
+            WHERE application_name = 'some-duty' AND datname = current_database()
+              AND (NOT $1 OR EXISTS (
+                  SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted
+                  AND l.locktype = 'advisory'
+                  AND (l.classid::bigint << 32) | l.objid::bigint = {LOCK}))""",  # noqa: S608
+        holding,
     )
-    async with asyncio.timeout(WAIT_SECONDS):
-        await worked.wait()
-    async with database.connect("cache") as killer:
-        killed = await killer.fetchval(
-            """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-               WHERE application_name = 'some-duty' AND datname = current_database()"""
-        )
-    assert killed == 1
-    worked.clear()
-    async with asyncio.timeout(WAIT_SECONDS):
-        await worked.wait()
-    duty.cancel()
-    await asyncio.wait({duty})
+    return {row["pid"] for row in found}
+
+
+async def kill(observer: Connection, pid: int) -> None:
+    assert await observer.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
+
+
+async def test_a_duty_whose_database_session_is_killed_takes_its_lock_in_a_new_one(
+    database: Database,
+) -> None:
+    duty = Duty(database)
+    async with database.connect("cache") as observer:
+        await duty.worked()
+        (first,) = await sessions(observer, holding=True)
+        await kill(observer, first)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not await sessions(observer, holding=True):
+                await asyncio.sleep(0.02)
+        await duty.worked()
+        (second,) = await sessions(observer, holding=True)
+        assert second != first
+    await duty.end()
+
+
+async def test_a_duty_that_lost_its_lock_to_another_does_not_work(database: Database) -> None:
+    duty = Duty(database)
+    async with database.connect("cache") as observer, database.connect("cache") as rival:
+        await duty.worked()
+        (first,) = await sessions(observer, holding=True)
+        taking = asyncio.create_task(rival.execute(f"SELECT pg_advisory_lock({LOCK})"))
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not await observer.fetchval(
+                """SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                   WHERE NOT granted AND locktype = 'advisory' AND datname = current_database())"""
+            ):
+                await asyncio.sleep(0.02)
+            await kill(observer, first)
+            await taking
+            while not await sessions(observer, holding=False):  # It is back, and has no lock.
+                await asyncio.sleep(0.02)
+        passes = duty.passes
+        await asyncio.sleep(0.3)  # Six periods of the duty.
+        assert duty.passes == passes
+        await rival.execute(f"SELECT pg_advisory_unlock({LOCK})")
+        await duty.worked()
+        assert first not in await sessions(observer, holding=True)
+    await duty.end()
 
 
 async def test_a_transaction_ends_at_its_limit_and_a_long_one_may_go_on(

@@ -1,0 +1,103 @@
+"""A bulk release of a few genes, made by hand, and an upstream that publishes nothing newer."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.messages import AnnotateBatch
+from services.annotator import domain
+from services.annotator.sources import SOURCES
+from tests.integration.annotator.catalogue import IDS
+from tests.integration.annotator.desk import Desk
+
+FILE = b"made up"
+WITH_VALUE = IDS[:6]  # The release says nothing of the others.
+
+
+class Unchanged:
+    """Stands for an upstream that answers 304 to every question for a file."""
+
+    async def download(self, *_: Any) -> None:
+        return None
+
+
+def keep_unchanged(desk: Desk) -> None:
+    """From now on no bulk source publishes anything that the desk does not know."""
+    releases = desk.handlers.prepare_release.__self__  # type: ignore[attr-defined]  # A method.
+    upstreams = {**desk.handlers.upstreams, "hpo": Unchanged(), "hgnc": Unchanged()}
+    desk.handlers = replace(
+        desk.handlers, prepare_release=replace(releases, upstreams=upstreams).prepare_release
+    )
+
+
+async def write_release(desk: Desk, slices: Sequence[Sequence[str]]) -> UUID:
+    """An accepted release of HPO that is staged, and the slices that are to store it."""
+    source = SOURCES["hpo"]
+    assert not domain.is_api(source)
+    sha256 = domain.digest(FILE)
+    await desk.handlers.raw_store.keep_bytes(FILE, sha256)
+    async with desk.engine.begin() as tx:
+        release_id: UUID = await tx.scalar(
+            text("""
+                INSERT INTO release (source, version, state, parser_version, retrieved_at,
+                                     checked_at, accepted_at, catalogue_id)
+                VALUES ('hpo', 'made-up', 'accepted', :parser_version, clock_timestamp(), now(),
+                        now(), (SELECT id FROM release WHERE source = 'hgnc'))
+                RETURNING id
+            """),
+            {"parser_version": source.declaration.parser_version},
+        )
+        for file in source.files:
+            await tx.execute(
+                text("""
+                    INSERT INTO release_file (release_id, name, url, sha256, bytes)
+                    VALUES (:release_id, :name, 'http://made.up', :sha256, 7)
+                """),
+                {"release_id": release_id, "name": file.name, "sha256": sha256},
+            )
+        await stage(tx, release_id)
+        for genes in slices:
+            await tx.execute(
+                text("""
+                    INSERT INTO batch (kind, source, release_id, genes)
+                    VALUES ('store', 'hpo', :release_id, :genes)
+                """),
+                {"release_id": release_id, "genes": list(genes)},
+            )
+    return release_id
+
+
+async def stage(tx: AsyncConnection, release_id: UUID) -> None:
+    """As the child process would, from what the release says."""
+    await tx.execute(
+        text("""
+            INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position)
+            SELECT :release_id, hgnc_id, jsonb_build_object('hgnc_id', hgnc_id),
+                   sha256(hgnc_id::bytea),
+                   (SELECT min(id) FROM release_file WHERE release_id = :release_id), 1
+            FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
+        """),
+        {"release_id": release_id, "genes": WITH_VALUE},
+    )
+    await tx.execute(
+        text("INSERT INTO staged_release (release_id, rows) VALUES (:release_id, :rows)"),
+        {"release_id": release_id, "rows": len(WITH_VALUE)},
+    )
+
+
+async def look_upstream(desk: Desk) -> None:
+    """Plan, and work the look at the upstream; slices stay as they were."""
+    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    looks = await desk.rows("SELECT id FROM batch WHERE kind = 'release' AND state = 'queued'")
+    ids = {row.id for row in looks}
+    for hint in await desk.relay():
+        if isinstance(hint, AnnotateBatch) and hint.batch_id in ids:
+            await desk.handlers.on_annotate_batch(hint)
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("UPDATE batch SET state = 'pending', queued_at = NULL WHERE state = 'queued'")
+        )
