@@ -56,7 +56,7 @@ class Owner:
                 "DELETE FROM annotator.checked WHERE source = ANY($1)",
                 "DELETE FROM annotator.batch WHERE kind = 'store' AND source = ANY($1)",
                 """UPDATE annotator.release SET state = 'fetched', accepted_at = NULL,
-                          stored_at = NULL
+                          stored_at = NULL, readable_since = NULL
                    FROM annotator.source
                    WHERE source.name = release.source AND source.kind = 'bulk'
                      AND source.name = ANY($1)""",
@@ -95,6 +95,19 @@ class Owner:
             run_id,
         )
         return [row["source"] for row in rows]
+
+    async def failures(self, run_id: str) -> list[str]:
+        """Why sources of a run are not complete, one line each."""
+        rows = await self._connection.fetch(
+            """SELECT source, state, failed_count, coalesce(problem->>'detail', 'no reason') AS why
+               FROM annotator.run_source
+               WHERE run_id = $1 AND (state <> 'completed' OR failed_count > 0)""",
+            run_id,
+        )
+        return [
+            f"{row['source']} is {row['state']}, {row['failed_count']} genes failed: {row['why']}"
+            for row in rows
+        ]
 
     async def finished_at(self, run_id: str) -> datetime | None:
         found: datetime | None = await self._connection.fetchval(

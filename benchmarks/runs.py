@@ -51,7 +51,7 @@ class RunFigures:
 
 
 async def measure(url: str, owner: Owner, sources: Sequence[str]) -> RunFigures:
-    """Annotate all genes from these sources. Raises CommandFailed when it takes too long."""
+    """Annotate all genes from these sources. Raises CommandFailed when it takes too long or a source fails."""
     try:
         async with asyncio.timeout(RUN_SECONDS_MAX):
             ordered_at = time.time()
@@ -66,6 +66,8 @@ async def measure(url: str, owner: Owner, sources: Sequence[str]) -> RunFigures:
             f"{', '.join(sources)}: not everything could be read {RUN_SECONDS_MAX:g} s after "
             "the order"
         ) from error
+    if failures := await owner.failures(run_id):
+        raise CommandFailed(f"there is nothing to measure: {'; '.join(failures)}")
     finished_at = await owner.finished_at(run_id)
     assert finished_at is not None
     times = await owner.times(run_id)

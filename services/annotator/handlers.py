@@ -1,7 +1,7 @@
 """The story of the service: a run is ordered, and its batches are annotated one by one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from contracts.messages import (
     StartRun,
 )
 from services.annotator import domain
-from services.annotator.domain import Batch, Counts, Offered, Source
+from services.annotator.domain import Batch, Counts, Gene, Offered, Source
 from services.annotator.errors import LeaseLost, ReleaseMissing
 from services.annotator.raw_store import RawStore
 from services.annotator.store import (
@@ -84,12 +84,13 @@ class Handlers:
     async def claim_and_work(self, batch_id: UUID) -> None:
         async with self.engine.begin() as tx:
             batch = await batches.claim_batch(tx, batch_id, self.instance)
-        if batch is None:  # Finished, not due or a duplicate: the message was only a hint.
-            return
+            if batch is None:  # Finished, not due or a duplicate: the message was only a hint.
+                return
+            genes = await catalogue.get_genes(tx, batch.genes) if batch.kind == "fetch" else []
         self.failpoints.hit("after_claim")
         renewing = asyncio.create_task(self.keep_lease(batch))
         try:
-            facts = await self.work(batch)
+            facts = await self.work(batch, genes)
         except LeaseLost:
             raise
         except Exception as error:  # noqa: BLE001  # Whatever it is, the next attempt waits.
@@ -109,12 +110,12 @@ class Handlers:
             except database.CONNECTION_ERRORS as error:
                 log.warning("lease_not_renewed", batch_id=str(batch.id), error=repr(error))
 
-    async def work(self, batch: Batch) -> list[RunFact]:
+    async def work(self, batch: Batch, genes: Sequence[Gene]) -> list[RunFact]:
         if batch.kind == "release":
             return await self.prepare_release(batch)
         if batch.kind == "store":
             return await self.store_slice(batch)
-        return await self.fetch_pages(batch)
+        return await self.fetch_pages(batch, genes)
 
     async def store_slice(self, batch: Batch) -> list[RunFact]:
         """A slice of a staged release: its values never come here, two statements move them."""
@@ -137,17 +138,15 @@ class Handlers:
         telemetry.BATCHES.labels(batch.source, "done").inc()
         return facts
 
-    async def fetch_pages(self, batch: Batch) -> list[RunFact]:
+    async def fetch_pages(self, batch: Batch, genes: Sequence[Gene]) -> list[RunFact]:
         """Ask an API for the batch's genes, page by page, resuming at its checkpoint."""
         assert batch.run_id is not None
         source = self.sources[batch.source]
         assert domain.is_api(source)  # Only their batches are fetched.
         checkpoint = batch.checkpoint
         facts: list[RunFact] = []
-        while hgnc_ids := list(batch.genes[checkpoint : checkpoint + source.page_size]):
-            async with self.engine.begin() as tx:
-                genes = await catalogue.get_genes(tx, hgnc_ids)
-            page = await source.fetch(self.upstreams[batch.source], genes)  # No transaction open.
+        while asked := genes[checkpoint : checkpoint + source.page_size]:
+            page = await source.fetch(self.upstreams[batch.source], asked)  # No transaction open.
             sha256 = domain.digest(page.content)
             await self.raw_store.keep_bytes(page.content, sha256)
             offered = await offer(page.answers)
@@ -165,9 +164,9 @@ class Handlers:
                 )
                 changed = await annotations.store_offered(tx, batch.source, offered, origin, now)
                 seen = await annotations.mark_checked(tx, batch.source, offered, batch.claimed_at)
-                finished = await batches.save_checkpoint(tx, batch, len(hgnc_ids))
+                finished = await batches.save_checkpoint(tx, batch, len(asked))
                 done = sum(value is not None for value in offered.values)
-                counts = Counts(done, len(hgnc_ids) - done, changed=len(changed))
+                counts = Counts(done, len(asked) - done, changed=len(changed))
                 facts = await counting.count_fetched(tx, batch, counts, finished)
                 await runs.save_facts(tx, facts)
                 touched = sorted({*changed, *seen})
@@ -175,7 +174,7 @@ class Handlers:
                 if finished:
                     await database.notify(tx, "planner")
             self.report([batch.run_id])
-            checkpoint += len(hgnc_ids)
+            checkpoint += len(asked)
         telemetry.BATCHES.labels(batch.source, "done").inc()
         return facts
 

@@ -18,7 +18,7 @@ from services.chassis.errors import PermanentError, problem_of
 log = structlog.get_logger()
 
 PERIOD_SECONDS = 1.0  # What a lost wake-up costs, and how late a retry may be.
-COALESCE_SECONDS = 0.02  # Batches end in bursts: refill once for all of them.
+COALESCE_SECONDS = 0.05  # Batches end in bursts: refill once for all of them.
 SWEEP_SECONDS = 2.0
 
 
@@ -43,15 +43,15 @@ class Planner:
     bury: Callable[[AsyncConnection, Batch, Exception], Awaitable[list[RunFact]]]
     _swept_at: float = field(default=0.0)
 
-    async def plan_and_feed(self, _: AsyncConnection) -> int:
-        """One pass: for `database.alone`, which hands in the session that holds the lock."""
+    async def plan_and_feed(self, _: AsyncConnection) -> bool:
+        """One pass, for `database.alone`, which hands in the session that holds the lock."""
         if time.monotonic() - self._swept_at > SWEEP_SECONDS:
             await self.sweep_once()
             self._swept_at = time.monotonic()
-        planned = 0
         while await self.plan_once():  # All before the first hint: they share a look upstream.
-            planned += 1
-        return planned + await self.emit_once()
+            pass
+        await self.emit_once()
+        return False  # The windows are full, or nothing is due: whoever finishes a batch wakes us.
 
     async def plan_once(self) -> int:
         """Plan the oldest run that is waiting for it. Returns how many were planned."""

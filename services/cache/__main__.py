@@ -31,7 +31,7 @@ async def main(settings: CacheSettings) -> None:
             database.alone(
                 settings,
                 REBUILDER,
-                Rebuilder(engine).rebuild_once,
+                Rebuilder(engine).rebuild,
                 period_seconds=PERIOD_SECONDS,
                 coalesce_seconds=COALESCE_SECONDS,
             ),

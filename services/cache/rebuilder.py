@@ -15,9 +15,13 @@ class Rebuilder:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def rebuild_once(self, _: AsyncConnection) -> int:
+    async def rebuild(self, _: AsyncConnection) -> bool:
+        """One pass, for `database.alone`, which hands in the session that holds the lock."""
+        return await self.rebuild_once() == GENES_MAX
+
+    async def rebuild_once(self) -> int:
         """Rebuild the dirty genes and name those that are new to a reader. Returns how many
-        were dirty. For `database.alone`, which hands in the session that holds the lock."""
+        were dirty."""
         async with self._engine.begin() as tx:
             await store.lock_documents(tx)
             genes = await store.take_dirty(tx, GENES_MAX)

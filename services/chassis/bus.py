@@ -67,7 +67,7 @@ class Delivery(BaseMiddleware[Any, ConsumerRecord]):
                 topic=self.msg.topic,
                 partition=self.msg.partition,
                 offset=self.msg.offset,
-                error=repr(error),
+                problem=problem_of(error)["detail"],
             )
             self.count(msg, "retried")
             await asyncio.sleep(RETRY_PAUSE_SECONDS * uniform(0.5, 1.5))
@@ -96,7 +96,7 @@ class Delivery(BaseMiddleware[Any, ConsumerRecord]):
             await self.context.broker.publish(
                 record.value or b"", prefix + DEAD_LETTERS, key=record.key, headers=headers
             )
-        log.error("message_parked", origin=headers["origin"], error=repr(error))
+        log.error("message_parked", origin=headers["origin"], problem=headers["problem"])
 
     def count(self, msg: StreamMessage[Any], outcome: str) -> None:
         name = msg.headers.get("ce_type", "")

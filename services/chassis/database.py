@@ -7,10 +7,12 @@ from typing import Any
 
 import structlog
 from asyncpg import InterfaceError, PostgresError
-from sqlalchemy import NullPool, text
+from sqlalchemy import AdaptedConnection, NullPool, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
+    DisconnectionError,
     IntegrityError,
     NotSupportedError,
     ProgrammingError,
@@ -67,14 +69,22 @@ async def open_engine(settings: ServiceSettings, application: str) -> AsyncItera
         pool_size=settings.pool_size,
         max_overflow=settings.pool_overflow,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        pool_pre_ping=True,
         hide_parameters=True,
         connect_args=_arguments(application),
     )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
     try:
         yield engine
     finally:
         await engine.dispose()
+
+
+def _refuse_closed(connection: DBAPIConnection, _record: object, _proxy: object) -> None:
+    """A connection that the server has closed is replaced before anybody uses it. The driver
+    knows without asking; a question at each checkout cost as much as the statements."""
+    assert isinstance(connection, AdaptedConnection)
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 @asynccontextmanager
@@ -146,7 +156,7 @@ async def _until_lost(connection: AsyncConnection) -> None:
 async def alone(
     settings: ServiceSettings,
     duty: str,
-    work: Callable[[AsyncConnection], Awaitable[int]],
+    work: Callable[[AsyncConnection], Awaitable[bool]],
     *,
     period_seconds: float,
     coalesce_seconds: float = 0,
@@ -154,8 +164,8 @@ async def alone(
     """Repeat `work` for ever, in one process at a time per database.
 
     `duty` names the session lock and the channel that wakes it; the period is what a lost
-    wake-up costs. `work` gets the session that holds the lock, in autocommit, and returns how
-    much it did: after nothing, wait. A database that is gone ends the session, and the lock.
+    wake-up costs. `work` gets the session that holds the lock, in autocommit, and returns
+    whether it left something to do. A database that is gone ends the session, and the lock.
     """
     while True:
         try:

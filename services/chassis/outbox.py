@@ -65,12 +65,11 @@ def envelope(message: Message) -> dict[str, str]:
 
 async def relay(settings: ServiceSettings, service: str, publish: Publish) -> None:
     """Relay this service's outbox for ever, in one process at a time; never give a row up."""
-    await database.alone(
-        settings,
-        f"relay-{service}",
-        lambda connection: relay_once(connection, publish),
-        period_seconds=POLL_SECONDS,
-    )
+
+    async def work(connection: AsyncConnection) -> bool:
+        return await relay_once(connection, publish) == ROWS_MAX
+
+    await database.alone(settings, f"relay-{service}", work, period_seconds=POLL_SECONDS)
 
 
 async def relay_once(connection: AsyncConnection, publish: Publish) -> int:

@@ -94,7 +94,7 @@ class Plan:
                 "ANNOTATOR_RAW_FOLDER": str(self.options.state / "raw"),
             }
             if self.options.mirror:
-                own["ANNOTATOR_SOURCES"] = orjson.dumps(self._upstreams()).decode()
+                own["ANNOTATOR_UPSTREAMS"] = orjson.dumps(self._upstreams()).decode()
             yield self._service(name, "annotator", own, BACKGROUND_NICE)
         yield self._service("cache", "cache", {}, BACKGROUND_NICE)
         yield self._service("gateway", "gateway", {}, 0)

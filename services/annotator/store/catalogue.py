@@ -1,5 +1,6 @@
 """The gene catalogue: read for joining and asking, rewritten as a whole from one release."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import text
@@ -19,7 +20,7 @@ async def get_catalogue(tx: AsyncConnection) -> Catalogue:
     return Catalogue([Gene(**row._mapping) for row in rows])
 
 
-async def get_genes(tx: AsyncConnection, hgnc_ids: list[str]) -> list[Gene]:
+async def get_genes(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Gene]:
     """Genes of the catalogue with the identifiers that upstreams know them by, in this order."""
     rows = await tx.execute(
         text("""
@@ -27,7 +28,7 @@ async def get_genes(tx: AsyncConnection, hgnc_ids: list[str]) -> list[Gene]:
             FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS asked (hgnc_id, place)
             JOIN gene g ON g.hgnc_id = asked.hgnc_id ORDER BY asked.place
         """),
-        {"hgnc_ids": hgnc_ids},
+        {"hgnc_ids": list(hgnc_ids)},
     )
     return [Gene(**row._mapping) for row in rows]
 

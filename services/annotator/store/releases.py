@@ -264,7 +264,8 @@ async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
     """
     await tx.execute(
         text("""
-            UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes
+            UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes,
+                problem = CASE WHEN rs.failed_count > dead.genes THEN rs.problem END
             FROM (
                 SELECT rs.run_id, count(*) AS genes
                 FROM run_source rs JOIN run ON run.id = rs.run_id

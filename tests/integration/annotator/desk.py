@@ -59,9 +59,9 @@ class Desk:
     async def work(self) -> None:
         """Let planner and worker go on until nothing is due any more."""
         for _ in range(PASSES_MAX):
-            emitted = await self.planner.plan_and_feed(None)  # type: ignore[arg-type]  # Unused.
+            await self.planner.plan_and_feed(None)  # type: ignore[arg-type]  # Unused.
             hints = [m for m in await self.relay() if isinstance(m, AnnotateBatch)]
-            if not emitted and not hints:
+            if not hints:
                 return
             for hint in hints:
                 await self.handlers.on_annotate_batch(hint)

@@ -9,7 +9,7 @@ from contracts.messages import AnnotateBatch
 from services.annotator import domain
 from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost, UpstreamUnavailable
-from services.annotator.store import batches
+from services.annotator.store import batches, catalogue
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
 
@@ -96,8 +96,10 @@ async def test_a_fenced_worker_stores_nothing(desk: Desk) -> None:
     await end_lease(desk, batch_id)
     await claim(desk, batch_id, "annotator-2")
 
+    async with desk.engine.begin() as tx:
+        genes = await catalogue.get_genes(tx, zombie.genes)
     with pytest.raises(LeaseLost):
-        await desk.handlers.fetch_pages(zombie)
+        await desk.handlers.fetch_pages(zombie, genes)
 
     assert await desk.rows("SELECT * FROM annotation") == []
     assert await desk.rows("SELECT * FROM checked WHERE outcome = 'value'") == []

@@ -39,7 +39,7 @@ class Cache:
     async def rebuild(self) -> dict[str, int]:
         """Rebuild what is dirty; returns what was announced."""
         rebuilder = Rebuilder(self.engine)
-        while await rebuilder.rebuild_once(None):  # type: ignore[arg-type]  # Not used.
+        while await rebuilder.rebuild_once():
             pass
         announced: dict[str, int] = {}
         for message in await self.announced(DocumentsRebuilt.type):
@@ -168,7 +168,7 @@ async def test_a_release_stored_while_documents_are_rebuilt_leaves_none_pending(
     async with database.connect() as owner:
         async with owner.transaction():  # The rebuild stops at its last step, the announcement.
             await owner.execute("LOCK TABLE cache.outbox IN EXCLUSIVE MODE")
-            rebuilding = asyncio.create_task(rebuilder.rebuild_once(None))  # type: ignore[arg-type]
+            rebuilding = asyncio.create_task(rebuilder.rebuild_once())
             async with asyncio.timeout(4):
                 while not await owner.fetchval(
                     """SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted

@@ -1,7 +1,6 @@
 """Locks of a database: instance names, duties that one process has at a time, and time limits."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
@@ -47,9 +46,10 @@ async def test_each_process_takes_the_lowest_free_name(database: Database) -> No
 
 
 async def test_a_named_slot_is_waited_for(database: Database) -> None:
-    first, second = Slot(database, 7), Slot(database, 7)
-    name = await first.held()
-    assert name == "annotator-7"
+    first = Slot(database, 7)
+    assert await first.held() == "annotator-7"
+    second = Slot(database, 7)
+    await asyncio.wait({second.name}, timeout=0.3)
     assert not second.name.done()
     await first.end()
     assert await second.held() == "annotator-7"
@@ -75,12 +75,12 @@ async def test_a_duty_is_woken_by_a_notification_and_repeats_while_there_is_work
     passes: list[int] = []
     idle = asyncio.Event()
 
-    async def work(_: AsyncConnection) -> int:
+    async def work(_: AsyncConnection) -> bool:
         passes.append(1)
         if len(passes) in (1, 2, 4):
-            return 1
+            return True
         idle.set()
-        return 0
+        return False
 
     settings = database.settings("cache")
     duty = asyncio.create_task(
@@ -103,7 +103,6 @@ class Duty:
     """A duty of the cache that never looks at the session it is given."""
 
     def __init__(self, database: Database) -> None:
-        self.passes = 0
         self._passed = asyncio.Event()
         self._task = asyncio.create_task(
             chassis_database.alone(
@@ -111,15 +110,14 @@ class Duty:
             )
         )
 
-    async def _work(self, _: AsyncConnection) -> int:
-        self.passes += 1
+    async def _work(self, _: AsyncConnection) -> bool:
         self._passed.set()
-        return 0
+        return False
 
-    async def worked(self) -> None:
-        """Return after the next pass."""
+    async def worked(self, within_seconds: float = WAIT_SECONDS) -> None:
+        """Return after the next pass. Raises TimeoutError."""
         self._passed.clear()
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(within_seconds):
             await self._passed.wait()
 
     async def end(self) -> None:
@@ -127,11 +125,10 @@ class Duty:
         await asyncio.wait({self._task})
 
 
-Connection = asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection
 LOCK = "hashtextextended('duty:some-duty', 0)"
 
 
-async def sessions(observer: Connection, *, holding: bool) -> set[int]:
+async def sessions(observer: "asyncpg.Connection[asyncpg.Record]", *, holding: bool) -> set[int]:
     """The duty's sessions in the database: all, or those that hold its lock."""
     found = await observer.fetch(
         f"""SELECT pid FROM pg_stat_activity a
@@ -145,7 +142,7 @@ async def sessions(observer: Connection, *, holding: bool) -> set[int]:
     return {row["pid"] for row in found}
 
 
-async def kill(observer: Connection, pid: int) -> None:
+async def kill(observer: "asyncpg.Connection[asyncpg.Record]", pid: int) -> None:
     assert await observer.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
 
 
@@ -182,9 +179,8 @@ async def test_a_duty_that_lost_its_lock_to_another_does_not_work(database: Data
             await taking
             while not await sessions(observer, holding=False):  # It is back, and has no lock.
                 await asyncio.sleep(0.02)
-        passes = duty.passes
-        await asyncio.sleep(0.3)  # Six periods of the duty.
-        assert duty.passes == passes
+        with pytest.raises(TimeoutError):
+            await duty.worked(within_seconds=0.3)  # Six of its periods.
         await rival.execute(f"SELECT pg_advisory_unlock({LOCK})")
         await duty.worked()
         assert first not in await sessions(observer, holding=True)
