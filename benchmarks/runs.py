@@ -51,7 +51,10 @@ class RunFigures:
 
 
 async def measure(url: str, owner: Owner, sources: Sequence[str]) -> RunFigures:
-    """Annotate all genes from these sources. Raises CommandFailed when it takes too long or a source fails."""
+    """Annotate all genes from these sources.
+
+    Raises CommandFailed when it takes too long, or when a source fails.
+    """
     try:
         async with asyncio.timeout(RUN_SECONDS_MAX):
             ordered_at = time.time()

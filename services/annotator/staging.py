@@ -4,6 +4,7 @@ Parsing a hundred megabytes would hold an event loop for seconds; here nothing e
 """
 
 import asyncio
+import gc
 import sys
 from collections.abc import Iterator
 from uuid import UUID
@@ -114,4 +115,7 @@ async def _copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[4]))
+    # What is read here stays until the process ends; looking for cycles in it takes longer than
+    # reading it.
+    gc.disable()
     asyncio.run(main(UUID(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3])))
