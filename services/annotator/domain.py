@@ -54,7 +54,7 @@ class Declaration:
     ttl: timedelta  # Older than this, a value is stale.
     parser_version: int  # Raised whenever the same bytes would give another value.
     requests_per_second: float
-    concurrency: int = 1
+    concurrency: int = 1  # Batches of it that one annotator works at a time.
     is_catalogue: bool = False
 
 

@@ -66,7 +66,6 @@ class Handlers:
                 await releases.open_release_batches(
                     tx, (name for name, s in self.sources.items() if s.declaration.is_catalogue)
                 )
-            await database.notify(tx, "planner")
         self.report([command.run_id])
 
     async def on_annotate_batch(self, command: AnnotateBatch) -> None:
@@ -134,7 +133,6 @@ class Handlers:
                     source=batch.source, release_id=batch.release_id, version=version
                 )
                 await outbox.add(tx, stored)
-            await database.notify(tx, "planner")
         telemetry.BATCHES.labels(batch.source, "done").inc()
         return facts
 
@@ -148,13 +146,14 @@ class Handlers:
         while asked := genes[checkpoint : checkpoint + source.page_size]:
             page = await source.fetch(self.upstreams[batch.source], asked)  # No transaction open.
             sha256 = domain.digest(page.content)
-            await self.raw_store.keep_bytes(page.content, sha256)
-            offered = await offer(page.answers)
+            _, offered = await asyncio.gather(
+                self.raw_store.keep_bytes(page.content, sha256), offer(page.answers)
+            )
             async with self.engine.begin() as tx:
-                now = await annotations.lock_store(tx, batch.source)
                 release_id, file_id = await releases.record_page(
                     tx, batch.run_id, batch.source, page.url, sha256, len(page.content)
                 )
+                now = await annotations.lock_store(tx, batch.source)
                 origin = Origin(
                     release_id,
                     file_id,
@@ -171,8 +170,6 @@ class Handlers:
                 await runs.save_facts(tx, facts)
                 touched = sorted({*changed, *seen})
                 await outbox.add(tx, *facts, *domain.changes(batch.source, release_id, touched))
-                if finished:
-                    await database.notify(tx, "planner")
             self.report([batch.run_id])
             checkpoint += len(asked)
         telemetry.BATCHES.labels(batch.source, "done").inc()
@@ -190,7 +187,6 @@ class Handlers:
                 tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
             )
             facts = await bury(tx, batch, error) if delay is None else []
-            await database.notify(tx, "planner")
         outcome = "dead" if delay is None else "retried"
         log.warning(
             "batch_failed",
@@ -240,6 +236,7 @@ def subscriptions(handlers: Handlers) -> list[Subscription]:
                 group=f"annotate-{source}",
                 parks_unknown=True,
             )
-            for source in handlers.sources
+            for source, declared in handlers.sources.items()
+            for _ in range(declared.declaration.concurrency)
         ),
     ]

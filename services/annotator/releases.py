@@ -27,7 +27,7 @@ from services.annotator.store import (
 )
 from services.annotator.store.releases import Release
 from services.annotator.upstream import Downloaded, Upstream
-from services.chassis import database, outbox
+from services.chassis import outbox
 from services.chassis.errors import TransientError
 
 log = structlog.get_logger()
@@ -73,7 +73,6 @@ class Releases:
             facts = await counting.attach_runs(tx, batch.source, release_id, is_api=True)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts)
-            await database.notify(tx, "planner")
         return facts
 
     async def _prepare_bulk(self, batch: Batch, source: BulkSource) -> list[RunFact]:
@@ -101,7 +100,6 @@ class Releases:
             facts = await counting.attach_runs(tx, batch.source, release.id, is_api=False)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts)
-            await database.notify(tx, "planner")
         log.info("release_prepared", source=batch.source, version=release.version)
         return facts
 

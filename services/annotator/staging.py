@@ -21,8 +21,8 @@ from services.annotator.sources import SOURCES
 from services.annotator.store import catalogue, releases, staged
 from services.annotator.store.releases import Release
 from services.chassis import database
+from services.chassis.child import end_with_parent
 from services.chassis.errors import PermanentError
-from services.chassis.process import end_with_parent
 from services.chassis.telemetry import configure_logging
 
 COPY_SECONDS_MAX = 120

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from random import uniform
@@ -162,16 +163,20 @@ class Bus:
         """The only place where a subscriber is made.
 
         Members of a group bear their instance's name, so that one that is restarted takes its
-        partitions back at once.
+        partitions back at once. Who subscribes several times is several members, each with
+        partitions of its own: an acknowledgement commits all positions of one member.
         """
+        members = Counter[tuple[str, str | None]]()
         for subscription in subscriptions:
+            number = members[subscription.topic, subscription.group]
+            members[subscription.topic, subscription.group] += 1
             grouped = subscription.group is not None
             router = KafkaRouter(middlewares=(Delivery,) if grouped else ())
             router.subscriber(
                 self._prefix + subscription.topic,
                 decoder=subscription.decode,
                 group_id=f"{self._prefix}{subscription.group}" if grouped else None,
-                group_instance_id=instance if grouped else None,
+                group_instance_id=f"{instance}.{number}" if grouped and instance else None,
                 auto_offset_reset="earliest" if grouped else "latest",
                 ack_policy=AckPolicy.MANUAL,
                 no_reply=True,

@@ -1,8 +1,6 @@
 """The life of a service's process: start in order, run, stop in reverse; die rather than limp."""
 
 import asyncio
-import ctypes
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,9 +21,6 @@ T = TypeVar("T")
 
 WAIT_SECONDS = 0.5
 PROBE_SECONDS = 0.25
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 
 
 class Process:
@@ -167,13 +162,6 @@ async def probe_lag() -> None:
         due = time.perf_counter() + PROBE_SECONDS
         await asyncio.sleep(PROBE_SECONDS)
         telemetry.LOOP_LAG.set(time.perf_counter() - due)
-
-
-def end_with_parent(parent_id: int) -> None:
-    """In a child that was just started: end with the process that started it."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_id:
-        raise SystemExit(1)  # It died before this could be asked for.
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

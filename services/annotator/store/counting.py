@@ -29,27 +29,35 @@ async def advance(
 ) -> Step:
     """Count genes for one run and source; close the source with its last gene, the run with its
     last source. The rows are locked in the order run_source, run, as in every store."""
-    counted = (
+    row = (
         await tx.execute(
             text("""
-                UPDATE run_source SET
-                    done_count = done_count + :done,
-                    no_data_count = no_data_count + :no_data,
-                    failed_count = failed_count + :failed,
-                    changed_count = changed_count + :changed,
-                    started_at = coalesce(started_at, now()),
-                    problem = coalesce(CAST(:problem AS jsonb), problem),
-                    finished_at = CASE WHEN done_count + no_data_count + failed_count
-                        + :done + :no_data + :failed = total_count THEN now() END,
-                    state = CASE
-                        WHEN done_count + no_data_count + failed_count
-                             + :done + :no_data + :failed < total_count THEN state
-                        WHEN CAST(:problem AS jsonb) IS NOT NULL AND done_count + :done = 0
-                            THEN 'failed'
-                        ELSE 'completed' END
-                WHERE run_id = :run_id AND source = :source AND state IN ('waiting', 'running')
-                RETURNING state, done_count, no_data_count, failed_count,
-                          finished_at IS NOT NULL AS closed
+                WITH counted AS (
+                    UPDATE run_source SET
+                        done_count = done_count + :done,
+                        no_data_count = no_data_count + :no_data,
+                        failed_count = failed_count + :failed,
+                        changed_count = changed_count + :changed,
+                        started_at = coalesce(started_at, now()),
+                        problem = coalesce(CAST(:problem AS jsonb), problem),
+                        finished_at = CASE WHEN done_count + no_data_count + failed_count
+                            + :done + :no_data + :failed = total_count THEN now() END,
+                        state = CASE
+                            WHEN done_count + no_data_count + failed_count
+                                 + :done + :no_data + :failed < total_count THEN state
+                            WHEN CAST(:problem AS jsonb) IS NOT NULL AND done_count + :done = 0
+                                THEN 'failed'
+                            ELSE 'completed' END
+                    WHERE run_id = :run_id AND source = :source
+                      AND state IN ('waiting', 'running')
+                    RETURNING state, done_count, no_data_count, failed_count,
+                              finished_at IS NOT NULL AS closed
+                ), moved AS (
+                    UPDATE run SET seq = seq + :facts_max,
+                        open_sources = open_sources - (SELECT closed::integer FROM counted)
+                    WHERE id = :run_id RETURNING seq - :facts_max + 1 AS seq
+                )
+                SELECT * FROM counted, moved
             """),
             {
                 "run_id": run_id,
@@ -59,31 +67,23 @@ async def advance(
                 "failed": counts.failed,
                 "changed": counts.changed,
                 "problem": orjson.dumps(problem).decode() if problem else None,
+                "facts_max": FACTS_PER_STEP_MAX,
             },
         )
     ).one()
-    run = (
-        await tx.execute(
-            text("""
-                UPDATE run SET seq = seq + :facts_max, open_sources = open_sources - :closed
-                WHERE id = :run_id RETURNING seq - :facts_max + 1 AS seq
-            """),
-            {"run_id": run_id, "facts_max": FACTS_PER_STEP_MAX, "closed": int(counted.closed)},
-        )
-    ).one()
-    if not counted.closed:
-        return Step(run_id, run.seq, ())
+    if not row.closed:
+        return Step(run_id, row.seq, ())
     closing = SourceCompleted(
         run_id=run_id,
-        seq=run.seq + 1,
+        seq=row.seq + 1,
         source=source,
-        state=counted.state,
-        done_count=counted.done_count,
-        no_data_count=counted.no_data_count,
-        failed_count=counted.failed_count,
+        state=row.state,
+        done_count=row.done_count,
+        no_data_count=row.no_data_count,
+        failed_count=row.failed_count,
     )
     completed = await complete_run(tx, run_id)
-    return Step(run_id, run.seq, (closing, completed) if completed else (closing,))
+    return Step(run_id, row.seq, (closing, completed) if completed else (closing,))
 
 
 async def complete_run(tx: AsyncConnection, run_id: UUID) -> RunCompleted | None:

@@ -191,6 +191,20 @@ CREATE INDEX batch_pending ON batch (source, run_id, id) WHERE state = 'pending'
 CREATE INDEX batch_in_flight ON batch (source) WHERE state IN ('queued', 'leased');
 CREATE INDEX batch_of_release ON batch (release_id) WHERE kind = 'store';
 
+-- Who plans and feeds is woken by what gives it work; it looks at the tables itself.
+CREATE FUNCTION wake_planner() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('planner', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER run_ordered AFTER INSERT ON run
+    FOR EACH STATEMENT EXECUTE FUNCTION wake_planner();
+CREATE TRIGGER batch_cut AFTER INSERT ON batch
+    FOR EACH STATEMENT EXECUTE FUNCTION wake_planner();
+CREATE TRIGGER batch_left AFTER UPDATE OF state ON batch FOR EACH ROW
+    WHEN (old.state <> new.state AND new.state IN ('pending', 'done', 'dead'))
+    EXECUTE FUNCTION wake_planner();
+
 CREATE TABLE run_fact (
     run_id uuid NOT NULL REFERENCES run,
     seq bigint NOT NULL,
