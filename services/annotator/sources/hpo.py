@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import itemgetter
 from typing import Final, Literal
 
@@ -366,7 +366,7 @@ def _rows(
     pick = None
     for number, line in _lines(files, name):
         # The format before 2023 has its header in a comment.
-        if not line or (line.startswith("#") and not line.startswith("#Format:")):
+        if line[:1] in ("", "#") and not line.startswith("#Format:"):
             continue
         cells = line.split("\t")
         if pick is None:
@@ -377,7 +377,7 @@ def _rows(
         elif len(cells) < len(header):
             raise SchemaChanged(f"{name}, line {number} has {len(cells)} of {len(header)} cells")
         else:
-            yield number, tuple(cell.strip() for cell in pick(cells))
+            yield number, tuple(map(str.strip, pick(cells)))
     if pick is None:
         raise SchemaChanged(f"{name} has no header; accepted is one with {columns}")
 
@@ -385,8 +385,7 @@ def _rows(
 def _lines(files: _Files, name: str) -> Iterator[tuple[int, str]]:
     try:
         with files[name].path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.rstrip("\n")
+            yield from enumerate(map(str.rstrip, file, repeat("\n")), start=1)
     except UnicodeDecodeError as error:
         raise SchemaChanged(f"{name} is not UTF-8: {error}") from error
 
