@@ -58,7 +58,7 @@ async def main(settings: AnnotatorSettings) -> None:
             database.alone(
                 settings,
                 "planner",
-                planner.plan_and_feed,
+                planner.work,
                 period_seconds=PERIOD_SECONDS,
                 coalesce_seconds=COALESCE_SECONDS,
             ),

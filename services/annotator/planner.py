@@ -43,15 +43,19 @@ class Planner:
     bury: Callable[[AsyncConnection, Batch, Exception], Awaitable[list[RunFact]]]
     _swept_at: float = field(default=0.0)
 
-    async def plan_and_feed(self, _: AsyncConnection) -> bool:
+    async def work(self, _: AsyncConnection) -> bool:
         """One pass, for `database.alone`, which hands in the session that holds the lock."""
+        await self.plan_and_feed()
+        return False  # The windows are full, or nothing is due: whoever finishes a batch wakes us.
+
+    async def plan_and_feed(self) -> None:
+        """Take back what was lost, plan what is ordered, announce what is due."""
         if time.monotonic() - self._swept_at > SWEEP_SECONDS:
             await self.sweep_once()
             self._swept_at = time.monotonic()
         while await self.plan_once():  # All before the first hint: they share a look upstream.
             pass
         await self.emit_once()
-        return False  # The windows are full, or nothing is due: whoever finishes a batch wakes us.
 
     async def plan_once(self) -> int:
         """Plan the oldest run that is waiting for it. Returns how many were planned."""

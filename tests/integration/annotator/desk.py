@@ -59,7 +59,7 @@ class Desk:
     async def work(self) -> None:
         """Let planner and worker go on until nothing is due any more."""
         for _ in range(PASSES_MAX):
-            await self.planner.plan_and_feed(None)  # type: ignore[arg-type]  # Unused.
+            await self.planner.plan_and_feed()
             hints = [m for m in await self.relay() if isinstance(m, AnnotateBatch)]
             if not hints:
                 return

@@ -91,7 +91,7 @@ async def stage(tx: AsyncConnection, release_id: UUID) -> None:
 
 async def look_upstream(desk: Desk) -> None:
     """Plan, and work the look at the upstream; slices stay as they were."""
-    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    await desk.planner.plan_and_feed()
     looks = await desk.rows("SELECT id FROM batch WHERE kind = 'release' AND state = 'queued'")
     ids = {row.id for row in looks}
     for hint in await desk.relay():

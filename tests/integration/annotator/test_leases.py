@@ -18,11 +18,11 @@ async def hinted_batch(desk: Desk) -> UUID:
     """A batch of Ensembl genes whose hint has been sent and not been taken up."""
     await write_catalogue(desk)
     await desk.order(["ensembl"], IDS)
-    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    await desk.planner.plan_and_feed()
     for hint in await desk.relay():  # The release first: the genes wait for its version.
         if isinstance(hint, AnnotateBatch):
             await desk.handlers.on_annotate_batch(hint)
-    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    await desk.planner.plan_and_feed()
     row = await desk.row("SELECT id FROM batch WHERE kind = 'fetch' AND state = 'queued'")
     return UUID(str(row.id))
 

@@ -66,7 +66,7 @@ async def give(desk: Desk, upstream: ChangingUpstream) -> Desk:
 
 
 async def hints(desk: Desk) -> list[AnnotateBatch]:
-    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    await desk.planner.plan_and_feed()
     return [message for message in await desk.relay() if isinstance(message, AnnotateBatch)]
 
 

@@ -61,7 +61,7 @@ async def test_staged_rows_lost_in_a_database_crash_are_staged_again_from_the_ra
     desk = loaded_desk
     await desk.order(["hpo"])
     for _ in range(2):  # The look, the release, and not one slice.
-        await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+        await desk.planner.plan_and_feed()
         hints = [m for m in await desk.relay() if isinstance(m, AnnotateBatch)]
         kinds = await desk.rows("SELECT kind FROM batch WHERE state = 'queued'")
         if any(row.kind == "store" for row in kinds):
@@ -92,7 +92,7 @@ async def test_a_run_that_comes_while_a_release_is_being_stored_counts_every_gen
     await desk.order(["hpo"])
     stored = 0
     while stored < 3:  # Three slices in, another run comes.
-        await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+        await desk.planner.plan_and_feed()
         for hint in await desk.relay():
             if isinstance(hint, AnnotateBatch) and stored < 3:
                 await desk.handlers.on_annotate_batch(hint)

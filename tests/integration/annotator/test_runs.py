@@ -194,7 +194,7 @@ async def test_two_runs_share_one_look_at_the_upstream(desk: Desk) -> None:
 async def test_runs_take_turns_so_that_a_small_one_does_not_wait_for_a_big_one(desk: Desk) -> None:
     await write_catalogue(desk)
     big = await desk.order(["ensembl"], IDS)
-    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    await desk.planner.plan_and_feed()
     for hint in await desk.relay():
         if isinstance(hint, AnnotateBatch):
             await desk.handlers.on_annotate_batch(hint)
@@ -225,7 +225,7 @@ async def test_a_run_planned_while_a_release_is_being_accepted_is_not_forgotten(
     """Whoever finishes the release waits for the plan, and so sees the run that waits for it."""
     await write_catalogue(desk)
     await desk.order(["ensembl"], IDS[:3])
-    await desk.planner.plan_and_feed(None)  # type: ignore[arg-type]
+    await desk.planner.plan_and_feed()
     (hint,) = [m for m in await desk.relay() if isinstance(m, AnnotateBatch)]
     late = await desk.order(["ensembl"], IDS[3:])
     async with desk.engine.begin() as tx:
