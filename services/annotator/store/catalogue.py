@@ -51,28 +51,31 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
     Genes that it does not name any more keep their row: annotations stay attached to their id.
     Returns the genes that were approved and are not any more.
     """
-    rewritten = await tx.execute(
+    withdrawn = await tx.scalars(
         text("""
-            INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type, location,
-                              entrez_id, ensembl_gene_id, successors)
-            SELECT hgnc_id, value->>'symbol', value->>'name', value->>'status',
-                   value->>'locus_group', value->>'locus_type', value->>'location',
-                   value->>'entrez_id', value->>'ensembl_gene_id',
-                   ARRAY(SELECT jsonb_array_elements_text(value->'successors'))
-            FROM staged WHERE release_id = :release_id ORDER BY hgnc_id
-            ON CONFLICT (hgnc_id) DO UPDATE SET
-                symbol = excluded.symbol, name = excluded.name, status = excluded.status,
-                locus_group = excluded.locus_group, locus_type = excluded.locus_type,
-                location = excluded.location, entrez_id = excluded.entrez_id,
-                ensembl_gene_id = excluded.ensembl_gene_id, successors = excluded.successors
-            WHERE (gene.symbol, gene.name, gene.status, gene.locus_group, gene.locus_type,
-                   gene.location, gene.entrez_id, gene.ensembl_gene_id, gene.successors)
-                IS DISTINCT FROM
-                  (excluded.symbol, excluded.name, excluded.status, excluded.locus_group,
-                   excluded.locus_type, excluded.location, excluded.entrez_id,
-                   excluded.ensembl_gene_id, excluded.successors)
-            RETURNING new.hgnc_id,
-                      old.status = 'approved' AND new.status <> 'approved' AS withdrawn
+            WITH rewritten AS (
+                INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type, location,
+                                  entrez_id, ensembl_gene_id, successors)
+                SELECT hgnc_id, value->>'symbol', value->>'name', value->>'status',
+                       value->>'locus_group', value->>'locus_type', value->>'location',
+                       value->>'entrez_id', value->>'ensembl_gene_id',
+                       ARRAY(SELECT jsonb_array_elements_text(value->'successors'))
+                FROM staged WHERE release_id = :release_id ORDER BY hgnc_id
+                ON CONFLICT (hgnc_id) DO UPDATE SET
+                    symbol = excluded.symbol, name = excluded.name, status = excluded.status,
+                    locus_group = excluded.locus_group, locus_type = excluded.locus_type,
+                    location = excluded.location, entrez_id = excluded.entrez_id,
+                    ensembl_gene_id = excluded.ensembl_gene_id, successors = excluded.successors
+                WHERE (gene.symbol, gene.name, gene.status, gene.locus_group, gene.locus_type,
+                       gene.location, gene.entrez_id, gene.ensembl_gene_id, gene.successors)
+                    IS DISTINCT FROM
+                      (excluded.symbol, excluded.name, excluded.status, excluded.locus_group,
+                       excluded.locus_type, excluded.location, excluded.entrez_id,
+                       excluded.ensembl_gene_id, excluded.successors)
+                RETURNING new.hgnc_id,
+                          old.status = 'approved' AND new.status <> 'approved' AS withdrawn
+            )  -- Only these: 44,000 rows would hold the loop for a tenth of a second.
+            SELECT hgnc_id FROM rewritten WHERE withdrawn
         """),
         {"release_id": release_id},
     )
@@ -106,4 +109,4 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
         {"release_id": release_id},
     )
     await tx.execute(text("ANALYZE gene"))
-    return [row.hgnc_id for row in rewritten if row.withdrawn] + list(absent)
+    return [*withdrawn, *absent]
