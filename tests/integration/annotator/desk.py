@@ -75,6 +75,17 @@ class Desk:
         (found,) = await self.rows(statement, **parameters)
         return found
 
+    async def changes_after(self, xid: str, number: int) -> list[Any]:
+        """What a reader of the published view may see by now behind its cursor."""
+        return await self.rows(
+            """SELECT xid::text AS xid, id FROM annotation_v1
+               WHERE (xid, id) > (CAST(CAST(:xid AS text) AS xid8), CAST(:number AS bigint))
+                 AND xid < pg_snapshot_xmin(pg_current_snapshot())
+               ORDER BY xid, id""",
+            xid=xid,
+            number=number,
+        )
+
     async def make_due(self) -> None:
         """Let the time pass that a failed batch waits for its next attempt."""
         async with self.engine.begin() as tx:

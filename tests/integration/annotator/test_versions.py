@@ -134,14 +134,7 @@ async def test_overlapping_stores_keep_order_and_a_cursor_misses_nothing(desk: D
         after = ("0", 0)
         while True:
             last_pass = done.is_set()
-            rows = await desk.rows(
-                """SELECT xid::text AS xid, id FROM annotation_v1
-                   WHERE (xid, id) > (CAST(CAST(:xid AS text) AS xid8), CAST(:id AS bigint))
-                     AND xid < pg_snapshot_xmin(pg_current_snapshot())
-                   ORDER BY xid, id""",
-                xid=after[0],
-                id=after[1],
-            )
+            rows = await desk.changes_after(*after)
             seen += [row.id for row in rows]
             if rows:
                 after = (rows[-1].xid, rows[-1].id)
