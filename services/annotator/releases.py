@@ -1,9 +1,6 @@
 """What is new at a source: fetched, staged and accepted, once for all runs that wait for it."""
 
-import asyncio
 import hashlib
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +13,7 @@ from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, BulkSource, Source
 from services.annotator.errors import ReleaseMissing, ReleaseRefused
 from services.annotator.raw_store import RawStore
+from services.annotator.stager import Stager, open_stager
 from services.annotator.store import (
     annotations,
     batches,
@@ -28,17 +26,8 @@ from services.annotator.store import (
 from services.annotator.store.releases import Release
 from services.annotator.upstream import Downloaded, Upstream
 from services.chassis import outbox
-from services.chassis.errors import TransientError
 
 log = structlog.get_logger()
-
-STAGING_SECONDS_MAX = 300
-
-
-class StagingFailed(TransientError):
-    """The child process that reads a release ended without a result."""
-
-    kind = "staging-failed"
 
 
 @dataclass(frozen=True)
@@ -76,11 +65,12 @@ class Releases:
         return facts
 
     async def _prepare_bulk(self, batch: Batch, source: BulkSource) -> list[RunFact]:
-        release = await self._fetch(batch, source)
-        if release.state == "rejected":
-            raise ReleaseRefused(str((release.problem or {}).get("detail", "rejected before")))
-        if await self._needs_staging(release, source):
-            await self._stage(batch, release)
+        async with open_stager(batch) as stager:
+            release = await self._fetch(batch, source, stager)
+            if release.state == "rejected":
+                raise ReleaseRefused(str((release.problem or {}).get("detail", "rejected before")))
+            if await self._needs_staging(release, source):
+                await stager.stage(release)
         async with self.engine.begin() as tx:
             await releases.allow_long_transaction(tx)
             await annotations.lock_store(tx, batch.source)
@@ -103,7 +93,7 @@ class Releases:
         log.info("release_prepared", source=batch.source, version=release.version)
         return facts
 
-    async def _fetch(self, batch: Batch, source: BulkSource) -> Release:
+    async def _fetch(self, batch: Batch, source: BulkSource, stager: Stager) -> Release:
         """The source's newest release, with its bytes in the raw store."""
         async with self.engine.begin() as tx:
             known = await releases.newest_release(tx, batch.source)
@@ -121,6 +111,7 @@ class Releases:
                     before.last_modified if before else None,
                 )
                 if downloaded is not None:
+                    await stager.start()  # It gets ready while the other files arrive.
                     await self.raw_store.keep(downloaded.path, downloaded.sha256)
                     synthetic = synthetic or downloaded.synthetic
                     files.append(_row(file.name, downloaded))
@@ -149,29 +140,6 @@ class Releases:
                 return False
             await staged.unstage_release(tx, release.id)
         return True
-
-    async def _stage(self, batch: Batch, release: Release) -> None:
-        """Read the release in a child process, which leaves its outcome in the database."""
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "services.annotator.staging",
-            str(release.id),
-            str(batch.id),
-            str(batch.lease_token),
-            str(os.getpid()),
-        )
-        try:
-            async with asyncio.timeout(STAGING_SECONDS_MAX):
-                code = await child.wait()
-        except TimeoutError as error:
-            raise StagingFailed(f"{release.source}: more than {STAGING_SECONDS_MAX} s") from error
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
-        if code != 0:
-            raise StagingFailed(f"{release.source}: the child process ended with {code}")
 
 
 def _row(name: str, file: Downloaded | releases.KnownFile) -> Mapping[str, Any]:

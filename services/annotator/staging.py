@@ -1,6 +1,7 @@
 """A child process of the annotator: reads a release's files and copies their values into `staged`.
 
-Parsing a hundred megabytes would hold an event loop for seconds; here nothing else waits.
+Parsing a hundred megabytes would hold an event loop for seconds; here nothing else waits. It is
+started while the files still arrive, and told on standard input which release to read.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.annotator import domain
 from services.annotator.domain import BulkSource, Catalogue, Record, StoredFile
@@ -70,16 +71,18 @@ class Reading:
             )
 
 
-async def main(release_id: UUID, batch_id: UUID, lease_token: int) -> None:
+async def main(batch_id: UUID, lease_token: int) -> None:
     settings = AnnotatorSettings()
     configure_logging(settings.shared, "annotator-staging")
     async with database.open_engine(settings, "annotator-staging") as engine:
-        async with engine.begin() as tx:
-            # One moment: the genes, and the name of the catalogue that they are.
-            await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-            release = await releases.get_release(tx, release_id)
-            genes = await catalogue.get_catalogue(tx)
-            catalogue_id = await catalogue.current_catalogue_id(tx)
+        catalogue_id, genes = await _read_catalogue(engine)
+        if not (told := await asyncio.to_thread(sys.stdin.readline)):
+            return  # The download failed.
+        release_id = UUID(told.strip())
+        async with engine.connect() as connection:
+            release = await releases.get_release(connection, release_id)
+            if await catalogue.current_catalogue_id(connection) != catalogue_id:
+                catalogue_id, genes = await _read_catalogue(engine)
         source = SOURCES[release.source]
         assert not domain.is_api(source)  # Only files are staged.
         reading = Reading(source, release, RawStore(settings.raw_folder))
@@ -104,6 +107,13 @@ async def main(release_id: UUID, batch_id: UUID, lease_token: int) -> None:
                 await staged.reject_release(tx, batch_id, lease_token, release_id, error.problem())
 
 
+async def _read_catalogue(engine: AsyncEngine) -> tuple[UUID | None, Catalogue]:
+    async with engine.begin() as tx:
+        # One moment: the genes, and the name of the catalogue that they are.
+        await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        return await catalogue.current_catalogue_id(tx), await catalogue.get_catalogue(tx)
+
+
 async def _copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
     raw = await tx.get_raw_connection()
     driver = raw.driver_connection
@@ -114,8 +124,8 @@ async def _copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent(int(sys.argv[4]))
+    end_with_parent(int(sys.argv[3]))
     # What is read here stays until the process ends; looking for cycles in it takes longer than
     # reading it.
     gc.disable()
-    asyncio.run(main(UUID(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(UUID(sys.argv[1]), int(sys.argv[2])))

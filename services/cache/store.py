@@ -39,8 +39,7 @@ async def mark_pending_dirty(tx: AsyncConnection, source: str) -> None:
         text("""
             INSERT INTO dirty_gene (hgnc_id)
             SELECT hgnc_id FROM gene
-            WHERE coalesce(document->'annotations'->CAST(:source AS text)->>'status', 'pending')
-                = 'pending'
+            WHERE CAST(:source AS text) <> ALL (answered_sources)
             ORDER BY hgnc_id
             ON CONFLICT DO NOTHING
         """),
@@ -88,35 +87,40 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
         text("""
             WITH annotations AS MATERIALIZED (
                 SELECT a.hgnc_id, count(a.value) AS annotation_count,
-                    jsonb_object_agg(a.source, jsonb_build_object(
+                    coalesce(array_agg(a.source ORDER BY a.source)
+                        FILTER (WHERE a.status <> 'pending'), '{}') AS answered_sources,
+                    json_object_agg(a.source, json_build_object(
                         'status', CASE WHEN a.status <> 'stale' THEN a.status
                                        WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
                         'value', a.value, 'release', a.release, 'synthetic', a.synthetic,
-                        'valid_from', a.valid_from)) AS document
+                        'valid_from', a.valid_from) ORDER BY a.source) AS document
                 FROM annotator.current_annotation_v1 a
                 WHERE a.hgnc_id = ANY(CAST(:hgnc_ids AS text[]))
                 GROUP BY a.hgnc_id
             ), fresh AS (
-                SELECT g.*, a.annotation_count, jsonb_build_object(
+                SELECT g.*, a.annotation_count, a.answered_sources, json_build_object(
                     'hgnc_id', g.hgnc_id, 'symbol', g.symbol, 'name', g.name,
-                    'status', g.status, 'successors', to_jsonb(g.successors),
+                    'status', g.status, 'successors', g.successors,
                     'locus_group', g.locus_group, 'locus_type', g.locus_type,
                     'location', g.location, 'entrez_id', g.entrez_id,
                     'ensembl_gene_id', g.ensembl_gene_id, 'annotations', a.document) AS document
-                FROM annotations a JOIN annotator.gene_v1 g USING (hgnc_id)
+                FROM annotations a CROSS JOIN LATERAL (  -- As in D34: one look-up per gene.
+                    SELECT * FROM annotator.gene_v1 g WHERE g.hgnc_id = a.hgnc_id LIMIT 1) g
             )
             INSERT INTO gene (hgnc_id, symbol, version, document, status, name, locus_group,
-                              locus_type, entrez_id, ensembl_gene_id, annotation_count)
+                              locus_type, entrez_id, ensembl_gene_id, annotation_count,
+                              answered_sources)
             SELECT hgnc_id, symbol, 1, document, status, name, locus_group, locus_type,
-                   entrez_id, ensembl_gene_id, annotation_count
-            FROM fresh ORDER BY hgnc_id
+                   entrez_id, ensembl_gene_id, annotation_count, answered_sources
+            FROM fresh
             ON CONFLICT (hgnc_id) DO UPDATE SET
                 symbol = excluded.symbol, version = gene.version + 1,
                 document = excluded.document, status = excluded.status, name = excluded.name,
                 locus_group = excluded.locus_group, locus_type = excluded.locus_type,
                 entrez_id = excluded.entrez_id, ensembl_gene_id = excluded.ensembl_gene_id,
-                annotation_count = excluded.annotation_count
-            WHERE gene.document <> excluded.document
+                annotation_count = excluded.annotation_count,
+                answered_sources = excluded.answered_sources
+            WHERE gene.document::text <> excluded.document::text
             RETURNING hgnc_id, version
         """),
         {"hgnc_ids": list(hgnc_ids)},

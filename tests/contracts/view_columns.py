@@ -16,7 +16,7 @@ DATABASE_TYPES: Mapping[Any, frozenset[str]] = {
     UUID: frozenset({"uuid"}),
     datetime: frozenset({"timestamp with time zone"}),
     list: frozenset({"ARRAY"}),
-    Any: frozenset({"jsonb"}),
+    Any: frozenset({"json", "jsonb"}),
 }
 
 

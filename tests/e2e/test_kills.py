@@ -225,7 +225,8 @@ async def test_an_invalidated_namespace_is_forgotten_by_the_gateway(
         await running.get("/api/genes/HGNC:9008")  # Now the gateway remembers it.
         async with database.connect() as owner:  # Behind everybody's back.
             await owner.execute(
-                """UPDATE cache.gene SET document = jsonb_set(document, '{symbol}', '"OLD"')
+                """UPDATE cache.gene
+                   SET document = jsonb_set(document::jsonb, '{symbol}', '"OLD"')::json
                    WHERE hgnc_id = 'HGNC:9008'"""
             )
         kept = (await running.get("/api/genes/HGNC:9008"))["data"]["attributes"]["symbol"]

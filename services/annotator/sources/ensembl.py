@@ -88,7 +88,7 @@ class Ensembl:
         ttl=timedelta(days=30),  # A release comes about four times a year.
         parser_version=1,
         requests_per_second=10,  # Ensembl shuts out who asks more than 15 for long.
-        concurrency=2,
+        concurrency=3,
     )
     page_size = PAGE_SIZE
 

@@ -56,7 +56,7 @@ _STAGED = """
     LEFT JOIN staged s ON s.release_id = :release_id AND s.hgnc_id = g.hgnc_id
 """
 _OFFERED = """
-    SELECT o.hgnc_id, CAST(o.value AS jsonb) AS value, o.digest,
+    SELECT o.hgnc_id, CAST(o.value AS json) AS value, o.digest,
            CAST(:file_id AS bigint) AS file_id, o.position
     FROM unnest(CAST(:hgnc_ids AS text[]), CAST(:values AS text[]),
                 CAST(:digests AS bytea[]), CAST(:positions AS integer[]))

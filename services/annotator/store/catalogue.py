@@ -56,11 +56,10 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
             WITH rewritten AS (
                 INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type, location,
                                   entrez_id, ensembl_gene_id, successors)
-                SELECT hgnc_id, value->>'symbol', value->>'name', value->>'status',
-                       value->>'locus_group', value->>'locus_type', value->>'location',
-                       value->>'entrez_id', value->>'ensembl_gene_id',
-                       ARRAY(SELECT jsonb_array_elements_text(value->'successors'))
-                FROM staged WHERE release_id = :release_id ORDER BY hgnc_id
+                SELECT s.hgnc_id, v.* FROM staged s CROSS JOIN LATERAL json_to_record(s.value) AS v
+                    (symbol text, name text, status text, locus_group text, locus_type text,
+                     location text, entrez_id text, ensembl_gene_id text, successors text[])
+                WHERE s.release_id = :release_id
                 ON CONFLICT (hgnc_id) DO UPDATE SET
                     symbol = excluded.symbol, name = excluded.name, status = excluded.status,
                     locus_group = excluded.locus_group, locus_type = excluded.locus_type,
@@ -92,16 +91,16 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
     await tx.execute(
         text("""
             WITH names AS (
-                SELECT hgnc_id, value->>'symbol' AS name,
-                       CASE value->>'status' WHEN 'approved' THEN 'approved'
-                                             ELSE 'withdrawn' END AS kind
-                FROM staged WHERE release_id = :release_id
-                UNION ALL
-                SELECT hgnc_id, jsonb_array_elements_text(value->'previous_symbols'), 'previous'
-                FROM staged WHERE release_id = :release_id
-                UNION ALL
-                SELECT hgnc_id, jsonb_array_elements_text(value->'aliases'), 'alias'
-                FROM staged WHERE release_id = :release_id
+                SELECT s.hgnc_id, n.name, n.kind
+                FROM staged s CROSS JOIN LATERAL json_to_record(s.value) AS v
+                    (symbol text, status text, previous_symbols text[], aliases text[])
+                CROSS JOIN LATERAL (
+                    SELECT v.symbol AS name, CASE v.status WHEN 'approved' THEN 'approved'
+                                                           ELSE 'withdrawn' END AS kind
+                    UNION ALL SELECT unnest(v.previous_symbols), 'previous'
+                    UNION ALL SELECT unnest(v.aliases), 'alias'
+                ) n
+                WHERE s.release_id = :release_id
             )
             INSERT INTO gene_name (folded, name, kind, hgnc_id)
             SELECT lower(name), name, kind, hgnc_id FROM names ON CONFLICT DO NOTHING

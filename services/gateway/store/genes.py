@@ -40,7 +40,7 @@ _CONDITIONS = {
 FILTERS = tuple(_CONDITIONS)
 
 _DOCUMENT = "document::text"
-_FIELDS = """(SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(document)
+_FIELDS = """(SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(document)
     WHERE key = ANY(CAST(:fields AS text[])))::text"""
 
 

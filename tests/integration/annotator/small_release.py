@@ -76,7 +76,7 @@ async def stage(tx: AsyncConnection, release_id: UUID) -> None:
     await tx.execute(
         text("""
             INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position)
-            SELECT :release_id, hgnc_id, jsonb_build_object('hgnc_id', hgnc_id),
+            SELECT :release_id, hgnc_id, json_build_object('hgnc_id', hgnc_id),
                    sha256(hgnc_id::bytea),
                    (SELECT min(id) FROM release_file WHERE release_id = :release_id), 1
             FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)

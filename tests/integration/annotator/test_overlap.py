@@ -127,11 +127,12 @@ async def follow_changes(desk: Desk, versions: int) -> list[int]:
     after = ("0", 0)
     async with asyncio.timeout(30):
         while True:
+            is_last = len(seen) >= versions and await ended(desk)  # Asked before it reads.
             rows = await desk.changes_after(*after)
             seen += [row.id for row in rows]
             if rows:
                 after = (rows[-1].xid, rows[-1].id)
-            elif len(seen) >= versions and await ended(desk):
+            elif is_last:
                 return seen
             await asyncio.sleep(0.001)
 

@@ -4,8 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch, ReleaseStored
-from services.annotator.domain import Batch
-from services.annotator.releases import Releases
+from services.annotator.stager import Stager
 from services.annotator.store.releases import Release
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
@@ -139,7 +138,7 @@ async def test_a_release_that_is_staged_anew_for_a_new_catalogue_stays_readable(
         )
         seen[release.state] = (published.release, {row.hgnc_id: row.status for row in rows})
 
-    async def stage_anew(_: Releases, __: Batch, release: Release) -> None:
+    async def stage_anew(_: Stager, release: Release) -> None:
         await look()
         async with desk.engine.begin() as tx:
             await stage(tx, release.id)
@@ -147,7 +146,7 @@ async def test_a_release_that_is_staged_anew_for_a_new_catalogue_stays_readable(
         await look()
 
     await look()
-    monkeypatch.setattr(Releases, "_stage", stage_anew)  # Instead of reading real files.
+    monkeypatch.setattr(Stager, "stage", stage_anew)  # Instead of reading real files.
     await desk.order(["hpo"])
     await look_upstream(desk)
     await look()

@@ -4,14 +4,15 @@ CREATE TABLE gene (
     symbol text NOT NULL,
     version bigint NOT NULL,  -- Grows only when the bytes of the document change.
     -- Not compressed: it is read far more often than it is written.
-    document jsonb STORAGE EXTERNAL NOT NULL,
+    document json STORAGE EXTERNAL NOT NULL,
     status text NOT NULL CHECK (status IN ('approved', 'withdrawn', 'merged')),
     name text,
     locus_group text,
     locus_type text,
     entrez_id text,
     ensembl_gene_id text,
-    annotation_count integer NOT NULL
+    annotation_count integer NOT NULL,
+    answered_sources text[] NOT NULL  -- Whose status in the document is no longer `pending`.
 );
 CREATE INDEX gene_in_order ON gene (hgnc_number) WHERE status = 'approved';
 CREATE INDEX gene_by_symbol ON gene (symbol, hgnc_number) WHERE status = 'approved';
