@@ -22,6 +22,7 @@ SECONDS_MAX: Final = 3600.0
 COUNT_MAX: Final = 1_000_000
 MIB: Final = 1 << 20
 BOMB_MIB_MAX: Final = 64 * 1024
+BOMB_STEP_MIB: Final = 32  # In one piece of the answer, of some 32 KB: a client reads it at once.
 PIECES_PER_SECOND: Final = 10  # Of a drip; a slower one sends a byte at a time.
 GZIP: Final = zlib.MAX_WBITS | 16
 PAGE: Final = "<!DOCTYPE html><html><body>Down for maintenance</body></html>\n"
@@ -205,9 +206,11 @@ class Bomb(Fault):
         begin = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
         await send({"type": "http.response.body", "body": begin, "more_body": True})
         checksum = 0
-        for _ in range(self.unpacked_mib):
-            checksum = zlib.crc32(zeros, checksum)
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        for sent in range(0, self.unpacked_mib, BOMB_STEP_MIB):
+            repeated = min(BOMB_STEP_MIB, self.unpacked_mib - sent)
+            for _ in range(repeated):
+                checksum = zlib.crc32(zeros, checksum)
+            await send({"type": "http.response.body", "body": piece * repeated, "more_body": True})
             if await connection.is_gone_within(0):
                 return
         size = self.unpacked_mib * MIB % 2**32
