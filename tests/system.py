@@ -68,10 +68,22 @@ class Mirror:
             for name, path in paths.items()
         }
 
-    def answer_with(self, upstream: str, status: int | None) -> None:
-        """Make one upstream answer every call with this status; None: as usual."""
-        answer = httpx2.post(f"{self.url}/_control/{upstream}", json={"status": status})
-        answer.raise_for_status()
+    @contextmanager
+    def fault(self, upstream: str, **fault: Any) -> Iterator[None]:
+        """Make one upstream fail in a way of `infra/mirror/faults.py`; at the end it is healed.
+
+        Fails when the fault struck nobody: then whatever was to be shown, was not.
+        """
+        kind = fault["kind"]
+        control = f"{self.url}/_control/{upstream}"
+        before = self.counters(upstream)["faults"].get(kind, 0)
+        answer = httpx2.post(control, json=fault)
+        assert answer.status_code == 200, answer.text
+        try:
+            yield
+        finally:
+            httpx2.delete(control).raise_for_status()
+        assert self.counters(upstream)["faults"].get(kind, 0) > before, f"{fault} struck nobody"
 
     def counters(self, upstream: str) -> dict[str, Any]:
         """What this upstream was asked so far, by outcome."""

@@ -10,6 +10,7 @@ from typing import Final
 import uvicorn
 
 from infra.mirror import ensembl, hgnc, hpo
+from infra.mirror.connection import Connection
 from infra.mirror.files import UnusableData
 from infra.mirror.server import build_app
 
@@ -50,6 +51,7 @@ def main() -> None:
     app = build_app(offers, genes, limits=not arguments.no_limits)
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_level="warning",
         access_log=False,
         lifespan="off",

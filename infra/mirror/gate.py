@@ -1,4 +1,4 @@
-"""What stands before each upstream: its rate limit, its counters, a status it is told to give."""
+"""What stands before each upstream: its rate limit, its counters, a fault it is told to show."""
 
 import math
 import time
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from infra.mirror.faults import AnyFault
 
 WINDOW_SECONDS: Final = 1.0
 HOUR_SECONDS: Final = 3600
@@ -60,6 +62,7 @@ class Counters:
         self._clock = clock
         self._arrivals: deque[float] = deque()
         self._statuses: dict[int, int] = {}
+        self._faults: dict[str, int] = {}
         self._requests = 0
         self._per_second_max = 0
 
@@ -74,6 +77,9 @@ class Counters:
     def answered(self, status: int) -> None:
         self._statuses[status] = self._statuses.get(status, 0) + 1
 
+    def struck(self, kind: str) -> None:
+        self._faults[kind] = self._faults.get(kind, 0) + 1
+
     def as_json(self) -> dict[str, object]:
         return {
             "requests": self._requests,
@@ -81,11 +87,12 @@ class Counters:
             "too_many_requests": self._statuses.get(429, 0),
             "requests_per_second_max": self._per_second_max,
             "statuses": {str(status): count for status, count in sorted(self._statuses.items())},
+            "faults": dict(self._faults),
         }
 
 
 class Gate:
-    """Wraps an upstream's routes. `told_status` replaces every answer until it is None again."""
+    """Wraps an upstream's routes, and shows a fault to the requests that it is for."""
 
     def __init__(
         self,
@@ -94,21 +101,20 @@ class Gate:
         refusal: Callable[[float, dict[str, str]], Response] | None = None,
     ) -> None:
         self.counters = Counters()
-        self.told_status: int | None = None
         self._app = app
         self._limit = limit
         self._refusal = refusal
+        self._fault: AnyFault | None = None
+        self._strikes_left: int | None = None  # None: no end.
+
+    def tell(self, fault: AnyFault | None) -> None:
+        """From now on show this fault, instead of the one before; None: answer as usual."""
+        self._fault = fault
+        self._strikes_left = fault.count if fault is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.counters.arrived()
-        app, headers = self._app, dict[str, str]()
-        if self.told_status is not None:
-            app = PlainTextResponse(f"told to answer {self.told_status}", self.told_status)
-        elif self._limit is not None and self._refusal is not None:
-            wait_seconds = self._limit.admit()
-            headers = self._limit.headers()
-            if wait_seconds:
-                app = self._refusal(wait_seconds, headers)
+        headers = dict[str, str]()
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -116,4 +122,24 @@ class Gate:
                 MutableHeaders(scope=message).update(headers)
             await send(message)
 
+        if (fault := self._strike(scope)) is not None:
+            await fault.answer(self._app, scope, receive, send_counted)
+            return
+        app = self._app
+        if self._limit is not None and self._refusal is not None:
+            wait_seconds = self._limit.admit()
+            headers = self._limit.headers()
+            if wait_seconds:
+                app = self._refusal(wait_seconds, headers)
         await app(scope, receive, send_counted)
+
+    def _strike(self, scope: Scope) -> AnyFault | None:
+        """The fault, if it is for this request; counted."""
+        fault = self._fault
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if fault is None or self._strikes_left == 0 or not path.startswith(fault.path):
+            return None
+        if self._strikes_left is not None:
+            self._strikes_left -= 1
+        self.counters.struck(fault.kind)
+        return fault

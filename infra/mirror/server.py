@@ -9,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
-from infra.mirror import ensembl
+from infra.mirror import ensembl, faults
 from infra.mirror.files import Offer, ServedFile, answer
 from infra.mirror.gate import Gate, RateLimit
 
 ENSEMBL_REQUESTS_PER_SECOND: Final = 15
-STATUS_MIN, STATUS_MAX = 400, 599
 
 
 def build_app(
@@ -43,6 +42,7 @@ def build_app(
         routes=[
             Route("/", index),
             Route("/_control/{upstream}", controls.tell, methods=["POST"]),
+            Route("/_control/{upstream}", controls.heal, methods=["DELETE"]),
             Route("/_requests/{upstream}", controls.requests),
             *(Mount(f"/{name}", app=gate) for name, gate in gates.items()),
         ]
@@ -60,18 +60,18 @@ class Controls:
         if gate is None:
             return self._unknown(request)
         try:
-            body = orjson.loads(await request.body())
-            status = body["status"]
-        except (orjson.JSONDecodeError, TypeError, KeyError):
-            return _json(
-                {"error": f'accepted is {{"status": {STATUS_MIN}–{STATUS_MAX} or null}}'}, 400
-            )
-        acceptable = status is None or (type(status) is int and STATUS_MIN <= status <= STATUS_MAX)
-        if not acceptable:
-            accepted = f"accepted is {STATUS_MIN}–{STATUS_MAX} or null"
-            return _json({"error": f"status is {status!r}; {accepted}"}, 400)
-        gate.told_status = status
-        return _json({"status": status})
+            fault = faults.read(await request.body())
+        except faults.UnusableFault as error:
+            return _json({"error": str(error)}, 400)
+        gate.tell(fault)
+        return _json(fault.model_dump())
+
+    async def heal(self, request: Request) -> Response:
+        gate = self._gates.get(request.path_params["upstream"])
+        if gate is None:
+            return self._unknown(request)
+        gate.tell(None)
+        return Response(status_code=204)
 
     async def requests(self, request: Request) -> Response:
         gate = self._gates.get(request.path_params["upstream"])

@@ -4,9 +4,10 @@ PermanentError
 ├── SchemaChanged           an upstream's file or answer lacks what we read it by
 ├── ReleaseRefused          a release that cannot be right: too few rows
 ├── UpstreamRefused         400 or another 4xx: our request is wrong
+├── UpstreamOversized       more bytes than the source can have, packed or not
 └── UpstreamBlocked         403: we are shut out; a person has to look
 TransientError
-├── UpstreamUnavailable     no answer, a 5xx, or a page where data was expected
+├── UpstreamUnavailable     no answer, a 5xx, too slow, or a page where data was expected
 ├── UpstreamTruncated       fewer bytes or entries than announced
 ├── RateLimited             429; carries when to come back
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again
@@ -32,6 +33,12 @@ class UpstreamRefused(PermanentError):
     """The upstream refuses our request."""
 
     kind = "upstream-refused"
+
+
+class UpstreamOversized(PermanentError):
+    """The upstream's answer is larger than it can be."""
+
+    kind = "upstream-oversized"
 
 
 class UpstreamBlocked(PermanentError):

@@ -28,7 +28,7 @@ from services.annotator.store import (
     staged,
 )
 from services.annotator.store.annotations import Origin
-from services.annotator.upstream import Upstream
+from services.annotator.upstream import Upstream, within
 from services.chassis import database, outbox, telemetry
 from services.chassis.bus import Routes, Subscription
 from services.chassis.errors import PermanentError, problem_of
@@ -36,6 +36,7 @@ from services.chassis.failpoints import Failpoints
 
 log = structlog.get_logger()
 
+FETCHING_SECONDS_MAX = 600.0  # All pages of a batch together, with the turns that they wait for.
 RENEW_SECONDS = 2.0  # Two of these may fail before the lease of 6 s ends.
 SLICE = 20  # Values serialised before the loop may do something else: under 1 ms.
 
@@ -114,7 +115,8 @@ class Handlers:
             return await self.prepare_release(batch)
         if batch.kind == "store":
             return await self.store_slice(batch)
-        return await self.fetch_pages(batch, genes)
+        async with within(FETCHING_SECONDS_MAX, f"a batch of {batch.source}"):
+            return await self.fetch_pages(batch, genes)
 
     async def store_slice(self, batch: Batch) -> list[RunFact]:
         """A slice of a staged release: its values never come here, two statements move them."""

@@ -24,10 +24,12 @@ from services.annotator.store import (
     staged,
 )
 from services.annotator.store.releases import Release
-from services.annotator.upstream import Downloaded, Upstream
+from services.annotator.upstream import Downloaded, Upstream, within
 from services.chassis import outbox
 
 log = structlog.get_logger()
+
+FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,10 @@ class Releases:
             known = await releases.newest_release(tx, batch.source)
         files: list[Mapping[str, Any]] = []
         synthetic = False
-        async with self.raw_store.workspace() as workspace:
+        async with (
+            self.raw_store.workspace() as workspace,
+            within(FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
+        ):
             for file in source.files:
                 before = known.files.get(file.name) if known else None
                 if before is not None and not self.raw_store.holds(before.sha256):

@@ -21,11 +21,13 @@ from services.annotator.domain import Declaration, RemoteFile, Response
 from services.annotator.errors import (
     RateLimited,
     UpstreamBlocked,
+    UpstreamOversized,
     UpstreamRefused,
     UpstreamTruncated,
     UpstreamUnavailable,
 )
 from services.chassis import telemetry
+from services.chassis.errors import AnnobusError
 
 log = structlog.get_logger()
 
@@ -33,8 +35,14 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0
 CALL_SECONDS = 30.0  # A whole API call, body included.
 DOWNLOAD_SECONDS = 900.0  # A whole file.
-ANSWER_BYTES_MAX = 32 * 1024 * 1024  # An API answer, unpacked.
+# Who has not brought this much on average after so long will not bring a file in its time either.
+SLOW_SECONDS = 30.0
+BYTES_PER_SECOND_MIN = 1_000
+ANSWER_BYTES_MAX = 32 * 1024 * 1024  # An API answer, packed or not.
 CHUNK_BYTES = 64 * 1024  # Unpacked and hashed in one step of the loop: some 0.2 ms.
+EXPLANATION_BYTES = 200  # Of what comes with an error.
+START_BYTES = 64  # As much as it takes to tell a page from data.
+PAGES = ("text/html", "application/xhtml+xml")
 RETRY_AFTER_SECONDS_MAX = 24 * 3600.0
 USER_AGENT = "annobus/0.1"
 
@@ -50,6 +58,18 @@ class Downloaded:
     etag: str | None
     last_modified: str | None
     synthetic: bool
+
+
+@asynccontextmanager
+async def within(seconds: float, what: str) -> AsyncIterator[None]:
+    """A deadline for several calls together. Raises UpstreamUnavailable."""
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():  # Another's, which says more.
+            raise
+        raise UpstreamUnavailable(f"{what} took more than {seconds:g} s") from error
 
 
 class Upstream:
@@ -82,14 +102,11 @@ class Upstream:
         async with self._answer(
             method, path, CALL_SECONDS, headers=headers, **arguments
         ) as response:
+            _refuse_type(response, is_json=True)
             content = bytearray()
-            async for chunk in _unpacked(response):
+            async for chunk in _unpacked(response, ANSWER_BYTES_MAX):
                 content += chunk
-                if len(content) > ANSWER_BYTES_MAX:
-                    raise UpstreamRefused(
-                        f"{_asked(response)} answers more than {ANSWER_BYTES_MAX} bytes"
-                    )
-            _refuse_page(response, bytes(content[:64]))
+            _refuse_page(response, content[:START_BYTES])
             return Response(_asked(response), bytes(content), _is_synthetic(response))
 
     async def download(
@@ -104,6 +121,7 @@ class Upstream:
         async with self._answer("GET", file.path, DOWNLOAD_SECONDS, headers=headers) as response:
             if response.status_code == 304:
                 return None
+            _refuse_type(response, is_json=False)
             target = into / file.name
             sha256, size = await self._save(response, target, file.bytes_max)
             return Downloaded(
@@ -119,14 +137,13 @@ class Upstream:
     async def _save(
         self, response: httpx2.Response, target: Path, bytes_max: int
     ) -> tuple[bytes, int]:
-        sha256, size = hashlib.sha256(), 0
+        sha256, size, start = hashlib.sha256(), 0, bytearray()
         with target.open("wb") as file:  # Written by a thread: the disk must not hold the loop.
-            async for chunk in _unpacked(response):
-                if size == 0:
-                    _refuse_page(response, chunk[:64])
+            async for chunk in _unpacked(response, bytes_max):
+                if len(start) < START_BYTES:
+                    start += chunk[:START_BYTES]
+                    _refuse_page(response, start)
                 size += len(chunk)
-                if size > bytes_max:
-                    raise UpstreamRefused(f"{_asked(response)} is larger than {bytes_max} bytes")
                 sha256.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
         if size == 0:
@@ -181,26 +198,38 @@ async def _raise_for_status(response: httpx2.Response) -> None:
 
 
 async def _first_bytes(response: httpx2.Response) -> bytes:
+    said = bytearray()
     # The status has said what matters: an explanation that cannot be read changes nothing.
-    with suppress(httpx2.HTTPError):
-        async for chunk in response.aiter_bytes(200):
-            return chunk
-    return b""
+    with suppress(httpx2.HTTPError, AnnobusError):
+        async for chunk in _unpacked(response, ANSWER_BYTES_MAX):
+            said += chunk
+            if len(said) >= EXPLANATION_BYTES:
+                break
+    return bytes(said[:EXPLANATION_BYTES])
 
 
-async def _unpacked(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """The body in pieces of at most CHUNK_BYTES. Raises UpstreamTruncated.
-
-    The client would unpack it too, but it takes a gzip stream without its end for a whole one.
-    """
+async def _unpacked(response: httpx2.Response, bytes_max: int) -> AsyncIterator[bytes]:
+    """The body in pieces of at most CHUNK_BYTES, and of at most `bytes_max` in all, packed and
+    unpacked. Raises UpstreamTruncated, UpstreamOversized, UpstreamUnavailable."""
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", "gzip"):
         raise UpstreamUnavailable(f"{_asked(response)} is packed as {encoding}; accepted is gzip")
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    async for piece in response.aiter_raw(CHUNK_BYTES):
-        if encoding == "identity":
+    if encoding == "identity":
+        async for piece in _received(response, bytes_max):
             yield piece
-            continue
+        return
+    size = 0
+    async for piece in _inflated(response, bytes_max):
+        if piece:
+            size += len(piece)
+            _refuse_size(response, size, bytes_max, "unpacked")
+            yield piece
+
+
+async def _inflated(response: httpx2.Response, bytes_max: int) -> AsyncIterator[bytes]:
+    """The client would do it too, but it takes a gzip stream without its end for a whole one."""
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    async for piece in _received(response, bytes_max):
         packed = piece
         while packed:
             if unpacker.eof:  # A gzip file may be several, one behind the other.
@@ -210,11 +239,35 @@ async def _unpacked(response: httpx2.Response) -> AsyncIterator[bytes]:
             except zlib.error as error:
                 raise UpstreamTruncated(f"{_asked(response)} is no whole gzip: {error}") from error
             packed = unpacker.unconsumed_tail or unpacker.unused_data
-    if encoding == "gzip" and response.num_bytes_downloaded:
-        if rest := unpacker.flush():
-            yield rest
+            if packed:  # A piece that is packed tightly is long to unpack: others have a turn.
+                await asyncio.sleep(0)
+    if response.num_bytes_downloaded:
+        yield unpacker.flush()
         if not unpacker.eof:
             raise UpstreamTruncated(f"{_asked(response)} is a gzip without its end")
+
+
+async def _received(response: httpx2.Response, bytes_max: int) -> AsyncIterator[bytes]:
+    """What comes, as it comes: not too much of it, and not too slowly."""
+    announced = int(response.headers.get("content-length", 0))
+    _refuse_size(response, announced, bytes_max, "announced")
+    started = time.perf_counter()
+    async for piece in response.aiter_raw():  # Of at most CHUNK_BYTES: so the client reads.
+        size, seconds = response.num_bytes_downloaded, time.perf_counter() - started
+        _refuse_size(response, size, bytes_max, "sent")
+        if seconds > SLOW_SECONDS and size < seconds * BYTES_PER_SECOND_MIN:
+            raise UpstreamUnavailable(
+                f"{_asked(response)} sent {size} bytes in {seconds:.1f} s;"
+                f" accepted are {BYTES_PER_SECOND_MIN} a second"
+            )
+        yield piece
+
+
+def _refuse_size(response: httpx2.Response, size: int, bytes_max: int, how: str) -> None:
+    if size > bytes_max:
+        raise UpstreamOversized(
+            f"{_asked(response)} is larger than {bytes_max} bytes: {size} are {how}"
+        )
 
 
 def _asked(response: httpx2.Response) -> str:
@@ -223,7 +276,19 @@ def _asked(response: httpx2.Response) -> str:
     return str(first.url)
 
 
-def _refuse_page(response: httpx2.Response, start: bytes) -> None:
+def _refuse_type(response: httpx2.Response, *, is_json: bool) -> None:
+    """What is said to be a page is none of ours, whatever it holds; one that says nothing may be.
+
+    Files bear many types, and the right ones often a wrong type; answers are JSON.
+    """
+    media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_wrong = not media.endswith(("/json", "+json")) if is_json else media in PAGES
+    if media and is_wrong:
+        accepted = "application/json" if is_json else "a file"
+        raise UpstreamUnavailable(f"{_asked(response)} answers {media}; accepted is {accepted}")
+
+
+def _refuse_page(response: httpx2.Response, start: bytes | bytearray) -> None:
     """A maintenance or proxy page comes with status 200: it is no data, and no 'none' either."""
     # No upstream here has data in XML, so whatever begins with a tag is a page.
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -235,20 +300,30 @@ def _is_synthetic(response: httpx2.Response) -> bool:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, as a whole number, a fraction or a date; None when absent or not understood."""
+    """Seconds, as a whole number, a fraction or a date; None when absent or not understood.
+
+    A date is the upstream's, and so is the clock it is compared with, where the answer has one.
+    """
     said = headers.get("retry-after")
     if said is None:
         return None
     try:
         seconds = float(said)
     except ValueError:
-        try:
-            moment = parsedate_to_datetime(said)
-        except ValueError:
+        moment = _parse_date(said)
+        if moment is None:
             return None
-        if moment.tzinfo is None:  # A date that ends in -0000 says that it is in UTC.
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - datetime.now(UTC)).total_seconds()
+        now = _parse_date(headers.get("date", "")) or datetime.now(UTC)
+        seconds = (moment - now).total_seconds()
     if math.isnan(seconds):
         return None
     return min(max(0.0, seconds), RETRY_AFTER_SECONDS_MAX)
+
+
+def _parse_date(said: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(said)
+    except ValueError:
+        return None
+    # A date that ends in -0000 says that it is in UTC.
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -191,15 +191,12 @@ async def test_a_worker_that_dies_is_followed_by_another_instance(
 async def test_an_upstream_that_is_down_fails_its_source_and_the_others_finish(
     database: Database, topic_prefix: str, mirror: Mirror, tmp_path: Path
 ) -> None:
-    mirror.answer_with("hpo", 403)  # Blocked: no retry would help.
-    try:
-        await write_catalogue(database)
+    await write_catalogue(database)
+    with mirror.fault("hpo", kind="status", status=403):  # Blocked: no retry would help.
         async with run_services(database, topic_prefix, mirror, tmp_path) as running:
             run_id = await running.order(genes=IDS, sources=["ensembl", "hpo"])
             assert await running.until_ended(run_id) == "completed_with_errors"
             attributes = (await running.get(f"/api/runs/{run_id}"))["data"]["attributes"]
-    finally:
-        mirror.answer_with("hpo", None)
     hpo, ensembl = attributes["sources"]["hpo"], attributes["sources"]["ensembl"]
     assert (hpo["state"], hpo["failed_count"]) == ("failed", len(IDS))
     assert "403" in hpo["problem"]["detail"]

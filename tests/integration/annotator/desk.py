@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -75,6 +76,12 @@ class Desk:
         (found,) = await self.rows(statement, **parameters)
         return found
 
+    async def source_states(self, run_id: UUID) -> dict[str, str]:
+        rows = await self.rows(
+            "SELECT source, state FROM run_source WHERE run_id = :run_id", run_id=run_id
+        )
+        return {row.source: row.state for row in rows}
+
     async def changes_after(self, xid: str, number: int) -> list[Any]:
         """What a reader of the published view may see by now behind its cursor."""
         return await self.rows(
@@ -90,6 +97,25 @@ class Desk:
         """Let the time pass that a failed batch waits for its next attempt."""
         async with self.engine.begin() as tx:
             await tx.execute(text("UPDATE batch SET next_attempt_at = now()"))
+
+    async def skip(self, seconds_max: float) -> float:
+        """Let so much time pass for waiting batches, or less, if one is due before. Returns it."""
+        async with self.engine.begin() as tx:
+            wait = await tx.scalar(
+                text("""
+                    SELECT extract(epoch FROM min(next_attempt_at) - clock_timestamp())
+                    FROM batch WHERE state = 'pending' AND next_attempt_at > clock_timestamp()
+                """)
+            )
+            seconds = seconds_max if wait is None else min(float(wait), seconds_max)
+            await tx.execute(
+                text("""
+                    UPDATE batch SET next_attempt_at = next_attempt_at - CAST(:passed AS interval)
+                    WHERE state = 'pending'
+                """),
+                {"passed": timedelta(seconds=seconds)},
+            )
+        return seconds
 
 
 @asynccontextmanager

@@ -128,15 +128,12 @@ async def test_an_upstream_that_is_down_fails_its_source_and_keeps_the_last_good
     await desk.work()
     good = await desk.rows("SELECT hgnc_id, value::text FROM annotation ORDER BY hgnc_id")
 
-    mirror.answer_with("ensembl", 503)
-    try:
+    with mirror.fault("ensembl", kind="status", status=503):
         await desk.order(["ensembl"], IDS)
         for _ in range(domain.ATTEMPTS_MAX):
             await desk.work()
             await desk.make_due()
         await desk.work()
-    finally:
-        mirror.answer_with("ensembl", None)
 
     row = await desk.row("""
         SELECT s.state, s.failed_count, s.problem->>'detail' AS detail, r.state AS run_state
@@ -153,10 +150,9 @@ async def test_an_upstream_that_comes_back_costs_an_attempt_and_nothing_else(
     desk: Desk, mirror: Mirror
 ) -> None:
     await write_catalogue(desk)
-    mirror.answer_with("ensembl", 500)
-    await desk.order(["ensembl"], IDS)
-    await desk.work()
-    mirror.answer_with("ensembl", None)
+    with mirror.fault("ensembl", kind="status", status=500):
+        await desk.order(["ensembl"], IDS)
+        await desk.work()
     await desk.make_due()
     await desk.work()
 
@@ -167,12 +163,9 @@ async def test_an_upstream_that_comes_back_costs_an_attempt_and_nothing_else(
 async def test_without_any_catalogue_a_run_fails_with_the_reason(
     desk: Desk, mirror: Mirror
 ) -> None:
-    mirror.answer_with("hgnc", 403)
-    try:
+    with mirror.fault("hgnc", kind="status", status=403):
         await desk.order(["hgnc", "ensembl"])
         await desk.work()
-    finally:
-        mirror.answer_with("hgnc", None)
 
     assert (await desk.row("SELECT state FROM run")).state == "failed"
     rows = await desk.rows("SELECT source, state, problem->>'detail' AS detail FROM run_source")

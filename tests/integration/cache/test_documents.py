@@ -195,7 +195,8 @@ async def test_a_document_that_lacks_a_source_is_rebuilt_when_that_stores_a_rele
     await cache.rebuild()
     async with database.connect() as owner:  # As one built before the source was declared.
         await owner.execute(
-            """UPDATE cache.gene SET document = document #- '{annotations,hpo}'
+            """UPDATE cache.gene SET answered_sources = array_remove(answered_sources, 'hpo'),
+                      document = (document::jsonb #- '{annotations,hpo}')::json
                WHERE hgnc_id = 'HGNC:9008'"""
         )
     event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")

@@ -4,12 +4,16 @@ import gzip
 import hashlib
 import importlib.util
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import orjson
@@ -314,30 +318,83 @@ class TestEnsembl:
         assert answers == {200}
 
 
+@contextmanager
+def told(mirror: httpx2.Client, upstream: str, **fault: Any) -> Iterator[None]:
+    answer = mirror.post(f"/_control/{upstream}", json=fault)
+    assert answer.status_code == 200, answer.text
+    try:
+        yield
+    finally:
+        assert mirror.delete(f"/_control/{upstream}").status_code == 204
+
+
+def raw_get(mirror: httpx2.Client, path: str, *headers: str) -> bytes:
+    """All that comes until the connection ends."""
+    request = "\r\n".join(
+        (f"GET {path} HTTP/1.1", "Host: m", "Connection: close", *headers, "", "")
+    )
+    received = b""
+    with socket.create_connection((mirror.base_url.host, mirror.base_url.port or 0)) as connection:
+        connection.settimeout(STOP_SECONDS)
+        connection.sendall(request.encode())
+        while piece := connection.recv(1 << 16):
+            received += piece
+    return received
+
+
 class TestControls:
     def test_an_upstream_fails_as_long_as_it_is_told_to(self, mirror: httpx2.Client) -> None:
-        assert mirror.post("/_control/hpo", json={"status": 503}).status_code == 200
-        try:
+        with told(mirror, "hpo", kind="status", status=503):
             assert mirror.get("/hpo/hp.obo").status_code == 503
             assert mirror.get(WITHDRAWN).status_code == 200
-        finally:
-            mirror.post("/_control/hpo", json={"status": None})
         assert mirror.head("/hpo/hp.obo").status_code == 200
 
-    @pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"status": 200}', b'{"status": "503"}'])
-    def test_a_wrong_order_is_refused(self, mirror: httpx2.Client, body: bytes) -> None:
+    def test_a_fault_may_be_for_some_addresses_and_some_requests_only(
+        self, mirror: httpx2.Client
+    ) -> None:
+        before = mirror.get("/_requests/hpo").json()["faults"].get("status", 0)
+        with told(mirror, "hpo", kind="status", status=500, path="/hp/hpoa/", count=2):
+            paths = ["/hpo/hp.obo", *["/hpo/hp/hpoa/phenotype.hpoa"] * 3]
+            answers = [mirror.head(path).status_code for path in paths]
+        assert answers == [200, 500, 500, 200]
+        assert mirror.get("/_requests/hpo").json()["faults"]["status"] == before + 2
+
+    @pytest.mark.parametrize(
+        ("body", "named"),
+        [
+            (b"{", "the fault is b'{': Invalid JSON"),
+            (b"[]", "one of the kinds latency, status"),
+            (b"{}", "one of the kinds latency, status"),
+            (b'{"kind": "meteor"}', "'meteor'"),
+            (b'{"kind": "status"}', "status is {'kind': 'status'}: Field required"),
+            (b'{"kind": "status", "status": 200}', "status is 200: Input should be greater than"),
+            (
+                b'{"kind": "status", "status": "503"}',
+                "status is '503': Input should be a valid int",
+            ),
+            (b'{"kind": "hang", "count": 0}', "count is 0: Input should be greater than"),
+            (b'{"kind": "hang", "second": 1}', "the fields path, count, kind, seconds"),
+            (b'{"kind": "drip", "bytes_per_second": 0}', "bytes_per_second is 0"),
+            (
+                b'{"kind": "rate_limited", "form": "soon"}',
+                "'whole', 'fraction', 'date' or 'absent'",
+            ),
+        ],
+    )
+    def test_a_wrong_order_is_refused(self, mirror: httpx2.Client, body: bytes, named: str) -> None:
         answer = mirror.post("/_control/hpo", content=body)
         assert answer.status_code == 400
-        assert "400–599" in answer.json()["error"]
+        assert named in answer.json()["error"]
         assert mirror.head("/hpo/hp.obo").status_code == 200
 
     def test_an_unknown_upstream_is_named(self, mirror: httpx2.Client) -> None:
         for answer in (
-            mirror.post("/_control/gnomad", json={"status": 503}),
-            mirror.get("/_requests/gnomad"),
+            mirror.post("/_control/atlantis", json={"kind": "page"}),
+            mirror.delete("/_control/atlantis"),
+            mirror.get("/_requests/atlantis"),
         ):
             assert answer.status_code == 404
-            assert "gnomad" in answer.json()["error"]
+            assert "atlantis" in answer.json()["error"]
             assert "ensembl" in answer.json()["error"]
 
     def test_requests_are_counted_by_upstream(self, mirror: httpx2.Client) -> None:
@@ -347,6 +404,105 @@ class TestControls:
         after = mirror.get("/_requests/hgnc").json()
         assert after["requests"] - before["requests"] == 2
         assert after["not_modified"] - before["not_modified"] == 1
+
+
+class TestFaults:
+    """What goes over the wire. What the annotator makes of it: tests/integration/annotator."""
+
+    @pytest.mark.parametrize(
+        ("form", "said"),
+        [
+            ("whole", r"30"),
+            ("fraction", r"30\.000"),
+            ("date", r"\w{3}, \d\d \w{3} \d{4} .* GMT"),
+            ("absent", r"None"),
+        ],
+    )
+    def test_a_rate_limit_says_in_each_form_when_to_come_back(
+        self, mirror: httpx2.Client, form: str, said: str
+    ) -> None:
+        with told(mirror, "hpo", kind="rate_limited", seconds=30, form=form):
+            answer = mirror.get("/hpo/hp.obo")
+        assert answer.status_code == 429
+        assert re.fullmatch(said, str(answer.headers.get("retry-after")))
+
+    def test_a_late_answer_is_the_usual_one(self, mirror: httpx2.Client) -> None:
+        usual = mirror.get(WITHDRAWN).content
+        with told(mirror, "hgnc", kind="latency", seconds=0.2):
+            started = time.monotonic()
+            assert mirror.get(WITHDRAWN).content == usual
+        assert time.monotonic() - started >= 0.2
+
+    def test_who_hangs_lets_go_when_its_time_is_over(self, mirror: httpx2.Client) -> None:
+        with told(mirror, "hgnc", kind="hang", seconds=0.2):
+            started = time.monotonic()
+            assert raw_get(mirror, WITHDRAWN) == b""
+        assert time.monotonic() - started >= 0.2
+
+    def test_a_drip_brings_the_usual_answer_slowly(self, mirror: httpx2.Client) -> None:
+        usual = mirror.get(WITHDRAWN).content
+        with told(mirror, "hgnc", kind="drip", bytes_per_second=len(usual) * 4):
+            started = time.monotonic()
+            assert mirror.get(WITHDRAWN).content == usual
+        assert time.monotonic() - started >= 0.2
+
+    def test_a_drip_ends_when_its_time_is_over(self, mirror: httpx2.Client) -> None:
+        with told(mirror, "hgnc", kind="drip", bytes_per_second=10, seconds=0.5):
+            body = raw_get(mirror, WITHDRAWN).partition(b"\r\n\r\n")[2]
+        assert 1 <= len(body) <= 6
+
+    def test_a_truncated_answer_ends_before_its_length(self, mirror: httpx2.Client) -> None:
+        usual = mirror.get(WITHDRAWN, headers={"Accept-Encoding": "identity"}).content
+        # Who has the file gets the beginning of it all the same, and no 304.
+        known = f"If-None-Match: {mirror.head(WITHDRAWN).headers['etag']}"
+        with told(mirror, "hgnc", kind="truncated", kept=0.25):
+            head, _, body = raw_get(mirror, WITHDRAWN, known).partition(b"\r\n\r\n")
+        assert f"content-length: {len(usual)}\r\n".encode() in head + b"\r\n"
+        assert body == usual[: len(usual) // 4]
+
+    def test_a_reset_is_no_end(self, mirror: httpx2.Client) -> None:
+        with (
+            told(mirror, "hgnc", kind="reset", kept=0.5),
+            pytest.raises(ConnectionResetError),
+        ):
+            raw_get(mirror, WITHDRAWN)
+
+    def test_a_cut_gzip_holds_everything_but_its_end(self, mirror: httpx2.Client) -> None:
+        usual = mirror.get(WITHDRAWN).content
+        with (
+            told(mirror, "hgnc", kind="cut_gzip"),
+            mirror.stream("GET", WITHDRAWN) as answer,
+        ):
+            packed = b"".join(answer.iter_raw())
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        assert unpacker.decompress(packed) == usual
+        assert not unpacker.eof
+
+    def test_a_page_comes_with_200(self, mirror: httpx2.Client) -> None:
+        with told(mirror, "hgnc", kind="page"):
+            answer = mirror.get(WITHDRAWN)
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            200,
+            "text/html; charset=utf-8",
+        )
+        assert answer.text.startswith("<!DOCTYPE html>")
+
+    def test_the_usual_answer_may_have_a_wrong_type(self, mirror: httpx2.Client) -> None:
+        usual = mirror.get(WITHDRAWN).content
+        with told(mirror, "hgnc", kind="content_type", content_type="image/png"):
+            answer = mirror.get(WITHDRAWN)
+        assert (answer.headers["content-type"], answer.content) == ("image/png", usual)
+
+    def test_a_bomb_is_a_valid_gzip_of_the_size_that_was_asked_for(
+        self, mirror: httpx2.Client
+    ) -> None:
+        with (
+            told(mirror, "hgnc", kind="bomb", unpacked_mib=37),
+            mirror.stream("GET", WITHDRAWN) as answer,
+        ):
+            packed = b"".join(answer.iter_raw())
+        assert gzip.decompress(packed) == bytes(37 << 20)  # Its checksum and its length fit.
+        assert len(packed) < (37 << 20) / 500
 
 
 class TestFolder:

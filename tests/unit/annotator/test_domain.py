@@ -19,6 +19,7 @@ from services.annotator.errors import (
     RateLimited,
     SchemaChanged,
     UpstreamBlocked,
+    UpstreamOversized,
     UpstreamRefused,
     UpstreamTruncated,
     UpstreamUnavailable,
@@ -66,7 +67,10 @@ def test_the_catalogue_finds_genes_by_each_of_their_names() -> None:
     assert catalogue.by_ensembl_gene_id == {"ENSG01": [first, third]}
 
 
-@pytest.mark.parametrize("error", [SchemaChanged("x"), UpstreamRefused("x"), UpstreamBlocked("x")])
+@pytest.mark.parametrize(
+    "error",
+    [SchemaChanged("x"), UpstreamRefused("x"), UpstreamOversized("x"), UpstreamBlocked("x")],
+)
 def test_what_trying_again_does_not_help_is_not_tried_again(error: Exception) -> None:
     assert domain.retry_after(1, error) is None
 

@@ -17,6 +17,7 @@ from services.annotator.domain import Declaration, RemoteFile
 from services.annotator.errors import (
     RateLimited,
     UpstreamBlocked,
+    UpstreamOversized,
     UpstreamRefused,
     UpstreamTruncated,
     UpstreamUnavailable,
@@ -215,12 +216,62 @@ async def test_a_file_over_its_limit_is_refused_packed_or_not(
     server: Server, download: Download
 ) -> None:
     bomb = b"\0" * (FILE.bytes_max + 1)
-    for content, packing in ((bomb, "identity"), (gzip.compress(bomb), "gzip")):
+    for content, packing, how in (
+        (bomb, "identity", "announced"),
+        (gzip.compress(bomb), "gzip", "unpacked"),
+    ):
         server.answer = answer("200 OK", content, Content_Encoding=packing)
-        with pytest.raises(UpstreamRefused, match="is larger than 1000000 bytes"):
+        with pytest.raises(UpstreamOversized, match=rf"larger than 1000000 bytes: \d+ are {how}"):
             await download()
     server.answer = answer("200 OK", bomb[:-1])
     assert await download() is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "packing"),
+    [
+        (TABLE * 3, "identity"),
+        # Members of no content: however many there are, unpacked they are nothing.
+        (gzip.compress(b"") * 50_001, "gzip"),
+    ],
+    ids=["plain", "packed nothing"],
+)
+async def test_bytes_on_the_wire_have_a_limit_of_their_own(
+    server: Server, download: Download, content: bytes, packing: str
+) -> None:
+    head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: {packing}\r\n\r\n"
+    server.answer = head.encode() + content  # Of a length that nobody announces.
+    assert len(content) > FILE.bytes_max
+    with pytest.raises(UpstreamOversized, match=r"larger than 1000000 bytes: \d+ are sent"):
+        await download()
+
+
+async def test_unpacking_leaves_the_loop_free(server: Server, download: Download) -> None:
+    """One piece from the network may be hours of unpacking: others have a turn in between."""
+    server.answer = answer("200 OK", gzip.compress(b"") * 3_000, Content_Encoding="gzip")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    with pytest.raises(UpstreamTruncated, match="empty body"):
+        await download()
+    task.cancel()
+    assert turns > 2_500
+
+
+async def test_a_file_that_comes_too_slowly_is_unavailable(
+    server: Server, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(client, "BYTES_PER_SECOND_MIN", 10**12)
+    server.answer = answer("200 OK", TABLE)
+    with pytest.raises(UpstreamUnavailable, match=r"accepted are 1000000000000 a second"):
+        await download()
 
 
 @pytest.mark.parametrize(
@@ -243,6 +294,46 @@ async def test_a_page_where_data_was_expected_is_no_data(
         async with connected(server) as upstream:
             with pytest.raises(UpstreamUnavailable, match="answers a page"):
                 await upstream.get("info/data")
+
+
+async def test_a_page_is_known_even_if_it_comes_in_crumbs(
+    server: Server, download: Download
+) -> None:
+    crumbs = b"".join(gzip.compress(bytes([byte])) for byte in b"\n \n<html>")
+    server.answer = answer("200 OK", crumbs, Content_Encoding="gzip")
+    with pytest.raises(UpstreamUnavailable, match="answers a page"):
+        await download()
+
+
+@pytest.mark.parametrize(
+    ("media", "as_file", "as_answer"),
+    [
+        ("application/json", True, True),
+        ("Application/JSON; charset=utf-8", True, True),
+        ("application/vnd.api+json", True, True),
+        ("text/plain", True, False),
+        ("application/octet-stream", True, False),
+        ("text/html", False, False),
+        ("Text/HTML; charset=utf-8", False, False),
+        ("application/xhtml+xml", False, False),
+    ],
+)
+async def test_an_answer_is_json_and_a_file_is_anything_but_a_page(
+    server: Server, download: Download, media: str, as_file: bool, as_answer: bool
+) -> None:
+    server.answer = answer("200 OK", b'{"a": 1}', Content_Type=media)
+
+    async def takes(asking: Awaitable[object]) -> bool:
+        try:
+            await asking
+        except UpstreamUnavailable as error:
+            assert f"answers {media.partition(';')[0].lower()}; accepted is" in str(error)  # noqa: PT017
+            return False
+        return True
+
+    assert await takes(download()) is as_file
+    async with connected(server) as upstream:
+        assert await takes(upstream.get("info/data")) is as_answer
 
 
 async def test_where_a_redirect_leads_is_followed_and_not_remembered(
@@ -284,7 +375,7 @@ async def test_an_answer_over_the_limit_is_refused(
     monkeypatch.setattr(client, "ANSWER_BYTES_MAX", 999)
     server.answer = answer("200 OK", gzip.compress(b"[" * 1000), Content_Encoding="gzip")
     async with connected(server) as upstream:
-        with pytest.raises(UpstreamRefused, match="answers more than 999 bytes"):
+        with pytest.raises(UpstreamOversized, match="larger than 999 bytes: 1000 are unpacked"):
             await upstream.get("info/data")
 
 
@@ -321,7 +412,11 @@ async def test_a_status_counts_even_if_its_explanation_is_cut_off(server: Server
         server.answer = answer("429 Too Many", b"no gzip", Content_Encoding="gzip", Retry_After="7")
         with pytest.raises(RateLimited) as raised:
             await upstream.get("info/data")
-    assert raised.value.retry_after_seconds == 7
+        assert raised.value.retry_after_seconds == 7
+        bomb = gzip.compress(b"no" * 1_000_000)
+        server.answer = answer("503 Service Unavailable", bomb, Content_Encoding="gzip")
+        with pytest.raises(UpstreamUnavailable, match=r"answers 503: (no){100}$"):
+            await upstream.get("info/data")
 
 
 async def test_nobody_there_is_unavailable(server: Server) -> None:
@@ -383,6 +478,29 @@ async def test_calls_are_spread_evenly_with_no_burst_at_the_start(server: Server
 )
 def test_each_form_of_retry_after_becomes_seconds(said: str | None, seconds: float | None) -> None:
     assert parse_retry_after({} if said is None else {"retry-after": said}) == seconds
+
+
+def test_a_date_is_read_by_the_clock_of_the_upstream() -> None:
+    said = "Mon, 01 Jan 2001 00:00:40 GMT"
+    headers = {"retry-after": said, "date": "Mon, 01 Jan 2001 00:00:00 GMT"}
+    assert parse_retry_after(headers) == 40.0
+    assert parse_retry_after(headers | {"date": "some day"}) == 0.0
+
+
+async def test_calls_that_belong_together_have_one_deadline(server: Server) -> None:
+    server.answer = answer("200 OK", b"{}")
+    server.held = asyncio.Event()
+    async with connected(server) as upstream:
+        with pytest.raises(UpstreamUnavailable, match=r"a batch took more than 0\.05 s"):
+            async with client.within(0.05, "a batch"):
+                await upstream.get("info/data")
+    server.held.set()
+
+
+async def test_a_deadline_of_somebody_else_stays_what_it_is() -> None:
+    with pytest.raises(TimeoutError, match="the pool is empty"):
+        async with client.within(60, "a batch"):
+            raise TimeoutError("the pool is empty")
 
 
 @pytest.mark.parametrize("form", ["30", "30.5", "date"])

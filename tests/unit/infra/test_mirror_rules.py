@@ -229,10 +229,12 @@ def test_counters_know_the_busiest_second() -> None:
         counters.arrived()
     counters.answered(304)
     counters.answered(429)
+    counters.struck("hang")
     assert counters.as_json() == {
         "requests": 5,
         "not_modified": 1,
         "too_many_requests": 1,
         "requests_per_second_max": 3,
         "statuses": {"304": 1, "429": 1},
+        "faults": {"hang": 1},
     }
