@@ -110,9 +110,8 @@ def make_rows(genes: Iterable[Gene]) -> tuple[list[Row], list[Row]]:
         if seed[4] < 64:
             others.append(_of_refseq(row))
     for rank, (_, row) in enumerate(sorted(ranked)):
-        share = rank / len(ranked)
         for at, bins in zip(RANKED, (len(ranked), 100, 10, 6), strict=True):
-            row[at] = str(int(share * bins))
+            row[at] = str(rank * bins // len(ranked))
     return chosen, others
 
 
