@@ -64,7 +64,7 @@ class Mirror:
         """As ANNOTATOR_UPSTREAMS takes them: all at the mirror, as fast as it answers."""
         return {
             name: {"base_url": f"{self.url}/{name}", "requests_per_second": 0}
-            for name in ("hgnc", "hpo", "gnomad", "ensembl")
+            for name in ("hgnc", "hpo", "gnomad", "gnomad_api", "ensembl")
         }
 
     def answer_with(self, upstream: str, status: int | None) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
-from infra.mirror import ensembl
+from infra.mirror import ensembl, gnomad, gnomad_api
 from infra.mirror.files import MADE, Offer, ServedFile, answer
 from infra.mirror.gate import Gate, RateLimit
 
@@ -28,7 +28,10 @@ def build_app(
         Route("/info/data", lookup.data_release),
         Route("/info/ping", lookup.ping),
     ]
-    gates = {name: Gate(Router(routes[name])) for name in offers}
+    # A service of gnomAD's beside its files, with an address of its own.
+    constraint = gnomad_api.Api(offers["gnomad"].files[gnomad.PATH].path, limits=limits)
+    routes["gnomad_api"] = [Route("/api", constraint.ask, methods=["POST"])]
+    gates = {name: Gate(Router(served)) for name, served in routes.items()}
     if limits:
         gates["ensembl"] = Gate(
             Router(routes["ensembl"]), RateLimit(ENSEMBL_REQUESTS_PER_SECOND), ensembl.refusal

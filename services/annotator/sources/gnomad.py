@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.annotator.domain import (
+    ApiSource,
     Catalogue,
     Declaration,
     Record,
@@ -59,10 +60,13 @@ class GnomadGene(BaseModel):
         description="symbol: no gene of HGNC has this Ensembl id, but one has this approved symbol"
     )
     assembly: Assembly
-    transcript: str = Field(description="the ENST id that all values are of")
+    transcript: str | None = Field(
+        None, description="the ENST id that all values are of; null by GraphQL, which does not say"
+    )
     transcript_version: str | None = Field(None, description="the same with version [v4.1.1]")
-    transcript_chosen_by: ChosenBy = Field(
-        description="canonical: the gene has no MANE Select transcript here, or the release is v2"
+    transcript_chosen_by: ChosenBy | None = Field(
+        None,
+        description="canonical: the gene has no MANE Select transcript here, or the release is v2",
     )
     pli: float | None = Field(description="probability of intolerance to loss of function, 0–1")
     oe_lof: float | None = Field(description="observed ÷ expected loss-of-function variants")
@@ -70,9 +74,12 @@ class GnomadGene(BaseModel):
     loeuf: float | None = Field(
         description="upper end of its interval, LOEUF: the lower, the more constrained"
     )
-    loeuf_decile: int | None = Field(description="0 (most constrained) to 9")
-    loeuf_threshold: float = Field(description="the release's own; below it a gene is constrained")
-    is_constrained: bool | None = Field(description="LOEUF < threshold; null without LOEUF")
+    loeuf_decile: int | None = Field(None, description="0 (most constrained) to 9")
+    loeuf_threshold: float | None = Field(
+        description="the release's own; below it a gene is constrained; null when the release is"
+        " not known, as by GraphQL for GRCh38"
+    )
+    is_constrained: bool | None = Field(description="LOEUF < threshold; null if one is not known")
     obs_lof: int | None = Field(description="loss-of-function variants of high confidence")
     exp_lof: float | None
     lof_z: float | None = Field(description="z-scores: the higher, the fewer than expected")
@@ -219,7 +226,8 @@ class Gnomad:
     )
     records_min = 15_000
 
-    def __init__(self, release: str = "v4.1.1") -> None:
+    def __init__(self, release: str = "v4.1.1", fallback: ApiSource | None = None) -> None:
+        self.fallback = fallback
         self._name = release
         self._release = RELEASES[release]
         self.files = (RemoteFile(FILE, self._release.path, FILE_BYTES_MAX),)

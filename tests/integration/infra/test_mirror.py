@@ -1,5 +1,6 @@
 """The mirror as its own process: what it serves, its limits, and what it refuses to start with."""
 
+import csv
 import gzip
 import hashlib
 import importlib.util
@@ -351,6 +352,47 @@ class TestGnomad:
     ) -> None:
         with running_mirror("--cache", tmp_path) as other:
             assert other.get(GNOMAD).content == mirror.get(GNOMAD).content
+
+
+class TestGnomadApi:
+    QUERY = (
+        "query($a: String!, $b: String!) {"
+        "a: gene(gene_id: $a, reference_genome: GRCh38) { gene_id }"
+        " b: gene(gene_id: $b, reference_genome: GRCh38) { gene_id } }"
+    )
+
+    def test_it_says_what_the_table_says(self, mirror: httpx2.Client) -> None:
+        rows = csv.DictReader(
+            gzip.decompress(mirror.get(GNOMAD).content).decode().splitlines(), delimiter="\t"
+        )
+        row = next(row for row in rows if row["gene_id"] == BRAF and row["canonical"] == "true")
+        body = {"query": self.QUERY, "variables": {"a": BRAF, "b": "ENSG00000999999"}}
+        answer = mirror.post("/gnomad_api/api", json=body)
+        assert answer.headers["x-synthetic"] == "true"
+        said = answer.json()
+        assert "errors" not in said
+        constraint = said["data"]["a"]["gnomad_constraint"]
+        assert constraint["oe_lof_upper"] == float(row["lof.oe_ci.upper"])
+        assert constraint["obs_syn"] == int(row["syn.obs"])
+        assert said["data"]["b"]["gnomad_constraint"] is None
+
+    def test_an_unknown_gene_is_an_error_with_status_200(self, mirror: httpx2.Client) -> None:
+        body = {"query": self.QUERY, "variables": {"a": "ENSG0", "b": BRAF}}
+        answer = mirror.post("/gnomad_api/api", json=body)
+        assert answer.status_code == 200
+        assert answer.json()["errors"] == [{"message": "Gene not found"}]
+        assert answer.json()["data"]["a"] is None
+        assert answer.json()["data"]["b"]["gene_id"] == BRAF
+
+    def test_the_eleventh_query_in_a_minute_is_an_error_with_status_200(
+        self, limited_mirror: httpx2.Client
+    ) -> None:
+        body = {"query": "{__typename}"}
+        answers = [limited_mirror.post("/gnomad_api/api", json=body) for _ in range(11)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert ["errors" in answer.json() for answer in answers] == [False] * 10 + [True]
+        (error,) = answers[-1].json()["errors"]
+        assert error["message"].startswith("Query rate limit exceeded")
 
 
 class TestControls:
