@@ -95,13 +95,14 @@ async def _measure(folder: Path) -> Report:
         ):
             second = await runs.measure(system.url, database, ALL)
             during = await reader.finish()
-        alone: dict[str, Measured] = {}
-        for source in ("hpo", "ensembl"):
-            say(f"{source} alone")
-            await _forget(options, database, (source,))
+        some: list[Measured] = []
+        for sources in (("hpo", "gnomad"), ("hpo",), ("ensembl",)):
+            say(f"{' and '.join(sources)} alone")
+            await _forget(options, database, sources)
             async with _resources(options, system) as resources:
-                figures = await runs.measure(system.url, database, (source,))
-            alone[source] = Measured(figures, resources.usage())
+                figures = await runs.measure(system.url, database, sources)
+            some.append(Measured(figures, resources.usage()))
+        bulk, hpo, ensembl = some
         say("the store statements alone")
         values = await database.stored_values(statements.SOURCE)
         stored = await statements.measure(cluster, values)
@@ -113,8 +114,9 @@ async def _measure(folder: Path) -> Report:
         idle=idle,
         second=Measured(second, second_resources.usage()),
         during=during,
-        hpo=alone["hpo"],
-        ensembl=alone["ensembl"],
+        bulk=bulk,
+        hpo=hpo,
+        ensembl=ensembl,
         statements=stored,
     )
 

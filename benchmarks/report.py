@@ -33,7 +33,7 @@ class Measured:
 @dataclass(frozen=True)
 class Report:
     """`first` fills an empty database, `second` does all of it again while a reader reads;
-    `hpo` and `ensembl` are runs over this one source, into a database without its values."""
+    `bulk`, `hpo` and `ensembl` are runs over some sources, into a database without their values."""
 
     machine: Machine
     start: Start
@@ -42,6 +42,7 @@ class Report:
     idle: Latencies
     second: Measured
     during: Latencies
+    bulk: Measured
     hpo: Measured
     ensembl: Measured
     statements: StatementFigures
@@ -51,6 +52,7 @@ class Report:
         return {
             "first run": self.first,
             "second run": self.second,
+            "hpo and gnomad": self.bulk,
             "hpo alone": self.hpo,
             "ensembl alone": self.ensembl,
         }

@@ -16,6 +16,7 @@ Row = tuple[str, str, str]
 HOW = {
     "first run": "empty database, all sources",
     "second run": "all values to store again, gene list read meanwhile",
+    "hpo and gnomad": "their values to fetch and store again",
     "hpo alone": "its values to fetch and store again",
     "ensembl alone": "its values to fetch and store again",
 }

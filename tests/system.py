@@ -62,10 +62,9 @@ class Mirror:
 
     def upstreams(self) -> dict[str, dict[str, str | float]]:
         """As ANNOTATOR_UPSTREAMS takes them: all at the mirror, as fast as it answers."""
-        paths = {"hgnc": "/hgnc", "hpo": "/hpo", "ensembl": "/ensembl"}
         return {
-            name: {"base_url": self.url + path, "requests_per_second": 0}
-            for name, path in paths.items()
+            name: {"base_url": f"{self.url}/{name}", "requests_per_second": 0}
+            for name in ("hgnc", "hpo", "gnomad", "gnomad_api", "ensembl")
         }
 
     @contextmanager

@@ -9,7 +9,7 @@ from typing import Final
 
 import uvicorn
 
-from infra.mirror import ensembl, hgnc, hpo
+from infra.mirror import ensembl, gnomad, hgnc, hpo
 from infra.mirror.connection import Connection
 from infra.mirror.files import UnusableData
 from infra.mirror.server import build_app
@@ -42,6 +42,7 @@ def main() -> None:
                 "hpo": hpo.from_folder(arguments.data, arguments.cache),
             }
         genes = ensembl.genes_of(hgnc.read_records(offers["hgnc"].files[hgnc.COMPLETE_SET].path))
+        offers["gnomad"] = gnomad.offer(genes, offers["hgnc"].origin, arguments.cache)
         offers["ensembl"] = ensembl.offer(genes, offers["hgnc"].origin)
         listening = socket.create_server((HOST, arguments.port), backlog=BACKLOG)
     except UnusableData as error:

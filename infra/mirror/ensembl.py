@@ -11,7 +11,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from infra.mirror.files import Offer
+from infra.mirror.files import MADE, Offer
 
 RELEASE: Final = 115
 IDS_MAX: Final = 1000
@@ -31,7 +31,6 @@ BIOTYPES: Final = (
     *["processed_pseudogene"] * 2,
     "misc_RNA",
 )
-MADE: Final = {"X-Synthetic": "true"}
 
 
 @dataclass(frozen=True)

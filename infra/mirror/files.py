@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, Response
 
 CHUNK_BYTES = 1 << 20
 GZIP_LEVEL = 6
+MADE = {"X-Synthetic": "true"}  # Goes with every answer that was made up.
 
 MISSING = "not installed; it is in requirements/demo.txt, or give a folder with --data."
 

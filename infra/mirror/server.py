@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
-from infra.mirror import ensembl, faults
-from infra.mirror.files import Offer, ServedFile, answer
+from infra.mirror import ensembl, faults, gnomad, gnomad_api
+from infra.mirror.files import MADE, Offer, ServedFile, answer
 from infra.mirror.gate import Gate, RateLimit
 
 ENSEMBL_REQUESTS_PER_SECOND: Final = 15
@@ -19,15 +19,18 @@ ENSEMBL_REQUESTS_PER_SECOND: Final = 15
 def build_app(
     offers: Mapping[str, Offer], genes: Mapping[str, ensembl.Gene], *, limits: bool
 ) -> Starlette:
-    """`offers` has the keys `hgnc`, `hpo` and `ensembl`: the bases of the addresses."""
+    """`offers` has the keys `hgnc`, `hpo`, `gnomad` and `ensembl`: the bases of the addresses."""
     lookup = ensembl.Lookup(genes)
-    routes = {name: [_file_route(*item) for item in offers[name].files.items()] for name in offers}
+    routes = {name: _file_routes(offer) for name, offer in offers.items()}
     routes["ensembl"] += [
         Route("/lookup/id", lookup.by_ids, methods=["POST"]),
         Route("/info/data", lookup.data_release),
         Route("/info/ping", lookup.ping),
     ]
-    gates = {name: Gate(Router(routes[name])) for name in offers}
+    # A service of gnomAD's beside its files, with an address of its own.
+    constraint = gnomad_api.Api(offers["gnomad"].files[gnomad.PATH].path, limits=limits)
+    routes["gnomad_api"] = [Route("/api", constraint.ask, methods=["POST"])]
+    gates = {name: Gate(Router(served)) for name, served in routes.items()}
     if limits:
         gates["ensembl"] = Gate(
             Router(routes["ensembl"]), RateLimit(ENSEMBL_REQUESTS_PER_SECOND), ensembl.refusal
@@ -82,9 +85,16 @@ class Controls:
         return _json({"error": f"no upstream {name!r}; there are {known}"}, 404)
 
 
-def _file_route(path: str, file: ServedFile) -> Route:
+def _file_routes(offer: Offer) -> list[Route]:
+    made = MADE if offer.synthetic else {}
+    return [_file_route(path, file, made) for path, file in offer.files.items()]
+
+
+def _file_route(path: str, file: ServedFile, made: Mapping[str, str]) -> Route:
     async def serve(request: Request) -> Response:
-        return answer(file, request.headers)
+        response = answer(file, request.headers)
+        response.headers.update(made)
+        return response
 
     return Route(path, serve)
 

@@ -10,7 +10,7 @@ from services.annotator.progress import Progress
 from services.annotator.raw_store import RawStore
 from services.annotator.releases import Releases
 from services.annotator.settings import AnnotatorSettings, UpstreamSettings
-from services.annotator.sources import SOURCES
+from services.annotator.sources import SOURCES, UPSTREAMS
 from services.annotator.upstream import Upstream
 from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
@@ -68,11 +68,10 @@ async def main(settings: AnnotatorSettings) -> None:
 
 @asynccontextmanager
 async def open_upstreams(settings: AnnotatorSettings) -> AsyncIterator[dict[str, Upstream]]:
-    """One client per source, where the settings or the source itself say."""
+    """One client per upstream, where the settings or the source itself say."""
     async with AsyncExitStack() as stack:
         upstreams = {}
-        for name, source in SOURCES.items():
-            declared = source.declaration
+        for name, declared in UPSTREAMS.items():
             chosen = settings.upstreams.get(name, UpstreamSettings())
             rate = chosen.requests_per_second
             upstreams[name] = Upstream(

@@ -24,6 +24,8 @@ BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 CHANGE_BUCKETS = 8  # Streams of changes per source.
 CHANGED_GENES_MAX = 4_000  # Genes in one message; 50 KB.
+FALLBACK_ATTEMPT = 2  # Whoever stands in for files is asked when they failed twice.
+FALLBACK_GENES_MAX = 200  # Of all runs that wait, at once; ten requests of gnomAD's.
 STORE_GENES_MAX = 4_000  # Genes in a batch that reads staged rows; API sources say their own.
 
 Kind = Literal["bulk", "api"]
@@ -217,6 +219,12 @@ Source = BulkSource | ApiSource
 
 def is_api(source: Source) -> TypeIs[ApiSource]:
     return hasattr(source, "page_size")
+
+
+def fallback(source: Source) -> ApiSource | None:
+    """Whom to ask for a few genes while this source's files cannot be had, if it names anybody."""
+    found: ApiSource | None = getattr(source, "fallback", None)
+    return found
 
 
 def kind(source: Source) -> Kind:

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import RunFact
 from services.annotator import domain
-from services.annotator.domain import ApiSource, Batch, BulkSource, Source
-from services.annotator.errors import ReleaseMissing, ReleaseRefused
+from services.annotator.domain import ApiSource, Batch, BulkSource, Offered, Page, Source
+from services.annotator.errors import LeaseLost, ReleaseMissing, ReleaseRefused
 from services.annotator.raw_store import RawStore
 from services.annotator.stager import Stager, open_stager
 from services.annotator.store import (
@@ -23,9 +23,11 @@ from services.annotator.store import (
     runs,
     staged,
 )
+from services.annotator.store.annotations import Origin
 from services.annotator.store.releases import Release
 from services.annotator.upstream import Downloaded, Upstream, within
 from services.chassis import outbox
+from services.chassis.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
 
@@ -68,7 +70,14 @@ class Releases:
 
     async def _prepare_bulk(self, batch: Batch, source: BulkSource) -> list[RunFact]:
         async with open_stager(batch) as stager:
-            release = await self._fetch(batch, source, stager)
+            try:
+                release = await self._fetch(batch, source, stager)
+            except (PermanentError, TransientError) as error:
+                api = domain.fallback(source)
+                is_permanent = isinstance(error, PermanentError)
+                if api is not None and (is_permanent or batch.attempt >= domain.FALLBACK_ATTEMPT):
+                    await self._ask_instead(batch, api)
+                raise  # The files are tried again, for whoever was not answered.
             if release.state == "rejected":
                 raise ReleaseRefused(str((release.problem or {}).get("detail", "rejected before")))
             if await self._needs_staging(release, source):
@@ -94,6 +103,51 @@ class Releases:
             await outbox.add(tx, *facts)
         log.info("release_prepared", source=batch.source, version=release.version)
         return facts
+
+    async def _ask_instead(self, batch: Batch, api: ApiSource) -> None:
+        """Answer the runs that wait with few genes, all in one transaction.
+
+        What is stored is a release that stays `fetched`: it never speaks for other genes.
+        """
+        async with self.engine.begin() as tx:
+            waiting = await runs.waiting_for_few(tx, batch.source, domain.FALLBACK_GENES_MAX)
+            wanted = {hgnc_id for few in waiting.values() for hgnc_id in few}
+            genes = await catalogue.get_genes(tx, sorted(wanted))
+        if not genes:
+            return
+        upstream = self.upstreams[api.declaration.name]
+        version = await api.version(upstream)
+        pages: list[Page] = []
+        files: list[Mapping[str, Any]] = []
+        for start in range(0, len(genes), api.page_size):
+            page = await api.fetch(upstream, genes[start : start + api.page_size])
+            sha256 = domain.digest(page.content)
+            await self.raw_store.keep_bytes(page.content, sha256)
+            pages.append(page)
+            about = {"name": f"page-{start}", "url": page.url, "etag": None, "last_modified": None}
+            files.append(about | {"sha256": sha256, "bytes": len(page.content)})
+        parser_version, changed = api.declaration.parser_version, list[str]()
+        async with self.engine.begin() as tx:
+            now = await annotations.lock_store(tx, batch.source)
+            release_id = await releases.insert_fetched_release(
+                *(tx, batch.source, parser_version, _hash_of_all(files)),
+                *(version.synthetic, files, version.name),
+            )
+            stored = (await releases.get_release(tx, release_id)).files
+            for page, file in zip(pages, stored.values(), strict=True):
+                offered = Offered()
+                for answer in page.answers:
+                    offered.add(answer)
+                origin = Origin(release_id, file.id, batch.claimed_at, parser_version, None)
+                changed += await annotations.store_offered(tx, batch.source, offered, origin, now)
+            if not await batches.renew_lease(tx, batch):
+                raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+            facts = await counting.attach_runs(
+                tx, batch.source, release_id, is_api=False, run_ids=list(waiting)
+            )
+            await runs.save_facts(tx, facts)
+            await outbox.add(tx, *facts, *domain.changes(batch.source, release_id, changed))
+        log.warning("asked_instead", source=batch.source, runs=len(waiting), genes=len(genes))
 
     async def _fetch(self, batch: Batch, source: BulkSource, stager: Stager) -> Release:
         """The source's newest release, with its bytes in the raw store."""

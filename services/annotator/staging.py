@@ -47,7 +47,9 @@ class Reading:
         self.unmapped: dict[tuple[str, str], int] = {}
 
     def version(self) -> str:
-        return self._source.version(self._files)
+        """Made-up data bear that in their name, which is all that some readers see of a release."""
+        name = self._source.version(self._files)
+        return f"{name}-synthetic" if self._release.synthetic else name
 
     def rows(self, genes: Catalogue) -> Iterator[Row]:
         """Raises SchemaChanged, and ReleaseRefused after the last row when there were too few."""

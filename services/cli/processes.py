@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 import services
 from infra.processes import Process
-from services.annotator.sources import SOURCES
+from services.annotator.sources import UPSTREAMS
 from services.cli import state
 
 PROJECT = Path(services.__path__[0]).parent
@@ -103,7 +103,7 @@ class Plan:
         """Where the mirror answers for each upstream; 0 requests a second: without a limit."""
         base = self.addresses()["mirror"]
         rate = {} if self.options.limits else {"requests_per_second": 0}
-        return {name: {"base_url": f"{base}/{name}", **rate} for name in SOURCES}
+        return {name: {"base_url": f"{base}/{name}", **rate} for name in UPSTREAMS}
 
     def _service(self, name: str, service: str, own: Mapping[str, str], nice: int) -> Process:
         prefix = service.upper()

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer
 from websockets.asyncio.client import connect
 
 from contracts.messages import RunCompleted
+from services.annotator.sources import SOURCES
 from tests.e2e.running import Running, run_services, until
 from tests.integration.annotator.catalogue import ASKABLE, GENES, IDS
 from tests.system import Database, Mirror
@@ -139,12 +140,12 @@ class Watcher:
 async def test_the_main_job_with_the_annotator_killed_after_a_claim_and_after_a_store(
     database: Database, topic_prefix: str, mirror: Mirror, tmp_path: Path
 ) -> None:
-    """44,000 genes, three sources, two kills: the run completes, each effect once."""
+    """44,000 genes, all sources, two kills: the run completes, each effect once."""
     failpoints = {"after_claim": 60, "after_store": 100}
     async with run_services(
         database, topic_prefix, mirror, tmp_path, failpoints=failpoints
     ) as running:
-        run_id = await running.order(all=True, sources=["hgnc", "hpo", "ensembl"])
+        run_id = await running.order(all=True, sources=list(SOURCES))
         watcher = Watcher(running, run_id)
         await watcher.until_ended()
 
@@ -173,7 +174,7 @@ async def test_the_main_job_with_the_annotator_killed_after_a_claim_and_after_a_
                 annotation["status"] == "ok" for annotation in document["annotations"].values()
             )
 
-        await until(readable, "the gene document shows all three sources")
+        await until(readable, "the gene document shows all sources")
 
 
 async def test_a_worker_that_dies_is_followed_by_another_instance(

@@ -1,5 +1,6 @@
 """How genes are counted for runs, and when a source, and then a run, is complete."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -264,9 +265,14 @@ async def _set_unknown_total(tx: AsyncConnection, run_id: UUID, source: str, tot
 
 
 async def attach_runs(
-    tx: AsyncConnection, source: str, release_id: UUID, *, is_api: bool
+    tx: AsyncConnection,
+    source: str,
+    release_id: UUID,
+    *,
+    is_api: bool,
+    run_ids: Sequence[UUID] | None = None,
 ) -> list[RunFact]:
-    """Let every run that waits for this source follow this release.
+    """Let every run that waits for this source, or these of them, follow this release.
 
     The caller holds the source's store lock, so no slice is counted twice or missed: what is
     stored by now is counted here, what comes is counted by its batch.
@@ -287,9 +293,10 @@ async def attach_runs(
             WHERE rs.source = :source AND rs.state = 'waiting' AND run.id = rs.run_id
               AND source.name = rs.source AND (run.planned_all OR source.is_catalogue)
               AND release.id = :release_id
+              AND (CAST(:run_ids AS uuid[]) IS NULL OR run.id = ANY(:run_ids))
             RETURNING rs.run_id, run.all_genes, release.state AS release_state
         """),
-        {"source": source, "release_id": release_id, "is_api": is_api},
+        {"source": source, "release_id": release_id, "is_api": is_api, "run_ids": run_ids},
     )
     facts: list[RunFact] = []
     for row in sorted(rows.all(), key=lambda row: row.run_id.bytes):

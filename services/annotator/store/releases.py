@@ -119,18 +119,20 @@ async def insert_fetched_release(
     sha256: bytes,
     synthetic: bool,
     files: Iterable[Mapping[str, str | int | bytes | None]],
+    version: str | None = None,
 ) -> UUID:
     """A release whose files lie in the raw store. `sha256` is over the sorted file hashes."""
     release_id: UUID = await tx.scalar(
         text("""
-            INSERT INTO release (source, state, synthetic, sha256, parser_version,
+            INSERT INTO release (source, version, state, synthetic, sha256, parser_version,
                                  retrieved_at, checked_at)
-            VALUES (:source, 'fetched', :synthetic, :sha256, :parser_version,
+            VALUES (:source, :version, 'fetched', :synthetic, :sha256, :parser_version,
                     clock_timestamp(), now())
             RETURNING id
         """),
         {
             "source": source,
+            "version": version,
             "synthetic": synthetic,
             "sha256": sha256,
             "parser_version": parser_version,

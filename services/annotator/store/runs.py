@@ -84,6 +84,26 @@ async def waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
     return list(rows)
 
 
+async def waiting_for_few(
+    tx: AsyncConnection, source: str, genes_max: int
+) -> Mapping[UUID, list[str]]:
+    """Runs that wait for this source with so many named genes in all, the shortest ones first."""
+    rows = await tx.execute(
+        text("""
+            SELECT run_id, genes FROM (
+                SELECT s.run_id, array_agg(s.hgnc_id) AS genes,
+                       sum(count(*)) OVER (ORDER BY count(*), s.run_id) AS so_far
+                FROM run_source rs JOIN run ON run.id = rs.run_id
+                JOIN run_gene s ON s.run_id = rs.run_id
+                WHERE rs.source = :source AND rs.state = 'waiting' AND run.planned_all
+                GROUP BY s.run_id) waiting
+            WHERE so_far <= :genes_max
+        """),
+        {"source": source, "genes_max": genes_max},
+    )
+    return {row.run_id: row.genes for row in rows}
+
+
 async def lock_waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
     """The sources of a run that nothing has begun for, locked in the order of every store."""
     rows = await tx.scalars(

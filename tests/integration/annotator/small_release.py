@@ -28,7 +28,8 @@ class Unchanged:
 def keep_unchanged(desk: Desk) -> None:
     """From now on no bulk source publishes anything that the desk does not know."""
     releases = desk.handlers.prepare_release.__self__  # type: ignore[attr-defined]  # A method.
-    upstreams = {**desk.handlers.upstreams, "hpo": Unchanged(), "hgnc": Unchanged()}
+    bulk = (name for name, source in SOURCES.items() if not domain.is_api(source))
+    upstreams = {**desk.handlers.upstreams, **dict.fromkeys(bulk, Unchanged())}
     desk.handlers = replace(
         desk.handlers, prepare_release=replace(releases, upstreams=upstreams).prepare_release
     )

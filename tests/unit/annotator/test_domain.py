@@ -108,11 +108,13 @@ def test_the_sources_are_of_two_kinds_and_one_is_the_catalogue() -> None:
     assert {name: domain.kind(source) for name, source in SOURCES.items()} == {
         "hgnc": "bulk",
         "hpo": "bulk",
+        "gnomad": "bulk",
         "ensembl": "api",
     }
     assert {name: domain.batch_size(source) for name, source in SOURCES.items()} == {
         "hgnc": 4_000,
         "hpo": 4_000,
+        "gnomad": 4_000,
         "ensembl": 100,
     }
     declared = [source.declaration for source in SOURCES.values()]

