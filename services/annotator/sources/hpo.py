@@ -150,6 +150,8 @@ class _Ontology:
 
     def current(self, term: str) -> str | None:
         """The term, or the one that stands for it now; None when that is none or not just one."""
+        if term in self.names:
+            return term
         seen = set()
         while term not in self.names:
             successors = self.successors.get(term, set())
@@ -206,24 +208,25 @@ def _terms(files: _Files) -> Iterator[Mapping[str, list[str]]]:
 class _Diseases:
     names: dict[str, str] = field(default_factory=dict)
     inheritance: dict[str, set[str]] = field(default_factory=dict)
-    denied: set[tuple[str, str]] = field(default_factory=set)  # Disease and term, NOT and no more.
+    denied: dict[str, set[str]] = field(default_factory=dict)  # Terms: NOT, and never without it.
 
 
 def _read_diseases(files: _Files, ontology: _Ontology, unread: _Unread) -> _Diseases:
     diseases = _Diseases()
-    affirmed: set[tuple[str, str]] = set()
+    affirmed: dict[str, set[str]] = {}
     for _, (disease, name, qualifier, term, aspect) in _rows(files, DISEASES, DISEASES_COLUMNS):
         diseases.names.setdefault(disease, name)
         current = ontology.current(term)
         if current is None:
             unread[term, f"{DISEASES}: {NO_TERM}"] += 1
         elif qualifier == "NOT":
-            diseases.denied.add((disease, current))
+            diseases.denied.setdefault(disease, set()).add(current)
         else:
-            affirmed.add((disease, current))
+            affirmed.setdefault(disease, set()).add(current)
             if aspect == "I":
                 diseases.inheritance.setdefault(disease, set()).add(current)
-    diseases.denied -= affirmed
+    for disease, terms in diseases.denied.items():
+        terms.difference_update(affirmed.get(disease, ()))
     return diseases
 
 
@@ -258,8 +261,7 @@ def _read_genes(
             continue
         # This file has no column for NOT: its rows of that kind look like any other (788 of
         # them in 2025-01-16), so phenotype.hpoa has to tell.
-        denied = (disease, current) in diseases.denied
-        if denied or current not in ontology.abnormalities:
+        if current not in ontology.abnormalities or current in diseases.denied.get(disease, ()):
             continue
         try:
             share = share_of(frequency)
