@@ -22,7 +22,7 @@ from services.gateway.live import Live
 from tests.system import Database
 
 DEADLINE_SECONDS = 10
-SOURCES = ("hgnc", "ensembl", "hpo")
+SOURCES = ("hgnc", "ensembl", "gnomad", "hpo")
 
 PKD1, PKD2, TAFAZZIN, WWTR1, OLD, GONE = (
     *("HGNC:9008", "HGNC:9009", "HGNC:11577", "HGNC:24042"),

@@ -2,7 +2,7 @@
 
 from contracts.messages import DocumentsRebuilt, NamespaceInvalidated
 from services.gateway.documents import Held
-from tests.integration.gateway.desk import PKD1, PKD2, TAFAZZIN, WWTR1, Desk
+from tests.integration.gateway.desk import PKD1, PKD2, SOURCES, TAFAZZIN, WWTR1, Desk
 
 APPROVED = [PKD1, PKD2, TAFAZZIN, WWTR1]
 ENSEMBL_ID = "ENSG00000008710"
@@ -168,7 +168,7 @@ async def test_nothing_is_kept_while_changes_would_not_be_heard_of(stocked: Desk
 
 
 async def test_sources_and_namespaces(stocked: Desk) -> None:
-    assert await ids(stocked, "/api/sources") == ["hgnc", "ensembl", "hpo"]
+    assert await ids(stocked, "/api/sources") == list(SOURCES)
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert (source["annotation_count"], source["release"]) == (0, None)
     await stocked.execute(

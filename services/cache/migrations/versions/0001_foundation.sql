@@ -12,7 +12,7 @@ CREATE TABLE gene (
     entrez_id text,
     ensembl_gene_id text,
     annotation_count integer NOT NULL,
-    answered_sources text[] NOT NULL  -- Whose status in the document is no longer `pending`.
+    answered_sources text[] NOT NULL DEFAULT '{}'  -- Whose status in the document is no longer `pending`.
 );
 CREATE INDEX gene_in_order ON gene (hgnc_number) WHERE status = 'approved';
 CREATE INDEX gene_by_symbol ON gene (symbol, hgnc_number) WHERE status = 'approved';
