@@ -119,7 +119,7 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
 
             first = await client.get("/api/genes/HGNC:9008")
             await connection.execute(
-                "UPDATE cache.gene SET version = 2, document = document || '{\"new\": 1}'"
+                """UPDATE cache.gene SET version = 2, document = '{"symbol": "PKD1", "new": 1}'"""
             )
             await _publish(bootstrap, topic_prefix, DocumentsRebuilt(versions={"HGNC:9008": 2}))
 
