@@ -127,11 +127,13 @@ async def follow_changes(desk: Desk, versions: int) -> list[int]:
     after = ("0", 0)
     async with asyncio.timeout(30):
         while True:
+            # Before the look: what was stored between a look and this question would be missed.
+            last = len(seen) >= versions and await ended(desk)
             rows = await desk.changes_after(*after)
             seen += [row.id for row in rows]
             if rows:
                 after = (rows[-1].xid, rows[-1].id)
-            elif len(seen) >= versions and await ended(desk):
+            elif last:
                 return seen
             await asyncio.sleep(0.001)
 

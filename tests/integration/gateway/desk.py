@@ -22,7 +22,7 @@ from services.gateway.live import Live
 from tests.system import Database
 
 DEADLINE_SECONDS = 10
-SOURCES = ("hgnc", "ensembl", "hpo")
+SOURCES = ("hgnc", "ensembl", "gnomad", "hpo")
 
 PKD1, PKD2, TAFAZZIN, WWTR1, OLD, GONE = (
     *("HGNC:9008", "HGNC:9009", "HGNC:11577", "HGNC:24042"),
@@ -121,8 +121,8 @@ class Desk:
         await self.execute(
             """INSERT INTO annotator.run (id, state, all_genes, awaits_catalogue, gene_count,
                    planned_all, open_sources, seq) VALUES ($1, 'running', true, false, $2, true,
-                   3, $3)""",
-            *(run_id, total, seq),
+                   $3, $4)""",
+            *(run_id, total, len(SOURCES), seq),
         )
         await self.execute(
             """INSERT INTO annotator.run_source (run_id, source, total_count)

@@ -168,7 +168,7 @@ async def test_nothing_is_kept_while_changes_would_not_be_heard_of(stocked: Desk
 
 
 async def test_sources_and_namespaces(stocked: Desk) -> None:
-    assert await ids(stocked, "/api/sources") == ["hgnc", "ensembl", "hpo"]
+    assert await ids(stocked, "/api/sources") == ["hgnc", "ensembl", "gnomad", "hpo"]
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert (source["annotation_count"], source["release"]) == (0, None)
     await stocked.execute(
