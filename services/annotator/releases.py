@@ -130,8 +130,13 @@ class Releases:
         async with self.engine.begin() as tx:
             now = await annotations.lock_store(tx, batch.source)
             release_id = await releases.insert_fetched_release(
-                *(tx, batch.source, parser_version, _hash_of_all(files)),
-                *(version.synthetic, files, version.name),
+                tx,
+                batch.source,
+                parser_version,
+                _hash_of_all(files),
+                version.synthetic,
+                files,
+                version.name,
             )
             stored = (await releases.get_release(tx, release_id)).files
             for page, file in zip(pages, stored.values(), strict=True):

@@ -103,6 +103,7 @@ class Hpo:
         ttl=timedelta(days=7),  # A release comes every month or two, on no fixed day.
         parser_version=1,
         requests_per_second=1,
+        concurrency=2,
     )
     files: tuple[RemoteFile, ...] = (
         RemoteFile(ONTOLOGY, "hp.obo", FILE_BYTES_MAX),

@@ -121,8 +121,8 @@ class Desk:
         await self.execute(
             """INSERT INTO annotator.run (id, state, all_genes, awaits_catalogue, gene_count,
                    planned_all, open_sources, seq) VALUES ($1, 'running', true, false, $2, true,
-                   3, $3)""",
-            *(run_id, total, seq),
+                   $3, $4)""",
+            *(run_id, total, len(SOURCES), seq),
         )
         await self.execute(
             """INSERT INTO annotator.run_source (run_id, source, total_count)
