@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from contracts.messages import RunProgress
 from contracts.topics import DEAD_LETTERS
 from infra.cluster import Cluster
 from services.chassis import bus
-from tests.integration.chassis.desk import COMMANDS, EVENTS, Broker, open_broker
+from tests.integration.chassis.desk import COMMANDS, Broker, open_broker
 
 FETCH_WAIT_SECONDS = 0.2
 
@@ -17,8 +16,7 @@ FETCH_WAIT_SECONDS = 0.2
 @pytest_asyncio.fixture
 async def broker(cluster: Cluster, topic_prefix: str) -> AsyncIterator[Broker]:
     bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
-    names = (COMMANDS, EVENTS, RunProgress.topic, DEAD_LETTERS)
-    async with open_broker(bootstrap, topic_prefix, *names) as broker:
+    async with open_broker(bootstrap, topic_prefix, COMMANDS, DEAD_LETTERS) as broker:
         yield broker
 
 

@@ -83,11 +83,8 @@ class Broker:
             ],
             instance,
         )
-        await bus.start()
-        try:
+        async with started(bus):
             yield bus
-        finally:
-            await bus.stop()
 
     async def records(self, topic: str, count: int) -> list[ConsumerRecord]:
         """What a topic holds; waits for so many, and then a moment for one too many."""
@@ -141,6 +138,15 @@ async def open_broker(
         yield broker
     finally:
         await producer.stop()
+
+
+@asynccontextmanager
+async def started(bus: Bus) -> AsyncIterator[None]:
+    await bus.start()
+    try:
+        yield
+    finally:
+        await bus.stop()
 
 
 class Heard:

@@ -26,6 +26,7 @@ from tests.integration.chassis.desk import (
     Broker,
     Heard,
     soon,
+    started,
     typed,
 )
 from tests.system import Database
@@ -148,8 +149,7 @@ async def test_a_database_that_is_away_parks_nothing_and_all_is_handled_when_it_
         bus.subscribe(
             [Subscription(AnnotationsChanged.topic, {AnnotationsChanged: handle}, "cache")]
         )
-        await bus.start()
-        try:
+        async with started(bus):
             await change(broker, "HGNC:1", partition=0)
             await until_dirty(owner, 1)
             async with database.connect("cache") as cache:  # A role may end its own sessions.
@@ -164,8 +164,6 @@ async def test_a_database_that_is_away_parks_nothing_and_all_is_handled_when_it_
             assert await owner.fetchval("SELECT count(*) FROM cache.dirty_gene") == 1
             await owner.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT -1')
             await until_dirty(owner, 5)
-        finally:
-            await bus.stop()
     assert await broker.parked(0) == []
     acknowledged = await broker.committed("cache", AnnotationsChanged.topic)
     assert sum(acknowledged.values()) == 5
@@ -229,11 +227,10 @@ async def test_a_snapshot_is_sent_directly_with_its_envelope(broker: Broker) -> 
         failed_count=0,
         sources={},
     )
-    bus = Bus(broker.settings, "annotator")
-    await bus.start()
-    await bus.send(progress, f"{progress.run_id}:7")
+    await broker.create(RunProgress.topic)
+    async with started(bus := Bus(broker.settings, "annotator")):
+        await bus.send(progress, f"{progress.run_id}:7")
     (record,) = await broker.records(RunProgress.topic, 1)
-    await bus.stop()
     headers = {name: value.decode() for name, value in record.headers}
     assert headers["ce_id"] == f"{progress.run_id}:7"
     assert headers["ce_source"] == "/annobus/annotator"
@@ -243,14 +240,14 @@ async def test_a_snapshot_is_sent_directly_with_its_envelope(broker: Broker) -> 
 
 async def test_an_event_type_is_decoded_by_its_header_not_its_shape(broker: Broker) -> None:
     """Two types with the same fields: the header alone tells them apart."""
+    await broker.create(EVENTS)
     heard: asyncio.Queue[NamespaceInvalidated] = asyncio.Queue()
     bus = Bus(broker.settings, "test")
     bus.subscribe([Subscription(EVENTS, {NamespaceInvalidated: heard.put}, group="g")])
-    await bus.start()
     body = b'{"namespace": "genes", "epoch": 1}'
-    await broker.send(body, typed(KNOWN), topic=EVENTS)
-    await broker.send(body, typed(NamespaceInvalidated.type), topic=EVENTS)
-    async with asyncio.timeout(WAIT_SECONDS):
-        await heard.get()
-    await bus.stop()
+    async with started(bus):
+        await broker.send(body, typed(KNOWN), topic=EVENTS)
+        await broker.send(body, typed(NamespaceInvalidated.type), topic=EVENTS)
+        async with asyncio.timeout(WAIT_SECONDS):
+            await heard.get()
     assert heard.empty()

@@ -28,6 +28,7 @@ from tests.integration.chassis.desk import (
     Heard,
     body,
     open_broker,
+    started,
     typed,
 )
 
@@ -148,12 +149,10 @@ async def test_poison_that_fits_compressed_alone_stays_where_it_is_and_is_told_o
         compression_type="gzip",
         max_request_size=2 * len(bomb),
     )
-    await packer.start()
-    async with broker.listen(heard):
+    async with packer, broker.listen(heard):
         await packer.send_and_wait(
             broker.prefix + COMMANDS, bomb, key=b"k", headers=typed(KNOWN), partition=0
         )
-        await packer.stop()
         await broker.command("after")
         await heard.until("after")
         (letter,) = await broker.parked(1)
@@ -172,15 +171,12 @@ async def test_poison_with_a_thousand_pages_of_reasons_is_parked_with_a_short_on
     good = StartRun(run_id=uuid4(), sources=("hpo",))
     genes = list(range(GENES_MAX))  # Numbers: as many errors of validation.
     poison = json.dumps({"run_id": str(uuid4()), "sources": ["hpo"], "genes": genes}).encode()
-    await bus.start()
-    try:
+    async with started(bus):
         await broker.send(poison, typed(StartRun.type))
         await broker.send(good.model_dump_json().encode(), typed(StartRun.type))
         async with asyncio.timeout(WAIT_SECONDS):
             assert await heard.get() == good
         (letter,) = await broker.parked(1)
-    finally:
-        await bus.stop()
     assert letter.value == poison
     assert len(problem_of(letter)["detail"]) == DETAIL_CHARACTERS_MAX
 
@@ -241,6 +237,7 @@ async def test_a_field_that_nobody_knows_is_ignored(broker: Broker) -> None:
 
 
 async def test_a_stray_reply_to_header_is_answered_nowhere(broker: Broker) -> None:
+    await broker.create(EVENTS)
     heard = Heard()
     target = broker.prefix + EVENTS
     headers = [*typed(KNOWN), ("reply_to", target.encode()), ("correlation_id", b"1")]
