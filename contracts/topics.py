@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 DEAD_LETTERS = "dlq.v1"
+# Twice what other topics take, so that what came through one of them fits with the reason added.
+DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -12,13 +14,17 @@ class Topic:
     name: str
     partitions: int
     retention: timedelta
+    record_bytes_max: int | None = None  # None: what the broker takes everywhere.
 
     def settings(self) -> dict[str, str]:
         """The broker's settings of this topic."""
-        return {
+        settings = {
             "cleanup.policy": "delete",
             "retention.ms": str(int(self.retention.total_seconds() * 1000)),
         }
+        if self.record_bytes_max is not None:
+            settings["max.message.bytes"] = str(self.record_bytes_max)
+        return settings
 
 
 WORK = Topic("annotation.work.{source}.v1", 8, timedelta(days=3))
@@ -29,7 +35,7 @@ FIXED = (
     Topic("pipeline.progress.v1", 6, timedelta(hours=1)),
     Topic("annotation.changes.v1", 6, timedelta(days=7)),
     Topic("cache.events.v1", 6, timedelta(days=1)),
-    Topic(DEAD_LETTERS, 3, timedelta(days=30)),
+    Topic(DEAD_LETTERS, 3, timedelta(days=30), DEAD_LETTER_BYTES_MAX),
 )
 
 

@@ -51,6 +51,7 @@ async def main(settings: AnnotatorSettings) -> None:
         bus.subscribe(subscriptions(handlers), instance)
         life.at_stop(bus.stop)
         await life.unless_stopped(bus.start())
+        life.keep("bus", bus.watch())
         life.keep("progress", progress.tell())
         life.keep("relay", outbox.relay(settings, "annotator", bus.publish))
         life.keep(

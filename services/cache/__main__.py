@@ -25,6 +25,7 @@ async def main(settings: CacheSettings) -> None:
         bus.subscribe(subscriptions(Handlers(engine)), instance)
         life.at_stop(bus.stop)
         await life.unless_stopped(bus.start())
+        life.keep("bus", bus.watch())
         life.keep("relay", outbox.relay(settings, "cache", bus.publish))
         life.keep(
             "rebuilder",

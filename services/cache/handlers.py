@@ -52,5 +52,10 @@ def subscriptions(handlers: Handlers) -> list[Subscription]:
     commands: Routes = {InvalidateNamespace: handlers.on_invalidate_namespace}
     return [
         Subscription(AnnotationsChanged.topic, changes, group="cache"),
-        Subscription(InvalidateNamespace.topic, commands, group="cache-commands"),
+        Subscription(
+            InvalidateNamespace.topic,
+            commands,
+            group="cache-commands",
+            parks_untyped=False,  # The planner's group does, on the same topic.
+        ),
     ]

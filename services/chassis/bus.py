@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from random import uniform
 from typing import Any
 
-import orjson
 import structlog
 from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from faststream import AckPolicy, BaseMiddleware
 from faststream.kafka import KafkaBroker, KafkaRouter
 from faststream.kafka.subscriber.usecase import DefaultSubscriber
@@ -19,14 +18,16 @@ from faststream.message import StreamMessage
 from pydantic import ValidationError
 
 from contracts.messages import TYPES, Message
-from contracts.topics import DEAD_LETTERS
 from services.chassis import outbox, telemetry
+from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import (
     MalformedMessage,
     PermanentError,
+    TransientError,
     UnknownMessage,
     problem_of,
 )
+from services.chassis.liveness import HANDLING_SECONDS_MAX, Watch
 from services.chassis.settings import SharedSettings
 
 log = structlog.get_logger()
@@ -36,10 +37,11 @@ log = structlog.get_logger()
 logging.getLogger("annobus.bus").setLevel(logging.ERROR)
 
 RETRY_PAUSE_SECONDS = 1.0
-PARK_TIMEOUT_SECONDS = 10
 SEND_TIMEOUT_SECONDS = 5
-GRACEFUL_SECONDS = 15.0
+GRACEFUL_SECONDS = 10.0  # For the message in flight. Never 0: FastStream would not wait at all.
+FETCH_WAIT_SECONDS = 5.0
 CONNECT_PAUSE_SECONDS = 1.0
+PING_TIMEOUT_SECONDS = 2
 POSITION_TIMEOUT_SECONDS = 30
 POSITION_PAUSE_SECONDS = 0.02
 
@@ -53,7 +55,31 @@ async def parse_tolerantly(record: ConsumerRecord, parse: Parse) -> StreamMessag
     try:
         return await parse(record)
     except Exception as error:  # noqa: BLE001  # Whatever it is, the record must be seen.
-        return await parse(replace(record, headers=(("malformed", repr(error).encode()),)))
+        reason = _unreadable_header(record) or repr(error)
+        return await parse(replace(record, headers=(("malformed", reason.encode()),)))
+
+
+def _unreadable_header(record: ConsumerRecord) -> str | None:
+    for name, value in record.headers:
+        try:
+            if value is None:
+                return f"the header {name} has no value; text in UTF-8 is accepted"
+            value.decode()
+        except UnicodeDecodeError:
+            return f"the header {name} is {value!r}; text in UTF-8 is accepted"
+    return None
+
+
+async def unless_cancelled_inside(handled: Awaitable[Any]) -> None:
+    """A handler that awaits what somebody else cancelled fails. Nobody has cancelled its
+    subscriber, which would end without a word if it took that for its own end."""
+    try:
+        await handled
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise TransientError("something that the handler awaited was cancelled") from error
 
 
 class Delivery(BaseMiddleware[Any, ConsumerRecord]):
@@ -63,41 +89,37 @@ class Delivery(BaseMiddleware[Any, ConsumerRecord]):
         try:
             await self.handle_or_park(call_next, msg)
         except Exception as error:
-            log.warning(
-                "message_failed",
-                topic=self.msg.topic,
-                partition=self.msg.partition,
-                offset=self.msg.offset,
-                problem=problem_of(error)["detail"],
-            )
+            self.warn("message_failed", error)
             self.count(msg, "retried")
             await asyncio.sleep(RETRY_PAUSE_SECONDS * uniform(0.5, 1.5))
-            await msg.nack()  # Seeks back at once: without the pause this would spin.
+            # Seeks back at once: without the pause this would spin.
+            await self.unless_revoked(msg.nack())
             raise
-        await msg.ack()
+        await self.unless_revoked(msg.ack())
 
     async def handle_or_park(self, call_next: Handler, msg: StreamMessage[Any]) -> None:
         try:
-            await call_next(msg)
+            await unless_cancelled_inside(call_next(msg))
             self.count(msg, "handled")
         except (PermanentError, ValidationError) as error:
-            await self.park(error)
+            await self.context.dead_letters.park(self.msg, error)
             self.count(msg, "parked")
 
-    async def park(self, error: Exception) -> None:
-        """Keep the record as it came, with the reason and where it was."""
-        record = self.msg
-        headers = {
-            name: (value or b"").decode(errors="backslashreplace") for name, value in record.headers
-        }
-        headers["problem"] = orjson.dumps(problem_of(error)).decode()
-        headers["origin"] = f"{record.topic}/{record.partition}/{record.offset}"
-        prefix = self.context.get("topic_prefix")
-        async with asyncio.timeout(PARK_TIMEOUT_SECONDS):
-            await self.context.broker.publish(
-                record.value or b"", prefix + DEAD_LETTERS, key=record.key, headers=headers
-            )
-        log.error("message_parked", origin=headers["origin"], problem=headers["problem"])
+    async def unless_revoked(self, move: Awaitable[None]) -> None:
+        """The partition may be another member's by now, who was given the message, too."""
+        try:
+            await move
+        except (KafkaError, IllegalStateError) as error:
+            self.warn("offset_not_moved", error)
+
+    def warn(self, event: str, error: Exception) -> None:
+        log.warning(
+            event,
+            topic=self.msg.topic,
+            partition=self.msg.partition,
+            offset=self.msg.offset,
+            problem=problem_of(error)["detail"],
+        )
 
     def count(self, msg: StreamMessage[Any], outcome: str) -> None:
         name = msg.headers.get("ce_type", "")
@@ -115,15 +137,22 @@ class Subscription:
     handlers: Routes
     group: str | None
     parks_unknown: bool = False  # True for one group of each topic of commands.
+    parks_untyped: bool = True  # False for all but one group of a topic: it is nobody's.
 
     async def decode(self, msg: StreamMessage[Any]) -> Message | None:
         """What the type header names, or None: it is nothing for this reader."""
         name = msg.headers.get("ce_type")
         if name is None:
-            raise MalformedMessage(msg.headers.get("malformed", "the header ce_type is missing"))
+            if self.parks_untyped:
+                reason = msg.headers.get("malformed", "the header ce_type is missing")
+                raise MalformedMessage(reason)
+            return None
         for message in self.handlers:
             if message.type == name:
-                return message.model_validate_json(msg.body)
+                try:
+                    return message.model_validate_json(msg.body)
+                except ValidationError as error:
+                    raise MalformedMessage(str(error)) from error
         if name not in TYPES:
             if self.parks_unknown:
                 raise UnknownMessage(name)
@@ -156,7 +185,9 @@ class Bus:
             logger=logging.getLogger("annobus.bus"),
             log_level=logging.DEBUG,  # Each message received and processed: metrics count those.
         )
-        self._broker.context.set_global("topic_prefix", self._prefix)
+        self._dead_letters = DeadLetters(settings, service)
+        self._broker.context.set_global("dead_letters", self._dead_letters)
+        self._watch = Watch(self._subscribers, self._answers)
         self.started = False
 
     def subscribe(self, subscriptions: Iterable[Subscription], instance: str | None = None) -> None:
@@ -182,8 +213,8 @@ class Bus:
                 no_reply=True,
                 session_timeout_ms=6_000,
                 heartbeat_interval_ms=500,
-                max_poll_interval_ms=600_000,
-                fetch_max_wait_ms=5_000,
+                max_poll_interval_ms=int(HANDLING_SECONDS_MAX * 1000),
+                fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
             )(subscription.handle)
             self._broker.include_router(router)
 
@@ -191,11 +222,12 @@ class Bus:
         """Connect, waiting as long as it takes: commands and reads do not need Kafka."""
         while True:
             try:
+                await self._dead_letters.start()
                 await self._broker.start()
                 await self._hear_from_now_on()
             except (KafkaError, OSError) as error:  # A time-out is an OSError, too.
                 log.warning("kafka_unreachable", error=repr(error))
-                await self._broker.stop()
+                await self._disconnect()
                 await asyncio.sleep(CONNECT_PAUSE_SECONDS)
             else:
                 self.started = True
@@ -206,8 +238,8 @@ class Bus:
         """Wait until group-less subscribers know where now is: it is looked up only after their
         start, and what is published before would be missed."""
         async with asyncio.timeout(POSITION_TIMEOUT_SECONDS):
-            for subscriber in self._broker.subscribers:
-                if not isinstance(subscriber, DefaultSubscriber) or subscriber.group_id:
+            for subscriber in self._subscribers():
+                if subscriber.group_id:
                     continue
                 consumer = subscriber.consumer
                 assert consumer is not None
@@ -219,7 +251,15 @@ class Bus:
     async def stop(self) -> None:
         """Finish what is in flight, then leave."""
         self.started = False
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         await self._broker.stop()
+        await self._dead_letters.stop()
+
+    async def watch(self) -> None:
+        """Raises when a subscriber is lost: its process must end."""
+        await self._watch.watch()
 
     async def send(self, message: Message, event_id: str) -> None:
         """Publish a snapshot directly. It may be lost: the next one is absolute."""
@@ -250,15 +290,17 @@ class Bus:
         """Why this process is not ready: a broker that does not answer, a dead subscriber."""
         if not self.started:
             return ["Kafka is not reached yet"]
-        found = [
-            f"the subscriber of {', '.join(subscriber.topic_names)} is dead"
-            for subscriber in self._broker.subscribers
-            if isinstance(subscriber, DefaultSubscriber)
-            and (not subscriber.running or any(task.done() for task in subscriber.tasks))
-        ]
-        if not await self._broker.ping(timeout=2):
+        found = self._watch.problems()
+        if not await self._answers():
             found.append("Kafka does not answer")
         return found
+
+    async def _answers(self) -> bool:
+        return await self._broker.ping(timeout=PING_TIMEOUT_SECONDS)
+
+    def _subscribers(self) -> list[DefaultSubscriber]:
+        subscribers = self._broker.subscribers
+        return [one for one in subscribers if isinstance(one, DefaultSubscriber)]
 
 
 def _note_lost(sent: "asyncio.Future[Any]") -> None:

@@ -20,6 +20,9 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 WAIT_SECONDS = 0.5
+# What a supervisor grants: the message in flight 10 s, open requests 5 s. Without an end of its
+# own a stop would wait for a broker that does not answer, as an idempotent producer does, for ever.
+STOP_SECONDS = 15.0
 PROBE_SECONDS = 0.25
 
 
@@ -57,7 +60,9 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         log.info("stopping", error=repr(error) if error else None)
+        late = asyncio.get_running_loop().call_later(STOP_SECONDS, _give_up)
         await self._stack.aclose()
+        late.cancel()
         log.info("stopped")
         if self._failure is not None:
             raise self._failure
@@ -149,6 +154,11 @@ async def _until_revision(engine: AsyncEngine, revision: str) -> None:
 
 class SlotLost(Exception):
     """Another process may bear this process's name now."""
+
+
+def _give_up() -> None:
+    log.error("stop_given_up", seconds=STOP_SECONDS)
+    signal.raise_signal(signal.SIGKILL)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

@@ -82,6 +82,7 @@ async def converse(settings: GatewaySettings, bus: Bus, documents: Documents) ->
     """What needs Kafka, once it is there; commands and reads do not wait for it."""
     await bus.start()
     async with asyncio.TaskGroup() as loops:
+        loops.create_task(bus.watch())
         loops.create_task(outbox.relay(settings, "gateway", bus.publish))
         loops.create_task(hear(bus, documents))
 

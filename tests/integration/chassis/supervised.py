@@ -1,0 +1,108 @@
+"""A listener as its supervisor and its readers see it."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from infra.processes import Process
+from infra.supervisor import Supervisor
+from tests.integration.chassis.desk import WAIT_SECONDS, Broker
+from tests.system import ROOT
+
+NAME = "listener"
+AMPLE_SECONDS = 15.0
+SHORT_SECONDS = 1.0
+AT_ONCE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Listener:
+    supervisor: Supervisor
+    notes: Path
+    log_file: Path
+    client: httpx2.AsyncClient
+
+    @property
+    def pid(self) -> int:
+        return self.supervisor.pids[NAME]
+
+    def noted(self) -> list[str]:
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    async def problems(self) -> list[str] | None:
+        """None while nobody answers."""
+        try:
+            answer = await self.client.get("/readyz?verbose")
+        except httpx2.TransportError:
+            return None
+        found: list[str] = answer.json()["checks"]["kafka"]["problems"]
+        assert (answer.status_code == httpx2.codes.OK) == (found == [])
+        return found
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    async def until_said(self, event: str) -> None:
+        await self.until(lambda: f'"event": "{event}"' in self.log_file.read_text())
+
+
+@asynccontextmanager
+async def supervised(
+    broker: Broker, folder: Path, stop_seconds: float = AMPLE_SECONDS
+) -> AsyncIterator[Listener]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    notes, log_file = folder / "notes", folder / "log"
+    url = f"http://127.0.0.1:{port}"
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client, Supervisor() as running:
+        listener = Listener(running, notes, log_file, client)
+
+        async def ready() -> bool:
+            return await listener.problems() == []
+
+        await running.add(
+            Process(
+                name=NAME,
+                command=(
+                    *(sys.executable, "-m", "tests.integration.chassis.listener"),
+                    *(str(port), str(notes), str(stop_seconds)),
+                ),
+                cwd=ROOT,
+                log_file=log_file,
+                environment={
+                    "ANNOBUS_KAFKA_BOOTSTRAP": broker.settings.kafka_bootstrap,
+                    "ANNOBUS_TOPIC_PREFIX": broker.prefix,
+                },
+                ready=ready,
+            )
+        )
+        yield listener
+
+
+async def ended(pid: int, send: signal.Signals) -> float:
+    """Seconds from a signal to the end of the process."""
+    clock = asyncio.get_running_loop()
+    began = clock.time()
+    os.kill(pid, send)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while _is_alive(pid):
+            await asyncio.sleep(0.01)
+    return clock.time() - began
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
