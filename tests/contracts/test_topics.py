@@ -61,3 +61,9 @@ def test_the_broker_is_told_the_retention_in_milliseconds(topic: Topic) -> None:
     settings = topic.settings()
     assert settings["cleanup.policy"] == "delete"
     assert timedelta(milliseconds=int(settings["retention.ms"])) == topic.retention
+
+
+def test_dead_letters_may_be_larger_than_what_came_through_any_other_topic() -> None:
+    limits = {topic.name: topic.settings().get("max.message.bytes") for topic in topics(["hpo"])}
+    assert limits.pop("dlq.v1") == str(2 * 1024 * 1024)
+    assert set(limits.values()) == {None}  # The broker's, which is half of that.

@@ -1,17 +1,22 @@
 """Who may work a batch: the claim rule, the lease, the token."""
 
+import asyncio
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch
+from contracts.topics import DEAD_LETTERS
+from infra.cluster import Cluster
 from services.annotator import domain
 from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost, UpstreamUnavailable
 from services.annotator.store import batches, catalogue
+from services.chassis.bus import Bus, Subscription
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
+from tests.integration.chassis.desk import open_broker, soon, started, typed
 
 
 async def hinted_batch(desk: Desk) -> UUID:
@@ -104,6 +109,54 @@ async def test_a_fenced_worker_stores_nothing(desk: Desk) -> None:
     assert await desk.rows("SELECT * FROM annotation") == []
     assert await desk.rows("SELECT * FROM checked WHERE outcome = 'value'") == []
     assert (await desk.row("SELECT done_count FROM run_source")).done_count == 0
+
+
+async def test_a_worker_that_lost_lease_and_partition_in_a_rebalance_changes_nothing(
+    desk: Desk, cluster: Cluster, topic_prefix: str
+) -> None:
+    """It learns of it when it stores, not from Kafka: its handler runs through the rebalance."""
+    batch_id = await hinted_batch(desk)
+    hint = AnnotateBatch(batch_id=batch_id, source="ensembl")
+    topic, group = hint.destination(), "annotate-ensembl"
+    claimed, go_on, fenced, worked = (asyncio.Event() for _ in range(4))
+
+    async def work_slowly(_: AnnotateBatch) -> None:
+        zombie = await claim(desk, batch_id, "annotator-1")
+        assert zombie is not None
+        claimed.set()
+        await go_on.wait()
+        async with desk.engine.begin() as tx:
+            genes = await catalogue.get_genes(tx, zombie.genes)
+        with pytest.raises(LeaseLost):
+            await desk.handlers.fetch_pages(zombie, genes)
+        fenced.set()
+
+    async def work(command: AnnotateBatch) -> None:
+        await desk.handlers.on_annotate_batch(command)
+        worked.set()
+
+    bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
+    async with open_broker(bootstrap, topic_prefix, topic, DEAD_LETTERS) as broker:
+        # Partitions are dealt out in the order of these names: the first goes to "another".
+        slow, other = Bus(broker.settings, "slow"), Bus(broker.settings, "another")
+        slow.subscribe([Subscription(topic, {AnnotateBatch: work_slowly}, group)])
+        other.subscribe([Subscription(topic, {AnnotateBatch: work}, group)])
+        async with started(slow):
+            body = hint.model_dump_json().encode()
+            await broker.send(body, typed(hint.type), topic=topic, partition=0)
+            await soon(claimed)
+            await end_lease(desk, batch_id)
+            async with started(other):
+                await soon(worked)
+                stored = await desk.rows("SELECT * FROM annotation ORDER BY id")
+                go_on.set()
+                await soon(fenced)
+        assert await broker.committed(group, topic) == {0: 1}
+        assert await broker.parked(0) == []
+    assert stored
+    assert await desk.rows("SELECT * FROM annotation ORDER BY id") == stored
+    done = await desk.row("SELECT done_count + no_data_count AS genes FROM run_source")
+    assert done.genes == len(IDS)
 
 
 async def test_a_failed_batch_is_not_claimed_before_it_is_due(desk: Desk) -> None:

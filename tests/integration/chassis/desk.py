@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from contracts.messages import InvalidateNamespace, NamespaceInvalidated, StartRun
 from contracts.topics import DEAD_LETTERS, topics
+from services.annotator.sources import SOURCES
 from services.chassis import outbox
 from services.chassis.bus import Bus, Routes, Subscription
 from services.chassis.settings import SharedSettings
@@ -39,7 +40,7 @@ class Broker:
         self.producer = producer
 
     async def create(self, *names: str) -> None:
-        wanted = [topic for topic in topics([]) if topic.name in names]
+        wanted = [topic for topic in topics(SOURCES) if topic.name in names]
         named = [replace(topic, name=self.prefix + topic.name) for topic in wanted]
         await create_topics(self.settings.kafka_bootstrap, named)
 
