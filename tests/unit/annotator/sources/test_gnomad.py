@@ -464,7 +464,11 @@ def test_a_table_of_another_release_than_was_asked_for_is_refused(
         read(keep(build_table({}, release=found)), release=release)
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b""), b"<html>\n", b"{}\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", gzip.compress(b""), b"<html>\n", b"{}\n"],
+    ids=["nothing", "packed nothing", "a page", "an object"],  # Packed bytes hold the hour.
+)
 def test_what_is_no_table_is_refused(keep: Keep, content: bytes) -> None:
     with pytest.raises(SchemaChanged, match=r"is empty|no column gene_id"):
         read(keep(content))
