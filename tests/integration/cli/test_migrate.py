@@ -100,6 +100,7 @@ async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: Cluster
     assert ended.report["problems"] == [
         "topic differs.pipeline.commands.v1: partitions is 2, wanted is 6",
         "topic differs.dlq.v1: retention.ms is 1000, wanted is 2592000000",
+        "topic differs.dlq.v1: max.message.bytes is 1048588, wanted is 2097152",
     ]
     assert "partitions is 2, wanted is 6" in ended.talk
     assert len(described[0]["partitions"]) == 2
