@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import sys
@@ -33,6 +34,28 @@ async def class_path(state: StateFolder) -> list[Path]:
     return jars
 
 
+def wrong_jars(state: StateFolder) -> tuple[Path, list[str]] | None:
+    """The folder of fetched jars and those that are missing there or have another SHA-256; None
+    where nothing was fetched yet. Makes nothing."""
+    for cache in (_own_cache_folder(), state.path / "cache"):
+        folder = cache / f"kafka-{VERSION}" if cache is not None else None
+        if folder is not None and folder.is_dir():
+            return folder, [
+                name
+                for name, sha256 in zip(_locked_names(), _locked_hashes(), strict=True)
+                if _sha256(folder / name) != sha256
+            ]
+    return None
+
+
+def _sha256(file: Path) -> str | None:
+    try:
+        with file.open("rb") as jar:
+            return hashlib.file_digest(jar, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
 async def _fetch(folder: Path, state: StateFolder) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     for old in (unfinished, folder):
@@ -57,22 +80,34 @@ def _locked_names() -> list[str]:
     return [f"{artifact}-{version}.jar" for _, artifact, version in coordinates]
 
 
+def _locked_hashes() -> list[str]:
+    return [line.split()[1] for line in LOCK_FILE.read_text().splitlines()]
+
+
 def _complete(jars: list[Path]) -> bool:
     return all(jar.is_file() for jar in jars)
 
 
 def _cache_folder(state: StateFolder) -> Path:
     """The person's, so that clusters share the jars; in the state folder when it cannot be used."""
-    with contextlib.suppress(OSError, RuntimeError):
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        folder /= "annobus"
-        make_private_folder(folder)
-        if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            return folder
+    folder = _own_cache_folder()
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
+            if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                return folder
     folder = state.path / "cache"
     make_private_folder(folder)
     return folder
+
+
+def _own_cache_folder() -> Path | None:
+    """The person's; None for an account that has no home."""
+    with contextlib.suppress(RuntimeError):
+        parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return parent.absolute() / "annobus"
+    return None
 
 
 @contextlib.asynccontextmanager

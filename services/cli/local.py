@@ -250,3 +250,11 @@ def migrate(folder: State = DEFAULT_STATE, json: Json = False) -> None:
     # A process of its own: it alone is given the owner's address, and loads what it needs for it.
     command = [sys.executable, "-m", "services.cli.migrate", *arguments]
     raise typer.Exit(subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode)
+
+
+def doctor(folder: State = DEFAULT_STATE, json: Json = False) -> None:
+    """What may keep annobus from running here, and the way out."""
+    arguments = [str(folder.absolute()), *(["--json"] if json else [])]
+    # A process of its own: what it loads would make every other command start later.
+    command = [sys.executable, "-m", "services.cli.doctor", *arguments]
+    raise typer.Exit(subprocess.run(command, cwd=PROJECT, check=False).returncode)

@@ -25,7 +25,7 @@ def choose(
     """
     path = folder / PORTS_FILE
     remembered: dict[str, int] = orjson.loads(path.read_bytes()) if path.exists() else {}
-    if gateway_port is not None and not _is_free(gateway_port):
+    if gateway_port is not None and not is_free(gateway_port):
         raise Refused(f"--port {gateway_port} is taken: name another, or leave it out")
     chosen: dict[str, int] = {}
     for name in names:
@@ -40,12 +40,12 @@ def choose(
 def _first_free(wanted: Sequence[int], taken: Collection[int]) -> int:
     others = (random.randint(PORT_MIN, PORT_MAX) for _ in range(TRIES_MAX))
     for port in (*wanted, *others):
-        if port not in taken and _is_free(port):
+        if port not in taken and is_free(port):
             return port
     raise CommandFailed(f"no free port between {PORT_MIN} and {PORT_MAX} on {HOST}")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     """Connections of an earlier run that still close do not count: the servers ignore them too."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
