@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from infra.errors import ClusterError
+from infra.errors import ClusterError, SupervisorError
 from infra.processes import Process, run_to_end
 from infra.state import StateFolder, make_private_folder, try_lock
 
@@ -61,15 +61,24 @@ async def _fetch(folder: Path, state: StateFolder) -> None:
     for old in (unfinished, folder):
         await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
     unfinished.mkdir()
-    await run_to_end(
-        Process(
-            name="kafka-jars",
-            command=(sys.executable, "-I", str(PROGRAM), str(unfinished)),
-            cwd=state.path,
-            log_file=state.logs / "kafka-jars.log",
-            start_timeout_seconds=FETCH_TIMEOUT_SECONDS,
+    log_file = state.logs / "kafka-jars.log"
+    try:
+        await run_to_end(
+            Process(
+                name="kafka-jars",
+                command=(sys.executable, "-I", str(PROGRAM), str(unfinished)),
+                cwd=state.path,
+                log_file=log_file,
+                start_timeout_seconds=FETCH_TIMEOUT_SECONDS,
+            )
         )
-    )
+    except SupervisorError as error:
+        # Its last line names the jar and the reason; the attempts before it fill a screen.
+        reason = str(error).splitlines()[-1]
+        raise ClusterError(
+            f"Kafka's jars could not be fetched ({reason}): a first start needs the internet, or a "
+            f"proxy named by HTTPS_PROXY; each attempt is in {log_file}"
+        ) from error
     await asyncio.to_thread(shutil.rmtree, unfinished / "repository")
     unfinished.rename(folder)
 

