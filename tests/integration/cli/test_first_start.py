@@ -40,3 +40,15 @@ def test_jars_that_cannot_be_fetched_are_one_sentence(
     assert failure[0].startswith("Kafka's jars could not be fetched (")
     assert "the download failed): a first start needs the internet" in failure[0]
     assert failure[0].endswith("kafka-jars.log")
+
+
+def test_what_the_system_refuses_is_a_sentence_that_names_the_doctor(
+    annobus: Annobus, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / "kafka").write_text("a file where a folder should be")
+    ended = annobus("up", "--state", str(folder))
+    assert ended.returncode == 1
+    failure = ended.stderr.partition("error: ")[2].splitlines()
+    assert failure[0].startswith("[Errno 20] Not a directory")
+    assert failure[1:] == ["→ Look for the cause: annobus doctor"]
