@@ -16,6 +16,7 @@ import asyncpg
 
 from infra import databases
 from infra.errors import ClusterError
+from infra.jars import wrong_jars
 from infra.kafka import EmbeddedKafka, kafka_answers
 from infra.postgres import EmbeddedPostgres
 from infra.processes import Process, together
@@ -59,6 +60,14 @@ class Cluster:
     def holder(self) -> int | None:
         """The process id of whoever keeps this cluster up now."""
         return self._state.holder
+
+    def left_behind(self) -> list[Path]:
+        """What a killed first start made by half; asked while nobody keeps the cluster up."""
+        return [*self._postgres.left_behind(), *self._kafka.left_behind()]
+
+    def wrong_jars(self) -> tuple[Path, list[str]] | None:
+        """The folder of Kafka's jars and those that are not as locked; None before the fetch."""
+        return wrong_jars(self._state)
 
     async def prepare(self) -> None:
         """Makes what is missing and takes the state folder for this process until `close`.

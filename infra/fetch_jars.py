@@ -63,20 +63,23 @@ def _context(repository: Path) -> MavenContext:
 
 def _fetch_jar(context: MavenContext, name: str, sha256: str) -> Path:
     artifact = context.create_dependency(Coordinate.parse(name)).artifact
+    reason = ""
     for attempt in range(1, TRIES_MAX + 1):
         try:
             jar: Path = artifact.resolve()
         except OSError as error:
+            reason = "the download failed"
             sys.stderr.write(f"{name}, attempt {attempt} of {TRIES_MAX}: {error}\n")
         else:
             if _sha256(jar) == sha256:
                 return jar
+            reason = f"its SHA-256 is not the one that {LOCK_FILE.name} records"
             sys.stderr.write(f"{name}, attempt {attempt} of {TRIES_MAX}: wrong SHA-256\n")
         # What an interrupted download left behind would pass for the jar.
         cached = artifact.cached_path
         if cached is not None:
             cached.unlink(missing_ok=True)
-    sys.exit(f"{name} could not be fetched with the SHA-256 that {LOCK_FILE.name} records")
+    sys.exit(f"{name}: {reason}")
 
 
 def _sha256(file: Path) -> str:

@@ -78,6 +78,7 @@ class EmbeddedKafka:
     def __init__(self, state: StateFolder) -> None:
         self._state = state
         self._folder = state.path / "kafka"
+        self._unfinished = self._folder / "unfinished"
         self._jars: Sequence[Path] = ()
 
     @property
@@ -98,6 +99,10 @@ class EmbeddedKafka:
                 f"another Kafka still uses {lock_file.parent} after "
                 f"{EARLIER_BROKER_TIMEOUT_SECONDS:g} s: stop it first"
             ) from None
+
+    def left_behind(self) -> list[Path]:
+        """What a killed first start made by half; the next start makes it anew."""
+        return [self._unfinished] if self._unfinished.exists() else []
 
     async def prepare(self) -> None:
         make_private_folder(self._folder)
@@ -124,7 +129,7 @@ class EmbeddedKafka:
 
     async def _format(self) -> None:
         """Under another name until it is done, so that no folder formatted by half is used."""
-        unfinished = self._folder / "unfinished"
+        unfinished = self._unfinished
         shutil.rmtree(unfinished, ignore_errors=True)
         self._write_settings("format.properties", data=unfinished.name)
         cluster_id = secrets.token_hex(11)

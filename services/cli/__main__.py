@@ -18,6 +18,7 @@ app.command()(local.up)
 app.command()(local.down)
 app.command()(local.status)
 app.command()(local.migrate)
+app.command()(local.doctor)
 app.command()(logs.logs)
 app.command()(demo.demo)
 app.add_typer(runs.app, name="runs")
@@ -26,6 +27,7 @@ app.add_typer(sources.app, name="sources")
 
 
 def main() -> None:
+    output.accept_any_text()
     try:
         app(prog_name="annobus")
     except CommandFailed as error:

@@ -19,6 +19,7 @@ async def main(options: Options) -> int:
 
 
 def run(options: Options) -> int:
+    output.accept_any_text()
     try:
         return signals.run(lambda: main(options))
     except InfraError as error:

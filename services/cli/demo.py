@@ -10,7 +10,7 @@ import typer
 from typer import Option
 
 from infra.errors import InfraError
-from services.cli import bars, output, report, signals, state, watch
+from services.cli import bars, output, report, room, signals, state, watch
 from services.cli.client import Client, connect
 from services.cli.errors import CommandFailed
 from services.cli.local import address_lines, choose
@@ -52,6 +52,7 @@ def demo(
             f"annobus runs here already ({running.command}, process {running.pid}) in {folder}",
             advice="Use it: annobus runs start --all --watch; or stop it: annobus down",
         )
+    room.demand(options.state)
     say = _Clock()
     say("annobus demo: PostgreSQL, Kafka, three services and all human genes")
     try:

@@ -15,7 +15,7 @@ import typer
 
 from infra.cluster import Cluster
 from infra.state import make_private_folder
-from services.cli import output, state
+from services.cli import output, room, state
 from services.cli.errors import INTERRUPTED, RUN_FAILED, CommandFailed, NotReachable, Refused
 from services.cli.logs import Tail
 from services.cli.options import (
@@ -98,6 +98,7 @@ def address_lines(url: str) -> list[str]:
 
 
 def _start(options: Options) -> state.SystemState:
+    room.demand(options.state)
     make_private_folder(options.state)
     make_private_folder(options.state / state.LOG_FOLDER)
     with (
@@ -250,3 +251,11 @@ def migrate(folder: State = DEFAULT_STATE, json: Json = False) -> None:
     # A process of its own: it alone is given the owner's address, and loads what it needs for it.
     command = [sys.executable, "-m", "services.cli.migrate", *arguments]
     raise typer.Exit(subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode)
+
+
+def doctor(folder: State = DEFAULT_STATE, json: Json = False) -> None:
+    """What may keep annobus from running here, and the way out."""
+    arguments = [str(folder.absolute()), *(["--json"] if json else [])]
+    # A process of its own: what it loads would make every other command start later.
+    command = [sys.executable, "-m", "services.cli.doctor", *arguments]
+    raise typer.Exit(subprocess.run(command, cwd=PROJECT, check=False).returncode)

@@ -7,7 +7,8 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 import services
@@ -75,18 +77,32 @@ def migrate_schemas(database_url: str) -> dict[str, str]:
 
     Alembic runs a loop of its own: from a coroutine, call this in a thread.
     """
-    before = asyncio.run(_revisions(database_url))
+    before = asyncio.run(revisions(database_url))
     for service in SERVICES:
-        config = Config()
-        folder = Path(services.__path__[0]) / service / "migrations"
-        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        config = _migrations(service)
         config.attributes["database_url"] = database_url
         command.upgrade(config, "head")
-    after = asyncio.run(_revisions(database_url))
+    after = asyncio.run(revisions(database_url))
     return {name: after[name] for name in after if after[name] != before.get(name)}
 
 
-async def _revisions(database_url: str) -> dict[str, str]:
+def _migrations(service: str) -> Config:
+    config = Config()
+    folder = Path(services.__path__[0]) / service / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    return config
+
+
+def needed_revisions() -> dict[str, str | None]:
+    """Service → the revision of its schema that this checkout needs."""
+    return {
+        service: ScriptDirectory.from_config(_migrations(service)).get_current_head()
+        for service in SERVICES
+    }
+
+
+async def revisions(database_url: str) -> dict[str, str]:
+    """Service → the revision its schema is at; a service without a schema is left out."""
     connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
     try:
         present = await connection.fetch(
@@ -138,18 +154,38 @@ async def create_topics(
     """Create the missing topics, then compare all of them; returns those created, and what is
     wrong with any that was there before: it is never changed, for it may hold messages."""
     wanted = list(wanted)
+    async with _admin(kafka_bootstrap) as admin:
+        missing = await _missing(admin, wanted)
+        if missing:
+            await _create(admin, missing)
+        return [topic.name for topic in missing], await _differences(admin, wanted)
+
+
+async def compare_topics(kafka_bootstrap: str, wanted: Iterable[Topic]) -> list[str]:
+    """What is wrong with the topics; changes nothing."""
+    wanted = list(wanted)
+    async with _admin(kafka_bootstrap) as admin:
+        missing = await _missing(admin, wanted)
+        present = [topic for topic in wanted if topic not in missing]
+        problems = [f"topic {topic.name} is missing" for topic in missing]
+        return problems + (await _differences(admin, present) if present else [])
+
+
+@asynccontextmanager
+async def _admin(kafka_bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(
         bootstrap_servers=kafka_bootstrap, request_timeout_ms=CONNECT_TIMEOUT_SECONDS * 1000
     )
     await admin.start()
     try:
-        present = set(await admin.list_topics())
-        missing = [topic for topic in wanted if topic.name not in present]
-        if missing:
-            await _create(admin, missing)
-        return [topic.name for topic in missing], await _differences(admin, wanted)
+        yield admin
     finally:
         await admin.close()
+
+
+async def _missing(admin: AIOKafkaAdminClient, wanted: Iterable[Topic]) -> list[Topic]:
+    present = set(await admin.list_topics())
+    return [topic for topic in wanted if topic.name not in present]
 
 
 async def _create(admin: AIOKafkaAdminClient, missing: Sequence[Topic]) -> None:

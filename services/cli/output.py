@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from io import TextIOWrapper
 
 import orjson
 from rich.console import Console
@@ -11,10 +12,26 @@ from rich.text import Text
 from services.cli.errors import CommandFailed
 
 COLUMN_GAP = "  "
+ARROW, ASCII_ARROW = "→", "->"
 
 # Rich obeys NO_COLOR, FORCE_COLOR and TERM=dumb; nothing here is markup, so no text can become it.
 data = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 talk = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
+
+
+def accept_any_text() -> None:
+    """A terminal that knows few letters gets a sign for the others, and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def arrow(console: Console) -> str:
+    try:
+        ARROW.encode(console.encoding)
+    except UnicodeEncodeError:
+        return ASCII_ARROW
+    return ARROW
 
 
 def has_live_display(console: Console) -> bool:
@@ -31,9 +48,10 @@ def print_line(line: str) -> None:
 
 
 def print_json(document: object) -> None:
-    """One JSON object, and nothing else, on stdout."""
+    """One JSON object, and nothing else, on stdout; UTF-8 whatever the terminal speaks."""
     option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    sys.stdout.write(orjson.dumps(document, option=option, default=str).decode())
+    sys.stdout.flush()
+    sys.stdout.buffer.write(orjson.dumps(document, option=option, default=str))
     sys.stdout.flush()
 
 
@@ -76,7 +94,7 @@ def show_failure(error: CommandFailed) -> None:
     for particular in error.particulars:
         talk.print(f"  {particular}")
     if error.advice:
-        talk.print(f"→ {error.advice}", style="cyan")
+        talk.print(f"{arrow(talk)} {error.advice}", style="cyan")
 
 
 def count(number: int | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orjson
 
+from infra.state import write_private
 from services.cli.errors import CommandFailed, Refused
 
 HOST = "127.0.0.1"
@@ -24,8 +25,8 @@ def choose(
     Raises Refused when the port that a person named for the gateway is taken.
     """
     path = folder / PORTS_FILE
-    remembered: dict[str, int] = orjson.loads(path.read_bytes()) if path.exists() else {}
-    if gateway_port is not None and not _is_free(gateway_port):
+    remembered = _remembered(path)
+    if gateway_port is not None and not is_free(gateway_port):
         raise Refused(f"--port {gateway_port} is taken: name another, or leave it out")
     chosen: dict[str, int] = {}
     for name in names:
@@ -33,19 +34,28 @@ def choose(
         if name == "gateway":
             wanted = [gateway_port] if gateway_port is not None else [*wanted, gateway_default]
         chosen[name] = _first_free(wanted, chosen.values())
-    path.write_bytes(orjson.dumps(remembered | chosen))
+    write_private(path, orjson.dumps(remembered | chosen).decode())
     return chosen
+
+
+def _remembered(path: Path) -> dict[str, int]:
+    """A file that a full disk cut off is forgotten: other ports do as well."""
+    try:
+        ports: dict[str, int] = orjson.loads(path.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return ports
 
 
 def _first_free(wanted: Sequence[int], taken: Collection[int]) -> int:
     others = (random.randint(PORT_MIN, PORT_MAX) for _ in range(TRIES_MAX))
     for port in (*wanted, *others):
-        if port not in taken and _is_free(port):
+        if port not in taken and is_free(port):
             return port
     raise CommandFailed(f"no free port between {PORT_MIN} and {PORT_MAX} on {HOST}")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     """Connections of an earlier run that still close do not count: the servers ignore them too."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,6 +13,7 @@ from infra.cluster import Cluster
 from infra.processes import run_to_end
 from infra.supervisor import Supervisor
 from services.cli import ports, state
+from services.cli.errors import CommandFailed
 from services.cli.options import GATEWAY_PORT
 from services.cli.processes import OWNER_ADDRESS, READY_TIMEOUT_SECONDS, Options, Plan
 
@@ -52,6 +53,10 @@ class System:
     async def __aenter__(self) -> Self:
         try:
             await self._start()
+        except OSError as error:
+            await self._stop()
+            # A disk that filled up, a folder that others own: no fault of the code.
+            raise CommandFailed(str(error), advice="Look for the cause: annobus doctor") from error
         except BaseException:
             await self._stop()
             raise

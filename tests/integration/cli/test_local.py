@@ -77,6 +77,12 @@ def test_up_status_restart_and_down(folder: Path, annobus: Annobus) -> None:
     assert demo.returncode == 1
     assert "runs here already" in demo.stderr
 
+    doctor = annobus("doctor", "--json", *here)
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    checks = json.loads(doctor.stdout)["checks"]
+    about_the_system = list(checks)[list(checks).index("cluster") :]
+    assert {checks[name]["word"] for name in about_the_system} == {"ok"}
+
     assert annobus("runs", "list", *here).returncode == 0
     migrated = annobus("migrate", "--json", *here)
     assert migrated.returncode == 0, migrated.stderr

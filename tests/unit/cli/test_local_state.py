@@ -57,6 +57,12 @@ def test_ports_are_remembered_and_a_taken_one_is_replaced(tmp_path: Path) -> Non
         assert second["gateway"] == first["gateway"]
 
 
+def test_a_damaged_memory_of_ports_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "service-ports.json").write_text("{")
+    first = ports.choose(tmp_path, ["gateway", "cache"], 8377, None)
+    assert ports.choose(tmp_path, ["gateway", "cache"], 8377, None) == first
+
+
 def test_a_named_port_is_kept_or_refused_but_never_replaced(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
