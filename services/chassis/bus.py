@@ -27,7 +27,7 @@ from services.chassis.errors import (
     UnknownMessage,
     problem_of,
 )
-from services.chassis.liveness import HANDLING_SECONDS_MAX, Watch
+from services.chassis.liveness import POLL_SECONDS_MAX, Watch
 from services.chassis.settings import SharedSettings
 
 log = structlog.get_logger()
@@ -213,7 +213,7 @@ class Bus:
                 no_reply=True,
                 session_timeout_ms=6_000,
                 heartbeat_interval_ms=500,
-                max_poll_interval_ms=int(HANDLING_SECONDS_MAX * 1000),
+                max_poll_interval_ms=int(POLL_SECONDS_MAX * 1000),
                 fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
             )(subscription.handle)
             self._broker.include_router(router)

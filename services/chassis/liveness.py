@@ -14,7 +14,8 @@ LOOK_SECONDS = 1.0
 DEAD_SECONDS = 3.0  # Nothing heals what is dead; long enough to be seen in readiness.
 STUCK_SECONDS = 60.0  # Longer than a request to a broker that went away may take.
 NOTED_SECONDS = 10.0  # A group that rebalances is ready; one that goes on doing so is not.
-HANDLING_SECONDS_MAX = 600.0  # Of one message; then the group goes on without this member.
+POLL_SECONDS_MAX = 600.0  # Between two messages; then the group goes on without this member.
+HANDLING_SECONDS_MAX = 3_600.0  # Of one message: longer than the slowest release is let take.
 
 
 class SubscriberLost(Exception):
@@ -43,10 +44,15 @@ def ailment(subscriber: DefaultSubscriber) -> Ailment | None:
         return _dead("is dead")
     consumer = subscriber.consumer
     assert consumer is not None
-    return _membership(consumer, subscriber.group_id) or _fetching(consumer)
-
-
-# aiokafka has no public word for most of this, and its consumer waits for ever without one.
+    # aiokafka has no public word for most of this, and waits for ever without saying one.
+    busy_seconds = consumer._subscription.fetcher_idle_time  # noqa: SLF001  # 0 while it waits.
+    if busy_seconds > HANDLING_SECONDS_MAX:
+        return _dead(f"has had one message in hand for {HANDLING_SECONDS_MAX:g} s")
+    if busy_seconds > POLL_SECONDS_MAX:
+        return None  # It is let in again when it asks for the next message.
+    if found := _membership(consumer, subscriber.group_id):
+        return found
+    return _fetching(consumer) if busy_seconds == 0 else None
 
 
 def _membership(consumer: AIOKafkaConsumer, group: str | None) -> Ailment | None:
@@ -61,12 +67,9 @@ def _membership(consumer: AIOKafkaConsumer, group: str | None) -> Ailment | None
 
 
 def _fetching(consumer: AIOKafkaConsumer) -> Ailment | None:
-    idle_seconds = consumer._subscription.fetcher_idle_time  # noqa: SLF001  # 0 while it waits.
-    if idle_seconds > HANDLING_SECONDS_MAX:
-        return _dead(f"has not asked for a message for {HANDLING_SECONDS_MAX:g} s")
     polls = [consumer.last_poll_timestamp(partition) for partition in consumer.assignment()]
     heard = max((poll for poll in polls if poll is not None), default=None)
-    if idle_seconds == 0 and heard is not None and time.time() - heard / 1000 > NOTED_SECONDS:
+    if heard is not None and time.time() - heard / 1000 > NOTED_SECONDS:
         return _stuck("waits for messages that nobody fetches")
     return None
 

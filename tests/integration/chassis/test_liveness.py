@@ -8,6 +8,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from faststream.kafka.subscriber.usecase import DefaultSubscriber
 
+from services.chassis import bus as chassis_bus
 from services.chassis import liveness
 from services.chassis.bus import Bus
 from services.chassis.liveness import SubscriberLost
@@ -132,8 +133,35 @@ async def test_a_handler_that_never_ends_ends_its_process(
         monkeypatch.setattr(liveness, "HANDLING_SECONDS_MAX", BEARABLE_SECONDS)
         await broker.command("for ever")
         await soon(held.held)
-        assert "has not asked for a message for 0.3 s" in await watched(bus)
+        assert "has had one message in hand for 0.3 s" in await watched(bus)
         held.release.set()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_handler_that_outlasts_the_patience_of_its_group_is_let_in_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (chassis_bus, liveness):
+        monkeypatch.setattr(module, "POLL_SECONDS_MAX", BEARABLE_SECONDS)
+    held = Held("long")
+    async with broker.listen(held) as bus:
+        await broker.command("long")
+        await broker.command("next")
+        await soon(held.held)
+        _, consumer = ear(bus)
+        watching = asyncio.create_task(bus.watch())
+        async with asyncio.timeout(WAIT_SECONDS):
+            while consumer._coordinator.generation > 0:  # noqa: SLF001  # Until it is put out.
+                await asyncio.sleep(LOOK_SECONDS)
+        done, _ = await asyncio.wait({watching}, timeout=3 * BEARABLE_SECONDS)
+        assert not done
+        held.release.set()
+        await held.until("next")
+        assert not watching.done()
+        watching.cancel()
+    # Once or twice: an empty group takes the acknowledgement of somebody it has put out.
+    assert list(dict.fromkeys(held.finished)) == ["long", "next"]
+    assert await broker.committed() == {0: 2}
 
 
 @pytest.mark.usefixtures("impatient")
