@@ -1,6 +1,7 @@
 """A subscriber that does not hear: readiness names it, then its process ends and another begins."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -222,4 +223,6 @@ async def test_no_process_ends_because_kafka_is_away(
                 await bus.watch()
         assert "Kafka does not answer" in await bus.problems()
         answers = True
+        back = time.monotonic()
         assert "is dead" in await watched(bus)
+        assert time.monotonic() - back > BEARABLE_SECONDS / 2  # It begins when Kafka is back.
