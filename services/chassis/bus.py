@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import uniform
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from contracts.messages import TYPES, Message
 from services.chassis import outbox, telemetry
+from services.chassis.consumer import TolerantConsumer
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import (
     MalformedMessage,
@@ -223,6 +225,8 @@ class Bus:
         while True:
             try:
                 await self._dead_letters.start()
+                await self._broker.connect()
+                self._use_tolerant_consumers()
                 await self._broker.start()
                 await self._hear_from_now_on()
             except (KafkaError, OSError) as error:  # A time-out is an OSError, too.
@@ -233,6 +237,12 @@ class Bus:
                 self.started = True
                 log.info("bus_started")
                 return
+
+    def _use_tolerant_consumers(self) -> None:
+        """Connecting has prepared how subscribers, at their start, make plain ones."""
+        config = self._broker.config.broker_config
+        assert isinstance(config.builder, partial)
+        config.builder = partial(TolerantConsumer, **config.builder.keywords)
 
     async def _hear_from_now_on(self) -> None:
         """Wait until group-less subscribers know where now is: it is looked up only after their

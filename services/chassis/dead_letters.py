@@ -1,6 +1,7 @@
 """Dead letters: records that cannot be handled, as they came, with the reason and their place."""
 
 import asyncio
+from collections.abc import Sequence
 
 import orjson
 import structlog
@@ -8,6 +9,7 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import MessageSizeTooLargeError
 
 from contracts.topics import DEAD_LETTER_BYTES_MAX, DEAD_LETTERS
+from services.chassis.consumer import UnreadableRecord
 from services.chassis.errors import problem_of
 from services.chassis.settings import SharedSettings
 
@@ -44,20 +46,23 @@ class DeadLetters:
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         problem = orjson.dumps(problem_of(error))
         told = [("problem", problem), ("origin", origin.encode())]
+        left = [*told, ("left_at_origin", b"true")]
         async with asyncio.timeout(PARK_TIMEOUT_SECONDS):
-            try:
-                await self._send(record.key, record.value, [*record.headers, *told])
-            except MessageSizeTooLargeError:
-                # A foreign producer's, which fits into its topic compressed alone. It stays there.
-                size = str(record.serialized_value_size)
-                await self._send(None, b"", [*told, ("left_at_origin", size.encode())])
+            if isinstance(record, UnreadableRecord):
+                await self._send(None, b"", left)
+            else:
+                try:
+                    await self._send(record.key, record.value, [*record.headers, *told])
+                except MessageSizeTooLargeError:
+                    # A foreign producer's: compressed alone it fits into its topic.
+                    await self._send(None, b"", left)
         log.error("message_parked", origin=origin, problem=problem.decode())
 
     async def _send(
-        self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
+        self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
     ) -> None:
         assert self._producer is not None
         if key is None and value is None:  # Kafka takes it, the producer does not.
             value = b""
         topic = self._settings.topic_prefix + DEAD_LETTERS
-        await self._producer.send_and_wait(topic, value, key, headers=headers)
+        await self._producer.send_and_wait(topic, value, key, headers=list(headers))

@@ -1,12 +1,14 @@
 """What the tests of the bus share: a broker of their own, by name, and a handler that remembers."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.record.util import calc_crc32c
 
 from contracts.messages import InvalidateNamespace, NamespaceInvalidated, StartRun
 from contracts.topics import DEAD_LETTERS, topics
@@ -24,6 +26,7 @@ PARTITIONS = 6
 GROUP = "planner"
 WAIT_SECONDS = 20
 ONE_TOO_MANY_SECONDS = 0.3
+CHECKSUM = slice(17, 21)  # In a batch of records; of all that comes behind it.
 
 Headers = Sequence[tuple[str, bytes | None]]
 Handler = Callable[[InvalidateNamespace], Awaitable[None]]
@@ -58,6 +61,15 @@ class Broker:
             self.prefix + topic, body, key=key, headers=list(headers), partition=partition
         )
         return int(place.offset)
+
+    async def send_illegible_header(self) -> None:
+        """As no producer here can write it: the name is put in behind its back."""
+        batch = self.producer.create_batch()
+        batch.append(key=b"k", value=body("a"), timestamp=None, headers=[("zz", b"1")])
+        record = bytearray(batch._build()).replace(b"zz", b"\xff\xfe")  # noqa: SLF001
+        record[CHECKSUM] = struct.pack(">I", calc_crc32c(memoryview(record)[CHECKSUM.stop :]))
+        batch._buffer = record  # noqa: SLF001
+        await (await self.producer.send_batch(batch, self.prefix + COMMANDS, partition=0))
 
     async def command(self, namespace: str, partition: int = 0) -> None:
         message = InvalidateNamespace(namespace=namespace)

@@ -156,10 +156,33 @@ async def test_poison_that_fits_compressed_alone_stays_where_it_is_and_is_told_o
         await broker.command("after")
         await heard.until("after")
         (letter,) = await broker.parked(1)
-    assert dict(letter.headers)["left_at_origin"] == str(len(bomb)).encode()
+    assert dict(letter.headers)["left_at_origin"] == b"true"
     assert origin_of(letter) == f"{broker.prefix}{COMMANDS}/0/0"
     assert problem_of(letter)["type"] == MALFORMED
     assert await broker.committed() == {0: 2}
+
+
+@pytest.mark.parametrize("group", [GROUP, None])
+async def test_a_record_that_the_library_cannot_read_is_told_of_and_passed_over(
+    broker: Broker, group: str | None
+) -> None:
+    """Or it is read again without a pause, for ever, by a subscriber that looks well."""
+    heard = Heard()
+    async with broker.listen(heard, group=group) as bus:
+        for name in ("before", "after"):
+            await broker.command(name)
+            await broker.send_illegible_header()
+        await broker.command("last")
+        await heard.until("last")
+        letters = await broker.parked(2 if group else 0)
+        (subscriber,) = bus._subscribers()  # noqa: SLF001
+        assert len(subscriber.tasks) == 1
+    assert heard.names == ["before", "after", "last"]
+    assert await broker.committed() == ({0: 5} if group else {})
+    assert sorted(origin_of(letter)[-2:] for letter in letters) == (["/1", "/3"] if group else [])
+    for letter in letters:
+        assert dict(letter.headers)["left_at_origin"] == b"true"
+        assert "xff" in problem_of(letter)["detail"]
 
 
 async def test_poison_with_a_thousand_pages_of_reasons_is_parked_with_a_short_one(

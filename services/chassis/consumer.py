@@ -1,0 +1,49 @@
+"""A consumer that goes on behind a record that its own library cannot read."""
+
+import time
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.structs import TopicPartition
+
+
+class UnreadableRecord(ConsumerRecord):  # type: ignore[misc]  # It ships no types.
+    """Stands for a record that is left in its topic: nothing is known of it but its place."""
+
+
+class TolerantConsumer(AIOKafkaConsumer):  # type: ignore[misc]
+    async def getone(self, *partitions: TopicPartition) -> ConsumerRecord:
+        try:
+            return await super().getone(*partitions)
+        except UnicodeDecodeError as error:
+            # The name of a header: the library reads the record again, at once, for ever.
+            return self._pass_over(error)
+        finally:
+            self._end_fetch()
+
+    def _pass_over(self, error: UnicodeDecodeError) -> ConsumerRecord:
+        place = next(iter(self._fetcher._records))  # noqa: SLF001  # It stopped at this one.
+        assignment = self._subscription.subscription.assignment
+        offset = assignment.state_value(place).position
+        self.seek(place, offset + 1)
+        reason = f"the name of a header is {error.object!r}; text in UTF-8 is accepted"
+        return UnreadableRecord(
+            topic=place.topic,
+            partition=place.partition,
+            offset=offset,
+            timestamp=-1,
+            timestamp_type=0,
+            key=None,
+            value=b"",
+            checksum=None,
+            serialized_key_size=-1,
+            serialized_value_size=-1,
+            headers=(("malformed", reason.encode()),),
+        )
+
+    def _end_fetch(self) -> None:
+        """After an error the library takes its consumer for one that waits for a message, for
+        ever: its group would never miss it, and nobody would see a handler that hangs."""
+        subscription = self._subscription
+        if subscription._fetch_count:  # noqa: SLF001
+            subscription._fetch_count = 0  # noqa: SLF001
+            subscription._last_fetch_ended = time.monotonic()  # noqa: SLF001
