@@ -73,6 +73,10 @@ async def violations(database: Database, run_id: str) -> dict[str, Any]:
         backwards = await owner.fetch(
             "SELECT hgnc_id FROM annotator.annotation WHERE valid_from >= valid_to"
         )
+        misspelt = await owner.fetch(
+            """SELECT hgnc_id, source FROM annotator.annotation
+               WHERE value IS NOT NULL AND digest <> sha256(convert_to(value::text, 'UTF8'))"""
+        )
         miscounted = await owner.fetch(
             """SELECT s.source, s.done_count, count(a.value) AS stored
                FROM annotator.run_source s LEFT JOIN annotator.annotation a
@@ -101,6 +105,7 @@ async def violations(database: Database, run_id: str) -> dict[str, Any]:
     found = {
         "two current versions": twice,
         "versions that end before they begin": backwards,
+        "digests of another text than the value's": misspelt,
         "counters that differ from the rows": miscounted,
         "genes of no outcome": unsettled,
         "completions but one": [] if completions == 1 else [completions],

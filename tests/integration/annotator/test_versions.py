@@ -1,11 +1,14 @@
 """Versions of annotations: what is stored, closed, kept; and what overlapping stores leave."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.annotator.domain import Answer, Offered
@@ -18,6 +21,14 @@ from tests.integration.annotator.desk import Desk
 
 class Value(BaseModel):
     number: int
+
+
+def offer(numbers: dict[str, int | None]) -> Offered:
+    offered = Offered()
+    for place, (name, number) in enumerate(numbers.items()):
+        value = None if number is None else Value(number=number)
+        offered.add(Answer(f"HGNC:{name[1:]}", value, place))
+    return offered
 
 
 class Source:
@@ -56,11 +67,7 @@ class Source:
         self, tx: AsyncConnection, origin: Origin, numbers: dict[str, int | None]
     ) -> list[str]:
         now = await annotations.lock_store(tx, "ensembl")
-        offered = Offered()
-        for place, (name, number) in enumerate(numbers.items()):
-            value = None if number is None else Value(number=number)
-            offered.add(Answer(f"HGNC:{name[1:]}", value, place))
-        return await annotations.store_offered(tx, "ensembl", offered, origin, now)
+        return await annotations.store_offered(tx, "ensembl", offer(numbers), origin, now)
 
     async def versions(self, hgnc_id: str) -> list[tuple[int | None, bool]]:
         rows = await self.desk.rows(
@@ -207,6 +214,25 @@ async def test_a_values_release_file_and_place_are_kept_beside_it(desk: Desk) ->
     row = await desk.row("SELECT * FROM annotation_v1 WHERE hgnc_id = 'HGNC:2'")
     assert (row.release_id, row.file_id, row.position) == (origin.release_id, origin.file_id, 1)
     assert isinstance(row.release_id, UUID)
+
+
+async def test_a_value_cannot_come_from_a_file_of_another_release(desk: Desk) -> None:
+    source = Source(desk)
+    first, second = await source.release("1"), await source.release("2")
+    for stray in (replace(first, file_id=second.file_id), replace(first, release_id=uuid4())):
+        with pytest.raises(IntegrityError, match=f"file {stray.file_id} is none of release"):
+            await source.store(stray, g5=1)
+    with pytest.raises(IntegrityError, match="of hgnc"):
+        async with desk.engine.begin() as tx:
+            await annotations.store_offered(tx, "hgnc", offer({"g5": 1}), first, first.retrieved_at)
+    assert await desk.rows("SELECT 1 FROM annotation") == []
+
+
+async def test_a_values_digest_is_of_its_text(desk: Desk) -> None:
+    source = Source(desk)
+    await source.store(await source.release("1"), g5=1, g7=None)
+    row = await desk.row("SELECT sha256(convert_to(value::text, 'UTF8')), digest FROM annotation")
+    assert row.sha256 == row.digest
 
 
 async def test_an_answer_asked_for_before_an_equal_one_is_never_stored_over_it(desk: Desk) -> None:

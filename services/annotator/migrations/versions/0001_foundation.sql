@@ -261,7 +261,7 @@ CREATE TRIGGER annotation_origin AFTER INSERT ON annotation REFERENCING NEW TABL
 
 CREATE TABLE checked (  -- API sources only: a bulk gene was checked when its release was stored.
     hgnc_id text NOT NULL,
-    source text NOT NULL,  -- No foreign key, either; who writes here holds the source's lock.
+    source text NOT NULL,  -- No foreign key, either: names come from batch and run_source.
     checked_at timestamptz NOT NULL,
     retrieved_at timestamptz NOT NULL,  -- What was asked before is never stored over it.
     outcome text NOT NULL CHECK (outcome IN ('value', 'empty', 'error')),
