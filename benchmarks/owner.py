@@ -122,7 +122,7 @@ class Owner:
                           count(*) OVER () AS all_values
                    FROM annotator.annotation
                    WHERE source = $1 AND valid_to = 'infinity' AND value IS NOT NULL) placed
-               WHERE place % greatest(all_values / $2, 1) = 0""",
+               WHERE place % greatest(all_values / $2, 1) = 0 ORDER BY hgnc_id DESC""",
             source,
             SAMPLE_GENES,
         )
@@ -132,11 +132,13 @@ class Owner:
         """Whether the documents of all these genes show these values."""
         return bool(
             await self._connection.fetchval(
-                """SELECT count(*) = cardinality($1::text[])
-                   FROM unnest($1::text[], $2::timestamptz[]) AS s (hgnc_id, valid_from)
-                   JOIN cache.gene g USING (hgnc_id)
-                   WHERE (g.document->'annotations'->$3->>'valid_from')::timestamptz
-                         = s.valid_from""",
+                # The first that is not ends the search; the last in order are the last rebuilt.
+                """SELECT NOT EXISTS (
+                       SELECT FROM unnest($1::text[], $2::timestamptz[]) AS s (hgnc_id, valid_from)
+                       LEFT JOIN LATERAL (
+                           SELECT document->'annotations'->$3->>'valid_from' AS valid_from
+                           FROM cache.gene g WHERE g.hgnc_id = s.hgnc_id LIMIT 1) g ON true
+                       WHERE g.valid_from::timestamptz IS DISTINCT FROM s.valid_from)""",
                 sample.hgnc_ids,
                 sample.valid_from,
                 sample.source,

@@ -5,8 +5,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from uuid import UUID
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -15,6 +13,7 @@ from infra.cluster import Cluster
 from services.annotator.domain import Offered
 from services.annotator.store import annotations, releases
 from services.annotator.store.annotations import Origin
+from services.annotator.store.releases import FetchedFile
 from services.chassis import database
 from services.chassis.settings import ServiceSettings
 from services.cli.migrate import declare_sources, migrate_schemas
@@ -76,10 +75,8 @@ async def _measure(
 
 
 async def _origin(tx: AsyncConnection) -> Origin:
-    file: dict[str, Any] = {"etag": None, "last_modified": None, "sha256": b"", "bytes": 0}
-    release_id: UUID = await releases.insert_fetched_release(
-        tx, SOURCE, 1, b"", True, [{"name": "page", "url": "benchmark", **file}]
-    )
+    file = FetchedFile("page", "benchmark", None, None, b"", 0)
+    release_id = await releases.insert_fetched_release(tx, SOURCE, 1, b"", True, [file])
     release = await releases.get_release(tx, release_id)
     return release.origin()
 

@@ -1,16 +1,26 @@
 """What is new at a source: fetched, staged and accepted, once for all runs that wait for it."""
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import RunFact
 from services.annotator import domain
-from services.annotator.domain import ApiSource, Batch, BulkSource, Offered, Page, Source
+from services.annotator.domain import (
+    ApiSource,
+    Batch,
+    BulkSource,
+    Offered,
+    Page,
+    RemoteFile,
+    Source,
+)
 from services.annotator.errors import LeaseLost, ReleaseMissing, ReleaseRefused
 from services.annotator.raw_store import RawStore
 from services.annotator.stager import Stager, open_stager
@@ -24,12 +34,14 @@ from services.annotator.store import (
     staged,
 )
 from services.annotator.store.annotations import Origin
-from services.annotator.store.releases import Release
-from services.annotator.upstream import Downloaded, Upstream, within
+from services.annotator.store.releases import FetchedFile, Release
+from services.annotator.upstream import Upstream, within
 from services.chassis import outbox
 from services.chassis.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
 
@@ -118,14 +130,15 @@ class Releases:
         upstream = self.upstreams[api.declaration.name]
         version = await api.version(upstream)
         pages: list[Page] = []
-        files: list[Mapping[str, Any]] = []
+        files: list[FetchedFile] = []
         for start in range(0, len(genes), api.page_size):
             page = await api.fetch(upstream, genes[start : start + api.page_size])
             sha256 = domain.digest(page.content)
             await self.raw_store.keep_bytes(page.content, sha256)
             pages.append(page)
-            about = {"name": f"page-{start}", "url": page.url, "etag": None, "last_modified": None}
-            files.append(about | {"sha256": sha256, "bytes": len(page.content)})
+            files.append(
+                FetchedFile(f"page-{start}", page.url, None, None, sha256, len(page.content))
+            )
         parser_version, changed = api.declaration.parser_version, list[str]()
         async with self.engine.begin() as tx:
             now = await annotations.lock_store(tx, batch.source)
@@ -158,30 +171,16 @@ class Releases:
         """The source's newest release, with its bytes in the raw store."""
         async with self.engine.begin() as tx:
             known = await releases.newest_release(tx, batch.source)
-        files: list[Mapping[str, Any]] = []
-        synthetic = False
         async with (
             self.raw_store.workspace() as workspace,
             within(FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
         ):
-            for file in source.files:
-                before = known.files.get(file.name) if known else None
-                if before is not None and not self.raw_store.holds(before.sha256):
-                    before = None  # Its bytes are gone: unchanged would leave us with nothing.
-                downloaded = await self.upstreams[batch.source].download(
-                    file,
-                    workspace,
-                    before.etag if before else None,
-                    before.last_modified if before else None,
-                )
-                if downloaded is not None:
-                    await stager.start()  # It gets ready while the other files arrive.
-                    await self.raw_store.keep(downloaded.path, downloaded.sha256)
-                    synthetic = synthetic or downloaded.synthetic
-                    files.append(_row(file.name, downloaded))
-                elif before is not None:
-                    synthetic = synthetic or (known is not None and known.synthetic)
-                    files.append(_row(file.name, before))
+            fetched = await _together(
+                self._fetch_file(batch.source, file, known, workspace, stager)
+                for file in source.files
+            )
+        files = [file for file, _ in fetched]
+        synthetic = any(is_synthetic for _, is_synthetic in fetched)
         parser_version = source.declaration.parser_version
         async with self.engine.begin() as tx:
             if known and known.parser_version == parser_version and _same(known, files):
@@ -191,6 +190,42 @@ class Releases:
                 tx, batch.source, parser_version, _hash_of_all(files), synthetic, files
             )
             return await releases.get_release(tx, release_id)
+
+    async def _fetch_file(
+        self,
+        source: str,
+        file: RemoteFile,
+        known: Release | None,
+        workspace: Path,
+        stager: Stager,
+    ) -> tuple[FetchedFile, bool]:
+        """A file as it is published now, and whether it is synthetic."""
+        before = known.files.get(file.name) if known else None
+        if before is not None and not self.raw_store.holds(before.sha256):
+            before = None  # Its bytes are gone: unchanged would leave us with nothing.
+        downloaded = await self.upstreams[source].download(
+            file,
+            workspace,
+            before.etag if before else None,
+            before.last_modified if before else None,
+        )
+        if downloaded is None:
+            assert known is not None  # Only a known file can be unchanged.
+            assert before is not None
+            return before, known.synthetic
+        await stager.start()  # It gets ready while the other files arrive.
+        await self.raw_store.keep(downloaded.path, downloaded.sha256)
+        return (
+            FetchedFile(
+                name=file.name,
+                url=downloaded.url,
+                etag=downloaded.etag,
+                last_modified=downloaded.last_modified,
+                sha256=downloaded.sha256,
+                bytes=downloaded.bytes,
+            ),
+            downloaded.synthetic,
+        )
 
     async def _needs_staging(self, release: Release, source: BulkSource) -> bool:
         """Whether a release must be read again from its bytes, and if so, clears what was."""
@@ -206,22 +241,21 @@ class Releases:
         return True
 
 
-def _row(name: str, file: Downloaded | releases.KnownFile) -> Mapping[str, Any]:
-    return {
-        "name": name,
-        "url": file.url,
-        "etag": file.etag,
-        "last_modified": file.last_modified,
-        "sha256": file.sha256,
-        "bytes": file.bytes,
-    }
-
-
-def _same(known: Release, files: list[Mapping[str, Any]]) -> bool:
+def _same(known: Release, files: Sequence[FetchedFile]) -> bool:
     return {file.name: file.sha256 for file in known.files.values()} == {
-        file["name"]: file["sha256"] for file in files
+        file.name: file.sha256 for file in files
     }
 
 
-def _hash_of_all(files: list[Mapping[str, Any]]) -> bytes:
-    return hashlib.sha256(b"".join(sorted(file["sha256"] for file in files))).digest()
+def _hash_of_all(files: Sequence[FetchedFile]) -> bytes:
+    return hashlib.sha256(b"".join(sorted(file.sha256 for file in files))).digest()
+
+
+async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All at once. The first error ends the others and is raised as if it had been alone."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -103,7 +103,7 @@ async def main(batch_id: UUID, lease_token: int) -> None:
                     reading.row_count,
                     reading.unmapped,
                 )
-                await tx.execute(text("ANALYZE staged"))
+                await tx.execute(text("ANALYZE staged (release_id, hgnc_id)"))
         except PermanentError as error:  # Whoever started us reads the release's row.
             async with engine.begin() as tx:
                 await staged.reject_release(tx, batch_id, lease_token, release_id, error.problem())

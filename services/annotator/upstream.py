@@ -120,7 +120,11 @@ class Upstream:
             headers["If-Modified-Since"] = last_modified
         async with self._answer("GET", file.path, DOWNLOAD_SECONDS, headers=headers) as response:
             if response.status_code == 304:
-                return None
+                if headers:
+                    return None
+                raise UpstreamUnavailable(
+                    f"{_asked(response)} answers 304, unchanged, to a call without a condition"
+                )
             _refuse_type(response, is_json=False)
             target = into / file.name
             sha256, size = await self._save(response, target, file.bytes_max)

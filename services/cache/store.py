@@ -16,8 +16,13 @@ async def wake_rebuilder(tx: AsyncConnection) -> None:
     await database.notify(tx, REBUILDER)
 
 
+async def share_documents(tx: AsyncConnection) -> None:
+    """Rebuild documents beside others who do, and never while `lock_documents` is held."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtextextended('documents', 0))"))
+
+
 async def lock_documents(tx: AsyncConnection) -> None:
-    """Let who rebuilds documents, and who looks for documents to rebuild, take turns."""
+    """Keep documents as they are while those to rebuild are looked for."""
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('documents', 0))"))
 
 
@@ -60,11 +65,15 @@ async def mark_all_dirty(tx: AsyncConnection) -> None:
 
 
 async def take_dirty(tx: AsyncConnection, genes_max: int) -> list[str]:
-    """Take marks away in this transaction: who marks a gene again meanwhile marks it anew."""
+    """Take marks away in this transaction: who marks a gene again meanwhile marks it anew.
+
+    Never those that another transaction is taking: no two rebuild one gene at a time.
+    """
     rows = await tx.scalars(
         text("""
             DELETE FROM dirty_gene WHERE hgnc_id IN (
-                SELECT hgnc_id FROM dirty_gene ORDER BY hgnc_id LIMIT :genes_max FOR UPDATE)
+                SELECT hgnc_id FROM dirty_gene ORDER BY hgnc_id LIMIT :genes_max
+                FOR UPDATE SKIP LOCKED)
             RETURNING hgnc_id
         """),
         {"genes_max": genes_max},

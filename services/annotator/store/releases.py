@@ -1,7 +1,7 @@
 """Releases: their files, what became of them, and the batches that store them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -19,14 +19,20 @@ LONG_TRANSACTION = "120s"
 
 
 @dataclass(frozen=True)
-class KnownFile:
-    id: int
+class FetchedFile:
+    """A file of a release whose bytes lie in the raw store."""
+
     name: str
     url: str
     etag: str | None
     last_modified: str | None
     sha256: bytes
     bytes: int
+
+
+@dataclass(frozen=True)
+class KnownFile(FetchedFile):
+    id: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ async def insert_fetched_release(
     parser_version: int,
     sha256: bytes,
     synthetic: bool,
-    files: Iterable[Mapping[str, str | int | bytes | None]],
+    files: Iterable[FetchedFile],
     version: str | None = None,
 ) -> UUID:
     """A release whose files lie in the raw store. `sha256` is over the sorted file hashes."""
@@ -145,7 +151,7 @@ async def insert_fetched_release(
                     (release_id, name, url, etag, last_modified, sha256, bytes)
                 VALUES (:release_id, :name, :url, :etag, :last_modified, :sha256, :bytes)
             """),
-            {"release_id": release_id, **file},
+            {"release_id": release_id, **asdict(file)},
         )
     return release_id
 

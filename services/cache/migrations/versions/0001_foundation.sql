@@ -13,6 +13,9 @@ CREATE TABLE gene (
     ensembl_gene_id text,
     annotation_count integer NOT NULL,
     answered_sources text[] NOT NULL DEFAULT '{}'  -- Whose status in the document is no longer `pending`.
+) WITH (
+    -- A document lies in its row up to a page, and a rebuilt one beside it: four indexes fewer to write.
+    toast_tuple_target = 8160, fillfactor = 70
 );
 CREATE INDEX gene_in_order ON gene (hgnc_number) WHERE status = 'approved';
 CREATE INDEX gene_by_symbol ON gene (symbol, hgnc_number) WHERE status = 'approved';
