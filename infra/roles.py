@@ -1,0 +1,56 @@
+"""Makes the database `annobus`, its roles and its schemas in a PostgreSQL of your own: the step
+before `annobus migrate`, and the only one that needs the administrator's address.
+
+Run as `python -m infra.roles`. Again it changes nothing but the passwords.
+"""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Mapping
+
+import asyncpg
+
+from infra import databases
+from infra.cluster import DATABASE, DATABASE_URLS
+from infra.errors import ClusterError
+
+ADMIN_URL = "ADMIN_DATABASE_URL"
+ROLES = tuple(DATABASE_URLS.values())
+# A password becomes part of an address, where other characters mean something.
+PASSWORD_PATTERN = re.compile(r"[A-Za-z0-9._~-]+")
+
+
+def passwords(environment: Mapping[str, str]) -> dict[str, str]:
+    """Role → password, from `<ROLE>_PASSWORD`. Raises ClusterError, which shows none of them."""
+    given = {role: environment.get(f"{role.upper()}_PASSWORD", "") for role in ROLES}
+    missing = [f"{role.upper()}_PASSWORD" for role, password in given.items() if not password]
+    if missing:
+        raise ClusterError(f"{', '.join(missing)} must be set: each role has a password")
+    for role, password in given.items():
+        if not PASSWORD_PATTERN.fullmatch(password):
+            raise ClusterError(
+                f"{role.upper()}_PASSWORD cannot stand in an address: "
+                "use letters of the English alphabet, digits and . _ ~ -"
+            )
+    return given
+
+
+
+def main(environment: Mapping[str, str]) -> None:
+    try:
+        if not environment.get(ADMIN_URL):
+            raise ClusterError(f"{ADMIN_URL} must be set: the address of an administrator")
+        asyncio.run(
+            databases.create_database(
+                environment[ADMIN_URL], DATABASE, None, passwords(environment)
+            )
+        )
+    except (ClusterError, OSError, ValueError, asyncpg.PostgresError) as error:
+        sys.exit(f"annobus: the database was not prepared: {error}")
+    print(f"database {DATABASE}: roles and schemas are as they should be", flush=True)
+
+
+if __name__ == "__main__":
+    main(os.environ)
