@@ -37,19 +37,25 @@ def passwords(environment: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-
 def main(environment: Mapping[str, str]) -> None:
     try:
-        if not environment.get(ADMIN_URL):
-            raise ClusterError(f"{ADMIN_URL} must be set: the address of an administrator")
-        asyncio.run(
-            databases.create_database(
-                environment[ADMIN_URL], DATABASE, None, passwords(environment)
-            )
-        )
-    except (ClusterError, OSError, ValueError, asyncpg.PostgresError) as error:
+        asyncio.run(_prepare(environment))
+    except (ClusterError, OSError, asyncpg.PostgresError) as error:
         sys.exit(f"annobus: the database was not prepared: {error}")
     print(f"database {DATABASE}: roles and schemas are as they should be", flush=True)
+
+
+async def _prepare(environment: Mapping[str, str]) -> None:
+    address = environment.get(ADMIN_URL)
+    if not address:
+        raise ClusterError(f"{ADMIN_URL} must be set: the address of an administrator")
+    try:
+        await databases.create_database(address, DATABASE, None, passwords(environment))
+    except ValueError:  # Its text may hold a part of the password.
+        raise ClusterError(
+            f"{ADMIN_URL} is no address: postgresql://role:password@host:port/database is "
+            "accepted, with a password of letters of the English alphabet, digits and . _ ~ -"
+        ) from None
 
 
 if __name__ == "__main__":

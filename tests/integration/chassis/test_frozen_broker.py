@@ -35,7 +35,7 @@ from tests.integration.chassis.supervised import (
     ended,
     supervised,
 )
-from tests.system import Database
+from tests.system import Database, SharedCluster
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -62,7 +62,7 @@ class OtherKafka:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def other_kafka(
-    cluster: Cluster, template: str, tmp_path_factory: pytest.TempPathFactory
+    cluster: SharedCluster, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[OtherKafka]:
     """With the session's PostgreSQL as an external one, it is Kafka alone."""
     environment = cluster.environment(template)

@@ -20,7 +20,7 @@ from infra.errors import ClusterError
 from infra.state import StateFolder
 from infra.supervisor import Supervisor
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 
 DEADLINE_SECONDS = 30.0
 TOPIC = "greetings.v1"
