@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -20,6 +21,7 @@ ADMIN_URL = "ADMIN_DATABASE_URL"
 ROLES = tuple(DATABASE_URLS.values())
 # A password becomes part of an address, where other characters mean something.
 PASSWORD_PATTERN = re.compile(r"[A-Za-z0-9._~-]+")
+ACCEPTED = "letters of the English alphabet, digits and . _ ~ -"
 
 
 def passwords(environment: Mapping[str, str]) -> dict[str, str]:
@@ -31,8 +33,7 @@ def passwords(environment: Mapping[str, str]) -> dict[str, str]:
     for role, password in given.items():
         if not PASSWORD_PATTERN.fullmatch(password):
             raise ClusterError(
-                f"{role.upper()}_PASSWORD cannot stand in an address: "
-                "use letters of the English alphabet, digits and . _ ~ -"
+                f"{role.upper()}_PASSWORD cannot stand in an address: it may have only {ACCEPTED}"
             )
     return given
 
@@ -40,22 +41,20 @@ def passwords(environment: Mapping[str, str]) -> dict[str, str]:
 def main(environment: Mapping[str, str]) -> None:
     try:
         asyncio.run(_prepare(environment))
-    except (ClusterError, OSError, asyncpg.PostgresError) as error:
+    except (ClusterError, OSError, ValueError, asyncpg.PostgresError) as error:
         sys.exit(f"annobus: the database was not prepared: {error}")
     print(f"database {DATABASE}: roles and schemas are as they should be", flush=True)
 
 
 async def _prepare(environment: Mapping[str, str]) -> None:
-    address = environment.get(ADMIN_URL)
-    if not address:
-        raise ClusterError(f"{ADMIN_URL} must be set: the address of an administrator")
-    try:
-        await databases.create_database(address, DATABASE, None, passwords(environment))
-    except ValueError:  # Its text may hold a part of the password.
+    address = environment.get(ADMIN_URL, "")
+    # What stands behind a / or before an @ in a password would be taken for something else.
+    if not PASSWORD_PATTERN.fullmatch(urlsplit(address).password or ""):
         raise ClusterError(
-            f"{ADMIN_URL} is no address: postgresql://role:password@host:port/database is "
-            "accepted, with a password of letters of the English alphabet, digits and . _ ~ -"
-        ) from None
+            f"{ADMIN_URL} must be set, to postgresql://role:password@host:port/database, "
+            f"the address of an administrator whose password has only {ACCEPTED}"
+        )
+    await databases.create_database(address, DATABASE, None, passwords(environment))
 
 
 if __name__ == "__main__":
