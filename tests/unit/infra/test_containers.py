@@ -224,6 +224,8 @@ def test_images_are_named_with_their_version() -> None:
     assert versions == {"18", "4.3.1", "local"}
     built = {one["image"] for one in CONTAINERS.values() if "build" in one}
     assert built == {CONTAINERS[name]["image"] for name in OURS}
+    # Nobody has those names at a registry, or somebody else has.
+    assert {CONTAINERS[name]["pull_policy"] for name in OURS} == {"never"}
 
 
 def test_the_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
