@@ -162,7 +162,7 @@ def test_kafka_is_set_as_the_embedded_one_is() -> None:
     found = {
         variable.removeprefix("KAFKA_").replace("_", ".").lower(): value
         for variable, value in environment.items()
-        if variable != "KAFKA_HEAP_OPTS"
+        if variable not in ("KAFKA_HEAP_OPTS", "CLUSTER_ID")
     }
     where = {"controller.quorum.voters", "listeners", "advertised.listeners", "log.dirs"}
     # Said here, as in the examples of the image; it is also the default.
@@ -174,6 +174,7 @@ def test_kafka_is_set_as_the_embedded_one_is() -> None:
     (volume,) = CONTAINERS["kafka"]["volumes"]
     assert volume.endswith(f":{environment['KAFKA_LOG_DIRS']}")
     assert "mem_limit" in CONTAINERS["kafka"]
+    assert len(environment["CLUSTER_ID"]) == 22  # 16 bytes in base 64.
 
 
 def test_with_the_mirror_every_upstream_is_asked_there() -> None:
