@@ -47,6 +47,8 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %a %d ",
 }
+# The builtin locale sorts and folds alike on every operating system.
+TEXT = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 
 @dataclass(frozen=True)
@@ -108,16 +110,14 @@ class EmbeddedPostgres:
         write_private(password_file, self._state.password("postgres"))
         if place.account is not None:
             os.chown(password_file, *place.account)
-        # The builtin locale sorts and folds alike on every operating system.
-        options = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
         try:
             await run_to_end(
                 Process(
                     name="initdb",
                     command=(
                         *(place.program("initdb"), f"--pgdata={unfinished}", "--username=postgres"),
-                        *(f"--pwfile={password_file}", "--auth=scram-sha-256", "--encoding=UTF8"),
-                        *options,
+                        *(f"--pwfile={password_file}", "--auth=scram-sha-256"),
+                        *TEXT,
                     ),
                     cwd=place.data.parent,
                     log_file=self._state.logs / "postgres.log",

@@ -1,6 +1,7 @@
 """Fixtures: one cluster and one mirror per session, a fresh database and topic prefix per test."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -9,14 +10,52 @@ import pytest
 
 from infra.cluster import Cluster
 from services.cli.migrate import declare_sources, migrate_schemas
-from tests.system import ROOT, Database, Mirror, fresh_database, keep_cluster, keep_mirror
+from tests.system import (
+    ROOT,
+    Database,
+    Mirror,
+    SharedCluster,
+    fresh_database,
+    keep_cluster,
+    keep_mirror,
+)
 
 TEMPLATE = "annobus_template"
 UPSTREAM_DATA = ROOT.parent / "shared" / "data"
+BACKEND = os.environ.get("ANNOBUS_TEST_BACKEND", "embedded")
+BACKENDS = ("embedded", "docker")
+
+
+def pytest_configure() -> None:
+    if BACKEND not in BACKENDS:
+        raise pytest.UsageError(
+            f"ANNOBUS_TEST_BACKEND={BACKEND} is not accepted: {' and '.join(BACKENDS)} are"
+        )
+
+
+def pytest_report_header() -> str:
+    return f"PostgreSQL and Kafka: {BACKEND}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if BACKEND != "embedded":
+        skip = pytest.mark.skip(reason=f"about the embedded cluster, and this session is {BACKEND}")
+        for item in items:
+            if "embedded" in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
+    if BACKEND == "docker":
+        from tests.containers import EngineMissing, keep_containers  # noqa: PLC0415  # Half a second.
+
+        try:
+            with keep_containers() as containers:
+                yield containers
+        except EngineMissing as missing:
+            pytest.skip(str(missing))
+        return
     state = tmp_path_factory.mktemp("cluster") / "state"
     with keep_cluster(state):
         yield Cluster(state)
@@ -24,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def template(cluster: Cluster) -> str:
+def template(cluster: SharedCluster) -> str:
     """A migrated database to copy: a copy takes a tenth of a second, a migration ten times that."""
     asyncio.run(cluster.create_database(TEMPLATE))
     owner = cluster.environment(TEMPLATE)["ANNOBUS_DATABASE_URL"]
@@ -34,7 +73,7 @@ def template(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def database(cluster: Cluster, template: str) -> Iterator[Database]:
+def database(cluster: SharedCluster, template: str) -> Iterator[Database]:
     yield from fresh_database(cluster, template)
 
 

@@ -8,18 +8,28 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import httpx2
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.cluster import Cluster
+from infra.cluster import DATABASE
 from services.chassis import database
 from services.chassis.settings import ServiceSettings, SharedSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_SECONDS = 60
+
+
+class SharedCluster(Protocol):
+    """The PostgreSQL and the Kafka of a session, whichever backend keeps them."""
+
+    async def create_database(self, name: str = DATABASE, template: str | None = None) -> None: ...
+
+    async def drop_database(self, name: str) -> None: ...
+
+    def environment(self, database: str = DATABASE) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ def keep_mirror(cache: Path, *options: str) -> Iterator[Mirror]:
 _numbers = itertools.count(1)
 
 
-def fresh_database(cluster: Cluster, template: str) -> Iterator[Database]:
+def fresh_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
     """A copy of a template that one test uses and that is gone afterwards."""
     name = f"test_{next(_numbers)}"
     asyncio.run(cluster.create_database(name, template))

@@ -14,7 +14,6 @@ from infra.mirror.connection import Connection
 from infra.mirror.files import UnusableData
 from infra.mirror.server import build_app
 
-HOST: Final = "127.0.0.1"
 STOP_SECONDS: Final = 2
 BACKLOG: Final = 1024
 
@@ -25,7 +24,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or []:
-            print(f"mirror ready http://{HOST}:{listening.getsockname()[1]}", flush=True)
+            host, port, *_ = listening.getsockname()
+            print(f"mirror ready http://{host}:{port}", flush=True)
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
         genes = ensembl.genes_of(hgnc.read_records(offers["hgnc"].files[hgnc.COMPLETE_SET].path))
         offers["gnomad"] = gnomad.offer(genes, offers["hgnc"].origin, arguments.cache)
         offers["ensembl"] = ensembl.offer(genes, offers["hgnc"].origin)
-        listening = socket.create_server((HOST, arguments.port), backlog=BACKLOG)
+        listening = socket.create_server((arguments.host, arguments.port), backlog=BACKLOG)
     except UnusableData as error:
         sys.exit(f"mirror: {error}")
     except OSError as error:
@@ -65,6 +65,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.mirror", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="the address it listens at")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument(
         "--cache", type=Path, required=True, help="folder for what is prepared once"

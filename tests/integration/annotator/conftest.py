@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from infra.cluster import Cluster
 from tests.integration.annotator.desk import Desk, open_desk
-from tests.system import Database, Mirror, fresh_database
+from tests.system import Database, Mirror, SharedCluster, fresh_database
 
 LOADED = "annobus_loaded"
 
@@ -38,7 +37,7 @@ def loaded_raw_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded_template(
-    cluster: Cluster, template: str, mirror: Mirror, loaded_raw_folder: Path
+    cluster: SharedCluster, template: str, mirror: Mirror, loaded_raw_folder: Path
 ) -> str:
     """A database to copy in which the whole catalogue has been read, once for all tests."""
     asyncio.run(cluster.create_database(LOADED, template))
@@ -57,7 +56,7 @@ def loaded_template(
 
 
 @pytest.fixture
-def loaded_database(cluster: Cluster, loaded_template: str) -> Iterator[Database]:
+def loaded_database(cluster: SharedCluster, loaded_template: str) -> Iterator[Database]:
     yield from fresh_database(cluster, loaded_template)
 
 

@@ -8,7 +8,6 @@ from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch
 from contracts.topics import DEAD_LETTERS
-from infra.cluster import Cluster
 from services.annotator import domain
 from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost, UpstreamUnavailable
@@ -17,6 +16,7 @@ from services.chassis.bus import Bus, Subscription
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.chassis.desk import open_broker, soon, started, typed
+from tests.system import SharedCluster
 
 
 async def hinted_batch(desk: Desk) -> UUID:
@@ -112,7 +112,7 @@ async def test_a_fenced_worker_stores_nothing(desk: Desk) -> None:
 
 
 async def test_a_worker_that_lost_lease_and_partition_in_a_rebalance_changes_nothing(
-    desk: Desk, cluster: Cluster, topic_prefix: str
+    desk: Desk, cluster: SharedCluster, topic_prefix: str
 ) -> None:
     """It learns of it when it stores, not from Kafka: its handler runs through the rebalance."""
     batch_id = await hinted_batch(desk)

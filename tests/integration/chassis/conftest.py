@@ -6,15 +6,15 @@ import pytest
 import pytest_asyncio
 
 from contracts.topics import DEAD_LETTERS
-from infra.cluster import Cluster
 from services.chassis import bus
 from tests.integration.chassis.desk import COMMANDS, Broker, open_broker
+from tests.system import SharedCluster
 
 FETCH_WAIT_SECONDS = 0.2
 
 
 @pytest_asyncio.fixture
-async def broker(cluster: Cluster, topic_prefix: str) -> AsyncIterator[Broker]:
+async def broker(cluster: SharedCluster, topic_prefix: str) -> AsyncIterator[Broker]:
     bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
     async with open_broker(bootstrap, topic_prefix, COMMANDS, DEAD_LETTERS) as broker:
         yield broker

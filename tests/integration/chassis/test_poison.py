@@ -12,7 +12,6 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from contracts.messages import GENES_MAX, StartRun
 from contracts.topics import DEAD_LETTERS
-from infra.cluster import Cluster
 from services.chassis import dead_letters, telemetry
 from services.chassis.bus import Bus, Subscription
 from services.chassis.errors import DETAIL_CHARACTERS_MAX
@@ -31,6 +30,7 @@ from tests.integration.chassis.desk import (
     started,
     typed,
 )
+from tests.system import SharedCluster
 
 MALFORMED = "urn:annobus:problem:malformed-message"
 UNKNOWN = "urn:annobus:problem:unknown-message"
@@ -287,7 +287,7 @@ async def test_a_listener_without_a_group_passes_over_poison(broker: Broker) -> 
 
 
 async def test_what_cannot_be_parked_is_not_acknowledged(
-    cluster: Cluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+    cluster: SharedCluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letters, "PARK_TIMEOUT_SECONDS", 0.5)
     heard = Heard()

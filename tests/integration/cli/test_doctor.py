@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from contracts.topics import topics
-from infra.cluster import Cluster
 from services.annotator.sources import SOURCES
 from services.cli import doctor, migrate, state, system_checks
 from services.cli.findings import Place
 from tests.integration.cli.conftest import Annobus
-from tests.system import Database
+from tests.system import Database, SharedCluster
 
 
 def place(folder: Path, environment: dict[str, str], prefix: str) -> Place:
@@ -46,7 +45,7 @@ def test_a_problem_has_a_way_out_where_the_terminal_knows_ascii_alone(annobus: A
 
 
 async def test_a_migrated_database_is_fine_and_an_empty_one_is_not(
-    cluster: Cluster, database: Database, tmp_path: Path, topic_prefix: str
+    cluster: SharedCluster, database: Database, tmp_path: Path, topic_prefix: str
 ) -> None:
     here = place(tmp_path, database.environment, topic_prefix)
     assert (await system_checks.schemas(here)).word == "ok"

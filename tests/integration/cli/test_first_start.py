@@ -8,6 +8,8 @@ import pytest
 from infra.cluster import Cluster
 from tests.integration.cli.conftest import Annobus
 
+pytestmark = pytest.mark.embedded
+
 NOBODY_LISTENS = "http://127.0.0.1:1"
 
 

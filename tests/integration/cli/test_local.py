@@ -15,6 +15,8 @@ from services.cli import state
 from tests.integration.cli.conftest import COMMAND, Annobus
 from tests.system import ROOT
 
+pytestmark = pytest.mark.embedded
+
 DEADLINE_SECONDS = 60
 OWNER = "ANNOBUS_DATABASE_URL"
 ADDRESSES = {

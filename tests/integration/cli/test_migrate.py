@@ -11,9 +11,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from contracts.topics import topics
-from infra.cluster import Cluster
 from services.annotator.sources import SOURCES
-from tests.system import ROOT
+from tests.system import ROOT, SharedCluster
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ async def migrate(environment: dict[str, str], prefix: str) -> Ended:
     return Ended(process.returncode, json.loads(out) if out else {}, talk.decode())
 
 
-async def test_a_second_migrate_changes_nothing(cluster: Cluster) -> None:
+async def test_a_second_migrate_changes_nothing(cluster: SharedCluster) -> None:
     await cluster.create_database("twice")
     environment = cluster.environment("twice")
 
@@ -57,7 +56,7 @@ async def test_a_second_migrate_changes_nothing(cluster: Cluster) -> None:
     assert "as they should be" in second.talk
 
 
-async def test_a_changed_declaration_is_written_again(cluster: Cluster) -> None:
+async def test_a_changed_declaration_is_written_again(cluster: SharedCluster) -> None:
     await cluster.create_database("declared")
     environment = cluster.environment("declared")
     assert (await migrate(environment, "declared.")).code == 0
@@ -76,7 +75,7 @@ async def test_a_changed_declaration_is_written_again(cluster: Cluster) -> None:
     assert {row["name"]: row["batch_size"] for row in rows}["hpo"] == 4_000
 
 
-async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: Cluster) -> None:
+async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: SharedCluster) -> None:
     await cluster.create_database("differs")
     environment = cluster.environment("differs")
     admin = AIOKafkaAdminClient(bootstrap_servers=environment["ANNOBUS_KAFKA_BOOTSTRAP"])
@@ -106,7 +105,7 @@ async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: Cluster
     assert len(described[0]["partitions"]) == 2
 
 
-async def test_the_owner_makes_tables_that_a_service_may_use(cluster: Cluster) -> None:
+async def test_the_owner_makes_tables_that_a_service_may_use(cluster: SharedCluster) -> None:
     await cluster.create_database("owned")
     environment = cluster.environment("owned")
     assert (await migrate(environment, "owned.")).code == 0
@@ -120,7 +119,9 @@ async def test_the_owner_makes_tables_that_a_service_may_use(cluster: Cluster) -
         await gateway.close()
 
 
-async def test_a_database_without_roles_and_schemas_is_refused_in_words(cluster: Cluster) -> None:
+async def test_a_database_without_roles_and_schemas_is_refused_in_words(
+    cluster: SharedCluster,
+) -> None:
     await cluster.create_database("bare")
     environment = cluster.environment("bare")
     connection = await asyncpg.connect(environment["ANNOBUS_DATABASE_URL"])
@@ -143,7 +144,7 @@ async def test_a_database_without_roles_and_schemas_is_refused_in_words(cluster:
     ],
 )
 async def test_what_is_not_reachable_is_said(
-    cluster: Cluster, changed: dict[str, str], code: int, words: str
+    cluster: SharedCluster, changed: dict[str, str], code: int, words: str
 ) -> None:
     await cluster.create_database("unreachable")
     ended = await migrate(cluster.environment("unreachable") | changed, "unreachable.")

@@ -15,9 +15,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from contracts.messages import DocumentsRebuilt
 from contracts.topics import topics
-from infra.cluster import Cluster
 from services.chassis.outbox import envelope
-from tests.system import ROOT, Database
+from tests.system import ROOT, Database, SharedCluster
 
 DEADLINE_SECONDS = 30
 NOWHERE = "127.0.0.1:9"  # The port "discard": nothing listens there.
@@ -95,7 +94,7 @@ async def test_a_database_that_is_gone_is_503_with_a_time_to_come_back(
 
 
 async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
-    cluster: Cluster, database: Database, topic_prefix: str
+    cluster: SharedCluster, database: Database, topic_prefix: str
 ) -> None:
     bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)

@@ -17,6 +17,8 @@ import pytest
 
 from infra.cluster import Cluster
 
+pytestmark = pytest.mark.embedded
+
 ROOT = Path(__file__).resolve().parents[3]
 KEEP_UP = Path(__file__).with_name("keep_up.py")
 GONE_WITHIN_SECONDS = 5.0

@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -17,10 +20,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from infra.cluster import Cluster
 from infra.errors import ClusterError
+from infra.roles import ROLES
 from infra.state import StateFolder
 from infra.supervisor import Supervisor
+from tests.system import ROOT
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 
 DEADLINE_SECONDS = 30.0
 TOPIC = "greetings.v1"
@@ -94,6 +99,46 @@ async def test_postgres_18_answers_with_the_settings_it_was_given(running: Runni
         assert (await owner.fetchval("SHOW server_version")).startswith("18.")
         found = {name: await owner.fetchval(f"SHOW {name}") for name in expected}
     assert found == expected
+
+
+async def test_roles_have_the_passwords_that_the_step_before_migrate_is_given(
+    running: Running,
+) -> None:
+    state = StateFolder(running.state)
+    address = urlsplit(running.cluster.environment()["GATEWAY_DATABASE_URL"])
+    place = f"127.0.0.1:{address.port}"
+    kept = {f"{role.upper()}_PASSWORD": state.password(role) for role in ROLES}
+    administrator = f"postgresql://postgres:{state.password('postgres')}@{place}/postgres"
+
+    async def prepare(**changed: str) -> tuple[int | None, str]:
+        environment = kept | {"ADMIN_DATABASE_URL": administrator} | changed
+        step = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "infra.roles"),
+            cwd=ROOT,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await step.communicate()
+        return step.returncode, said.decode()
+
+    async def connect(password: str) -> None:
+        url = f"postgresql://gateway:{password}@{place}/annobus"
+        await (await asyncpg.connect(url, ssl=False)).close()
+
+    another = secrets.token_hex()
+    code, said = await prepare(GATEWAY_PASSWORD=another)
+    assert code == 0, said
+    await connect(another)
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await connect(kept["GATEWAY_PASSWORD"])
+
+    code, said = await prepare(ADMIN_DATABASE_URL=administrator.replace("postgres:", "nobody:", 1))
+    assert code == 1
+    assert said.startswith("annobus: the database was not prepared: ")
+
+    assert (await prepare())[0] == 0
+    await connect(kept["GATEWAY_PASSWORD"])
 
 
 async def test_kafka_keeps_a_message_when_it_is_killed_and_makes_no_topic_unasked(

@@ -16,6 +16,8 @@ from infra.errors import SupervisorError
 from infra.processes import Process, run_to_end
 from infra.supervisor import Supervisor
 
+pytestmark = pytest.mark.embedded
+
 SLEEP = "import time; time.sleep(60)"
 DEADLINE_SECONDS = 5.0
 
