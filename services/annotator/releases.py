@@ -93,8 +93,8 @@ class Releases:
                 raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
             if release.state == "staged":
                 if source.declaration.is_catalogue:
-                    withdrawn = await catalogue.rewrite_catalogue(tx, release.id)
-                    await outbox.add(tx, *domain.changes(batch.source, release.id, withdrawn))
+                    restated = await catalogue.rewrite_catalogue(tx, release.id)
+                    await outbox.add(tx, *domain.changes(batch.source, release.id, restated))
                 await releases.accept_release(tx, release)
                 await counting.detach_runs(tx, batch.source, release.id)
             await releases.revive_slices(tx, release.id)
