@@ -65,10 +65,11 @@ class Migrated:
 
 
 def migrate(database_url: str, kafka_bootstrap: str, topic_prefix: str = "") -> Migrated:
-    """Everything, in order. Changes nothing where nothing is missing."""
+    """Everything, in order: a source is declared when its topic is there, so that no work is
+    announced before. Changes nothing where nothing is missing."""
     schemas = migrate_schemas(database_url)
-    sources = asyncio.run(declare_sources(database_url))
     created, problems = asyncio.run(create_topics(kafka_bootstrap, topics(SOURCES, topic_prefix)))
+    sources = asyncio.run(declare_sources(database_url))
     return Migrated(schemas, sources, created, problems)
 
 

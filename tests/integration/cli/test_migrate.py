@@ -106,6 +106,19 @@ async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: Cluster
     assert len(described[0]["partitions"]) == 2
 
 
+async def test_no_source_is_declared_before_its_topic_is_there(cluster: Cluster) -> None:
+    """Work of a source that is declared is announced, and its topic must take that."""
+    await cluster.create_database("early")
+    environment = cluster.environment("early")
+    broken = environment | {"ANNOBUS_KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+    assert (await migrate(broken, "early.")).code == 4
+    connection = await asyncpg.connect(environment["ANNOBUS_DATABASE_URL"])
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM annotator.source") == 0
+    finally:
+        await connection.close()
+
+
 async def test_the_owner_makes_tables_that_a_service_may_use(cluster: Cluster) -> None:
     await cluster.create_database("owned")
     environment = cluster.environment("owned")
