@@ -46,8 +46,8 @@ async def advance(
                         state = CASE
                             WHEN done_count + no_data_count + failed_count
                                  + :done + :no_data + :failed < total_count THEN state
-                            WHEN CAST(:problem AS jsonb) IS NOT NULL AND done_count + :done = 0
-                                THEN 'failed'
+                            WHEN coalesce(CAST(:problem AS jsonb), problem) IS NOT NULL
+                                 AND done_count + :done = 0 THEN 'failed'
                             ELSE 'completed' END
                     WHERE run_id = :run_id AND source = :source
                       AND state IN ('waiting', 'running')
