@@ -266,20 +266,28 @@ async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
     """
     await tx.execute(
         text("""
-            UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes,
-                problem = CASE WHEN rs.failed_count > dead.genes THEN rs.problem END
-            FROM (
-                SELECT rs.run_id, count(*) AS genes
-                FROM run_source rs JOIN run ON run.id = rs.run_id
-                JOIN batch b ON b.release_id = rs.release_id AND b.kind = 'store'
-                    AND b.state = 'dead'
-                CROSS JOIN unnest(b.genes) AS g (hgnc_id)
-                WHERE rs.release_id = :release_id AND rs.state = 'running'
-                  AND (run.all_genes OR EXISTS (
-                      SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
-                GROUP BY rs.run_id
-            ) dead
-            WHERE rs.run_id = dead.run_id AND rs.release_id = :release_id
+            WITH taken_back AS (
+                UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes,
+                    problem = CASE WHEN rs.failed_count > dead.genes THEN rs.problem END
+                FROM (
+                    SELECT rs.run_id, count(*) AS genes
+                    FROM run_source rs JOIN run ON run.id = rs.run_id
+                    JOIN batch b ON b.release_id = rs.release_id AND b.kind = 'store'
+                        AND b.state = 'dead'
+                    CROSS JOIN unnest(b.genes) AS g (hgnc_id)
+                    WHERE rs.release_id = :release_id AND rs.state = 'running'
+                      AND (run.all_genes OR EXISTS (
+                          SELECT FROM run_gene s
+                          WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+                    GROUP BY rs.run_id
+                ) dead
+                WHERE rs.run_id = dead.run_id AND rs.release_id = :release_id
+                RETURNING rs.run_id
+            ), moved AS MATERIALIZED (  -- Locked in one order, as wherever several runs move.
+                SELECT id FROM run WHERE id IN (SELECT run_id FROM taken_back)
+                ORDER BY id FOR UPDATE
+            )
+            UPDATE run SET seq = seq + 1 FROM moved WHERE run.id = moved.id
         """),
         {"release_id": release_id},
     )
