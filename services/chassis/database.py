@@ -38,6 +38,10 @@ CONNECTION_ERRORS = (OSError, DBAPIError, PoolExhausted, InterfaceError, Postgre
 OUR_MISTAKES = (ProgrammingError, IntegrityError, DataError, NotSupportedError)
 
 
+def is_worth_another_try(error: Exception) -> bool:
+    return isinstance(error, CONNECTION_ERRORS) and not isinstance(error, OUR_MISTAKES)
+
+
 def _arguments(application: str) -> dict[str, Any]:
     return {
         "timeout": CONNECT_TIMEOUT_SECONDS,

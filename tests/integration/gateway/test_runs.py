@@ -67,6 +67,16 @@ async def test_all_genes_need_no_catalogue(desk: Desk) -> None:
     assert command["sources"] == list(SOURCES)
 
 
+async def test_a_source_that_was_retired_is_shown_and_not_ordered(desk: Desk) -> None:
+    await desk.execute("UPDATE annotator.source SET is_retired = true WHERE name = 'gnomad'")
+    await desk.start(all=True)
+    (command,) = await desk.outbox()
+    assert command["sources"] == [name for name in SOURCES if name != "gnomad"]
+    await refused(desk, 422, all=True, sources=["gnomad"])
+    shown = (await desk.client.get("/api/sources/gnomad")).json()["data"]["attributes"]
+    assert shown["is_retired"] is True
+
+
 async def test_both_triggers_order_all_genes(desk: Desk) -> None:
     for name in ("annotation_pipeline", "hpo"):
         answer = await desk.client.post(f"/api/progress/trigger/{name}")

@@ -11,7 +11,8 @@ CREATE TABLE source (  -- What the source files declare; written by `annobus mig
     citation text NOT NULL,
     ttl interval NOT NULL CHECK (ttl > interval '0'),
     parser_version integer NOT NULL,
-    batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 4000)
+    batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 4000),
+    is_retired boolean NOT NULL DEFAULT false  -- No file declares it any more; its values stay.
 );
 CREATE UNIQUE INDEX source_one_catalogue ON source (is_catalogue) WHERE is_catalogue;
 
@@ -287,7 +288,7 @@ FROM release;
 
 CREATE VIEW source_v1 AS
 SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.homepage, s.licence, s.citation,
-       extract(epoch FROM s.ttl)::integer AS ttl_seconds,
+       s.is_retired, extract(epoch FROM s.ttl)::integer AS ttl_seconds,
        r.id AS release_id, r.version AS release, coalesce(r.synthetic, false) AS synthetic,
        r.checked_at, r.stored_at,
        (SELECT count(*) FROM annotation a
