@@ -157,7 +157,9 @@ class Releases:
     async def _fetch(self, batch: Batch, source: BulkSource, stager: Stager) -> Release:
         """The source's newest release, with its bytes in the raw store."""
         async with self.engine.begin() as tx:
-            known = await releases.newest_release(tx, batch.source)
+            known = await releases.newest_release(
+                tx, batch.source, (file.name for file in source.files)
+            )
         files: list[Mapping[str, Any]] = []
         synthetic = False
         async with (

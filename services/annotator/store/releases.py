@@ -72,15 +72,17 @@ async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> N
     )
 
 
-async def newest_release(tx: AsyncConnection, source: str) -> Release | None:
-    """The release retrieved last, whatever became of it."""
+async def newest_release(tx: AsyncConnection, source: str, files: Iterable[str]) -> Release | None:
+    """The release retrieved last, whatever became of it; what stood in for its files is none."""
     row = (
         await tx.execute(
             text("""
-                SELECT id FROM release WHERE source = :source
+                SELECT id FROM release WHERE source = :source AND EXISTS (
+                    SELECT FROM release_file f
+                    WHERE f.release_id = release.id AND f.name = ANY (CAST(:files AS text[])))
                 ORDER BY retrieved_at DESC LIMIT 1
             """),
-            {"source": source},
+            {"source": source, "files": list(files)},
         )
     ).one_or_none()
     return await get_release(tx, row.id) if row else None
