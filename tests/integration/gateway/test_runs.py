@@ -3,6 +3,9 @@
 import asyncio
 from typing import Any
 
+from sqlalchemy import text
+
+from services.gateway.store import runs
 from tests.integration.gateway.desk import OLD, PKD1, PKD2, SOURCES, TAFAZZIN, Desk
 
 NAMES = [
@@ -214,3 +217,31 @@ async def test_an_unknown_run_and_an_unknown_parameter_are_refused(desk: Desk) -
     answer = await desk.client.get("/api/runs", params={"limit": "3"})
     assert answer.status_code == 400
     assert "page[size]" in answer.json()["detail"]
+
+
+async def test_who_asks_which_runs_are_active_reads_those_and_none_that_ended(desk: Desk) -> None:
+    """Each second, while somebody watches, however many runs there were."""
+    await desk.execute(
+        """WITH ended AS (
+               INSERT INTO gateway.run (sources, requested_at)
+               SELECT ARRAY['hpo'], now() - interval '30 days' FROM generate_series(1, 2000)
+               RETURNING id)
+           INSERT INTO annotator.run (id, all_genes, awaits_catalogue, open_sources, state,
+                                      started_at, finished_at)
+           SELECT id, true, false, 0, 'completed', now() - interval '30 days', now() FROM ended"""
+    )
+    await desk.execute("ANALYZE")
+    noted, unheard_of = await desk.start(), await desk.start()
+    await desk.plan(noted, total=10)
+    async with desk.engine.connect() as connection:
+        assert await runs.list_active_ids(connection) == [unheard_of, noted]
+        read = await connection.scalar(
+            text("""
+                SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))
+                FROM pg_stat_xact_all_tables
+                WHERE schemaname IN ('gateway', 'annotator') AND relname = 'run'
+            """)
+        )
+        assert 2 <= read <= 50  # Planning a statement reads the ends of an index.
+        active = await runs.list_active_runs(connection)
+    assert [run.id for run in active] == [unheard_of, noted]
