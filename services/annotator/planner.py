@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source, is_api
-from services.annotator.errors import LeaseLost, SourceRetired
+from services.annotator.errors import GenesWithdrawn, LeaseLost, SourceRetired
 from services.annotator.store import annotations, batches, counting, releases, runs, staged
 from services.chassis import database, outbox
 from services.chassis.errors import PermanentError, problem_of
@@ -81,6 +81,7 @@ class Planner:
         return 1
 
     async def plan(self, tx: AsyncConnection, run_id: UUID) -> list[RunFact]:
+        named = await runs.keep_approved_genes(tx, run_id)
         gene_count = await runs.count_genes(tx, run_id)
         retired = await runs.retired_sources(tx, run_id)
         if gene_count:  # Before any lock: it may wait for a release that is just being accepted.
@@ -94,9 +95,13 @@ class Planner:
             RunPlanned(run_id=run_id, seq=seq, gene_count=gene_count, sources=tuple(waiting))
         ]
         if gene_count == 0:
-            problem = problem_of(CatalogueMissing("no gene is known: the source hgnc failed"))
+            reason = (
+                GenesWithdrawn("no gene that the run names is approved: order their successors")
+                if named
+                else CatalogueMissing("no gene is known: the source hgnc failed")
+            )
             for source in waiting:
-                facts += await counting.fail_source(tx, run_id, source, 0, problem)
+                facts += await counting.fail_source(tx, run_id, source, 0, reason.problem())
         else:
             for source in waiting:
                 facts += await self.plan_source(tx, run_id, source, gene_count, retired)

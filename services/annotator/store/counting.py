@@ -201,7 +201,7 @@ async def count_dead(tx: AsyncConnection, batch: Batch, problem: Problem) -> lis
                 WHERE rs.source = :source AND CASE :kind
                     WHEN 'fetch' THEN rs.run_id = :run_id AND rs.state = 'running'
                     WHEN 'release' THEN rs.state = 'waiting'
-                        AND (run.planned_all OR source.is_catalogue)
+                        AND (run.planned_all OR run.all_genes AND source.is_catalogue)
                     ELSE rs.release_id = :release_id AND rs.state = 'running' END
             ) waiting
             -- A slice with none of a run's genes is not its problem; a source without genes ends.
@@ -296,7 +296,9 @@ async def attach_runs(
                    END
             FROM run, source, release
             WHERE rs.source = :source AND rs.state = 'waiting' AND run.id = rs.run_id
-              AND source.name = rs.source AND (run.planned_all OR source.is_catalogue)
+              AND source.name = rs.source
+              -- A list is not known before it is planned; all genes are planned after this.
+              AND (run.planned_all OR run.all_genes AND source.is_catalogue)
               AND release.id = :release_id
               AND (CAST(:run_ids AS uuid[]) IS NULL OR run.id = ANY(:run_ids))
             RETURNING rs.run_id, run.all_genes, release.state AS release_state

@@ -139,6 +139,22 @@ async def lock_waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
     return list(rows)
 
 
+async def keep_approved_genes(tx: AsyncConnection, run_id: UUID) -> bool:
+    """Let a list be its genes that are approved now, for each of its sources, whatever becomes of
+    them later. Returns whether the run has a list."""
+    await tx.execute(
+        text("""
+            DELETE FROM run_gene s WHERE s.run_id = :run_id AND NOT EXISTS (
+                SELECT FROM gene g WHERE g.hgnc_id = s.hgnc_id AND g.status = 'approved')
+        """),
+        {"run_id": run_id},
+    )
+    named = await tx.scalar(
+        text("SELECT NOT all_genes FROM run WHERE id = :run_id"), {"run_id": run_id}
+    )
+    return bool(named)
+
+
 async def count_genes(tx: AsyncConnection, run_id: UUID) -> int:
     """The approved genes in a run's scope."""
     count = await tx.scalar(

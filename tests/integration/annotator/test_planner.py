@@ -11,8 +11,10 @@ from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost
 from services.annotator.planner import Planner
 from services.annotator.sources import SOURCES
+from services.annotator.store import counting
 from tests.integration.annotator.catalogue import ASKABLE, IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
+from tests.integration.annotator.small_release import keep_unchanged, write_release
 from tests.system import Database
 
 
@@ -43,6 +45,54 @@ async def test_a_run_that_cannot_be_planned_fails_and_holds_up_no_other(
     assert "null value" in row.problem["detail"]
     assert (row.state, row.total_count) == ("failed", 0)
     assert await desk.rows("SELECT 1 FROM batch WHERE run_id = :id", id=poison) == []
+
+
+async def withdraw(desk: Desk, *genes: str) -> None:
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("UPDATE gene SET status = 'withdrawn' WHERE hgnc_id = ANY(:genes)"),
+            {"genes": list(genes)},
+        )
+
+
+async def test_a_run_has_the_genes_that_were_approved_when_it_was_planned(desk: Desk) -> None:
+    """For each of its sources: files, an API, and the catalogue's own."""
+    await write_catalogue(desk)
+    keep_unchanged(desk)
+    await write_release(desk, [IDS[:4], IDS[4:]])
+    sources = ["hpo", "ensembl"]
+    await desk.order(sources, IDS[:3])
+    await withdraw(desk, IDS[0])
+    await desk.planner.plan_and_feed()
+    await withdraw(desk, IDS[1])  # From now on it is the run's.
+    await desk.work()
+
+    assert (await desk.row("SELECT state, gene_count FROM run")).gene_count == 2
+    assert await run_states(desk) == ["completed"]
+    rows = await desk.rows("SELECT * FROM run_source")
+    counted = {row.source: (row.total_count, row.done_count + row.no_data_count) for row in rows}
+    assert counted == dict.fromkeys(sources, (2, 2))
+
+
+async def test_a_list_follows_no_release_before_it_is_planned(desk: Desk) -> None:
+    """What is accepted now may withdraw some of its genes."""
+    release_id = await write_catalogue(desk)
+    listed = await desk.order(["hgnc"], IDS[:2])
+    async with desk.engine.begin() as tx:
+        await counting.attach_runs(tx, "hgnc", release_id, is_api=False)
+    assert await desk.source_states(listed) == {"hgnc": "waiting"}
+
+
+async def test_a_run_whose_genes_were_all_withdrawn_fails_with_that_reason(desk: Desk) -> None:
+    await write_catalogue(desk)
+    await desk.order(["ensembl"], IDS[:2])
+    await withdraw(desk, *IDS[:2])
+    await desk.work()
+
+    assert await run_states(desk) == ["failed"]
+    problem = (await desk.row("SELECT problem FROM run_source")).problem
+    assert problem["type"] == "urn:annobus:problem:genes-withdrawn"
+    assert "hgnc" not in problem["detail"]
 
 
 async def test_a_source_that_is_not_known_here_yet_leaves_its_run_to_who_knows_it(

@@ -128,7 +128,9 @@ CREATE TABLE run (
 );
 CREATE INDEX run_active ON run (started_at) WHERE state IN ('planning', 'running');
 
-CREATE TABLE run_gene (  -- The scope of a run over a list; a run over all genes has no rows here.
+-- The scope of a run over a list: what of it was approved when it was planned. A run over all
+-- genes has no rows here.
+CREATE TABLE run_gene (
     run_id uuid NOT NULL REFERENCES run,
     hgnc_id text NOT NULL,
     PRIMARY KEY (run_id, hgnc_id)
