@@ -8,7 +8,7 @@ import pytest
 from tests.integration.cli.conftest import Annobus
 from tests.integration.cli.stub_gateway import RUN_ID, Stub, counters, frame, run_document
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*[349]\d\b[0-9;]*m")  # Of the text or behind it, bold or not.
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m")  # Of the text or behind it, bold or not.
 PROBLEM = {
     "type": "urn:annobus:problem:genes-refused",
     "title": "Genes of the order cannot be resolved",
