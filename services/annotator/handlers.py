@@ -155,10 +155,10 @@ class Handlers:
                 self.raw_store.keep_bytes(page.content, sha256), offer(page.answers)
             )
             async with self.engine.begin() as tx:
+                now = await annotations.lock_store(tx, batch.source)
                 release_id, file_id = await releases.record_page(
                     tx, batch.run_id, batch.source, page.url, sha256, len(page.content)
                 )
-                now = await annotations.lock_store(tx, batch.source)
                 origin = Origin(
                     release_id,
                     file_id,
