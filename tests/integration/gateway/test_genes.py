@@ -2,6 +2,7 @@
 
 from contracts.messages import DocumentsRebuilt, NamespaceInvalidated
 from services.gateway.documents import Held
+from services.gateway.domain import fold
 from tests.integration.gateway.desk import PKD1, PKD2, SOURCES, TAFAZZIN, WWTR1, Desk
 
 APPROVED = [PKD1, PKD2, TAFAZZIN, WWTR1]
@@ -111,6 +112,12 @@ async def test_a_gene_by_any_of_its_names(stocked: Desk) -> None:
         answer = await stocked.client.get(f"/api/genes/{name}")
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"]["id"] == PKD1
+
+
+async def test_names_are_folded_as_the_catalogue_has_them(desk: Desk) -> None:
+    names = ["PKD1", "C1orf127", "É", "Groß", "ﬁ", "Ψ", "Ж"]
+    (row,) = await desk.rows("SELECT array(SELECT lower(n) FROM unnest($1::text[]) n)", names=names)
+    assert [fold(name) for name in names] == row[0]
 
 
 async def test_a_name_of_no_gene_or_several_is_refused(stocked: Desk) -> None:
