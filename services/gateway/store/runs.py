@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,13 +9,14 @@ import orjson
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.messages import RunProgress, SourceProgress
+from contracts.messages import RunProgress, SourceProgress, StartRun
+from contracts.topics import FIXED
 from services.gateway.domain import Run
 from services.gateway.frames import FACTS_MAX, Fact
 
 ACTIVE_RUNS_MAX = 100  # Runs that the socket of all runs follows at once, the newest.
 # As long as Kafka keeps a command: an older one that no annotator has heard, none will hear.
-UNHEARD_MAX = timedelta(days=7)
+UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.topic)
 
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """

@@ -45,6 +45,7 @@ async def main(port: int, notes: Path, stop_seconds: float) -> None:
             raise SystemExit
         if command.namespace == SAY:
             await say("before")
+            note("said before")  # From now on its producer knows the topic.
         if command.namespace in {HOLD, SAY}:
             await released.wait()
         if command.namespace == SAY:
