@@ -151,6 +151,7 @@ class SourceV1(View):
     homepage: str
     licence: str
     citation: str
+    is_retired: bool  # Nobody asks it any more; what it said stays.
     ttl_seconds: int
     release_id: UUID | None
     release: str | None

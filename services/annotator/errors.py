@@ -5,7 +5,10 @@ PermanentError
 ├── ReleaseRefused          a release that cannot be right: too few rows
 ├── UpstreamRefused         400 or another 4xx: our request is wrong
 ├── UpstreamOversized       more bytes than the source can have, packed or not
-└── UpstreamBlocked         403: we are shut out; a person has to look
+├── UpstreamBlocked         403: we are shut out; a person has to look
+├── SourceUnknown           a command names a source that was never declared
+├── SourceRetired           a run asks for a source that was removed since
+└── GenesWithdrawn          no gene of a run is approved any more
 TransientError
 ├── UpstreamUnavailable     no answer, a 5xx, too slow, or a page where data was expected
 ├── UpstreamTruncated       fewer bytes or entries than announced
@@ -45,6 +48,24 @@ class UpstreamBlocked(PermanentError):
     """The upstream shuts us out."""
 
     kind = "upstream-blocked"
+
+
+class SourceUnknown(PermanentError):
+    """No such source."""
+
+    kind = "source-unknown"
+
+
+class SourceRetired(PermanentError):
+    """A source that is no longer asked."""
+
+    kind = "source-retired"
+
+
+class GenesWithdrawn(PermanentError):
+    """The genes are not approved any more."""
+
+    kind = "genes-withdrawn"
 
 
 class UpstreamUnavailable(TransientError):

@@ -16,7 +16,7 @@ from contracts.messages import (
 )
 from services.annotator import domain
 from services.annotator.domain import Batch, Counts, Gene, Offered, Source
-from services.annotator.errors import LeaseLost, ReleaseMissing
+from services.annotator.errors import LeaseLost, ReleaseMissing, SourceUnknown
 from services.annotator.raw_store import RawStore
 from services.annotator.store import (
     annotations,
@@ -31,7 +31,7 @@ from services.annotator.store.annotations import Origin
 from services.annotator.upstream import Upstream, within
 from services.chassis import database, outbox, telemetry
 from services.chassis.bus import Routes, Subscription
-from services.chassis.errors import PermanentError, problem_of
+from services.chassis.errors import problem_of
 from services.chassis.failpoints import Failpoints
 
 log = structlog.get_logger()
@@ -54,13 +54,16 @@ class Handlers:
     in_flight: set[UUID] = field(default_factory=set)
 
     async def on_start_run(self, command: StartRun) -> None:
-        """Note the run; the planner takes it from there. A second delivery finds it noted."""
-        unknown = [source for source in command.sources if source not in self.sources]
-        if unknown:
-            raise PermanentError(
-                f"sources {unknown} are unknown; accepted are {sorted(self.sources)}"
-            )
+        """Note the run; the planner takes it from there. A second delivery finds it noted.
+
+        Its sources must be declared, not known here: while versions change, another annotator
+        may know them.
+        """
         async with self.engine.begin() as tx:
+            declared = await runs.declared_sources(tx)
+            unknown = [source for source in command.sources if source not in declared]
+            if unknown:
+                raise SourceUnknown(f"sources {unknown} are unknown; accepted are {declared}")
             if not await runs.insert_run(tx, command):
                 return
             if await runs.awaits_catalogue(tx, command.run_id):
@@ -152,10 +155,10 @@ class Handlers:
                 self.raw_store.keep_bytes(page.content, sha256), offer(page.answers)
             )
             async with self.engine.begin() as tx:
+                now = await annotations.lock_store(tx, batch.source)
                 release_id, file_id = await releases.record_page(
                     tx, batch.run_id, batch.source, page.url, sha256, len(page.content)
                 )
-                now = await annotations.lock_store(tx, batch.source)
                 origin = Origin(
                     release_id,
                     file_id,

@@ -1,7 +1,7 @@
 """Plans runs, keeps a small window of batches in Kafka, and takes back what was lost."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
-from services.annotator.domain import ApiSource, Batch, Counts, Source
+from services.annotator.domain import ApiSource, Batch, Counts, Source, is_api
+from services.annotator.errors import GenesWithdrawn, LeaseLost, SourceRetired
 from services.annotator.store import annotations, batches, counting, releases, runs, staged
 from services.chassis import database, outbox
 from services.chassis.errors import PermanentError, problem_of
@@ -58,22 +59,34 @@ class Planner:
         await self.emit_once()
 
     async def plan_once(self) -> int:
-        """Plan the oldest run that is waiting for it. Returns how many were planned."""
-        async with self.engine.begin() as tx:
-            run_id = await runs.next_to_plan(tx)
-            if run_id is None:
-                return 0
-            await releases.allow_long_transaction(tx)
-            facts = await self.plan(tx, run_id)
-            await runs.save_facts(tx, facts)
-            await outbox.add(tx, *facts)
+        """Plan the oldest run that is waiting for it. Returns how many were planned.
+
+        A run that cannot be planned fails with the reason: no other waits behind it.
+        """
+        async with self.engine.connect() as connection:
+            run_id = await runs.next_to_plan(connection, self.sources)
+        if run_id is None:
+            return 0
+        try:
+            async with self.engine.begin() as tx:
+                await releases.allow_long_transaction(tx)
+                await announce(tx, await self.plan(tx, run_id))
+        except Exception as error:
+            if database.is_worth_another_try(error):
+                raise
+            log.exception("run_not_planned", run_id=str(run_id))
+            async with self.engine.begin() as tx:
+                await announce(tx, await self.fail(tx, run_id, error))
         self.report([run_id])
         return 1
 
     async def plan(self, tx: AsyncConnection, run_id: UUID) -> list[RunFact]:
+        named = await runs.keep_approved_genes(tx, run_id)
         gene_count = await runs.count_genes(tx, run_id)
+        retired = await runs.retired_sources(tx, run_id)
         if gene_count:  # Before any lock: it may wait for a release that is just being accepted.
-            await releases.open_release_batches(tx, await runs.waiting_sources(tx, run_id))
+            sources = await runs.waiting_sources(tx, run_id)
+            await releases.open_release_batches(tx, (s for s in sources if s not in retired))
         waiting = await runs.lock_waiting_sources(tx, run_id)
         seq = await runs.mark_planned(tx, run_id, gene_count)
         if seq is None:
@@ -82,15 +95,42 @@ class Planner:
             RunPlanned(run_id=run_id, seq=seq, gene_count=gene_count, sources=tuple(waiting))
         ]
         if gene_count == 0:
-            problem = problem_of(CatalogueMissing("no gene is known: the source hgnc failed"))
+            reason = (
+                GenesWithdrawn("no gene that the run names is approved: order their successors")
+                if named
+                else CatalogueMissing("no gene is known: the source hgnc failed")
+            )
             for source in waiting:
-                facts += await counting.fail_source(tx, run_id, source, 0, problem)
+                facts += await counting.fail_source(tx, run_id, source, 0, reason.problem())
         else:
             for source in waiting:
-                await runs.set_total(tx, run_id, source, gene_count)
-                declared = self.sources[source]
-                if domain.is_api(declared):
-                    facts += await self.plan_api(tx, run_id, declared, gene_count)
+                facts += await self.plan_source(tx, run_id, source, gene_count, retired)
+        completed = await counting.complete_run(tx, run_id)
+        return [*facts, completed] if completed else facts
+
+    async def plan_source(
+        self, tx: AsyncConnection, run_id: UUID, name: str, gene_count: int, retired: Sequence[str]
+    ) -> list[RunFact]:
+        if name in retired:
+            problem = problem_of(
+                SourceRetired(f"{name} was removed; a run over the others goes on")
+            )
+            return await counting.fail_source(tx, run_id, name, gene_count, problem)
+        await runs.set_total(tx, run_id, name, gene_count)
+        source = self.sources[name]
+        return await self.plan_api(tx, run_id, source, gene_count) if is_api(source) else []
+
+    async def fail(self, tx: AsyncConnection, run_id: UUID, error: Exception) -> list[RunFact]:
+        """End what has not begun of a run that cannot be planned."""
+        waiting = await runs.lock_waiting_sources(tx, run_id)
+        seq = await runs.mark_planned(tx, run_id, 0)
+        if seq is None:
+            return []
+        facts: list[RunFact] = [
+            RunPlanned(run_id=run_id, seq=seq, gene_count=0, sources=tuple(waiting))
+        ]
+        for source in waiting:
+            facts += await counting.fail_source(tx, run_id, source, 0, problem_of(error))
         completed = await counting.complete_run(tx, run_id)
         return [*facts, completed] if completed else facts
 
@@ -119,18 +159,28 @@ class Planner:
         """Take back what nobody is at any more. Returns how many batches that were."""
         async with self.engine.begin() as tx:
             swept = await batches.sweep_lost_batches(tx)
-            await staged.drop_stored_rows(tx)
         async with self.engine.begin() as tx:
             worn_out = await batches.take_worn_out_batches(tx, self.instance)
         for batch in worn_out:
             try:
                 await self.bury_worn_out(batch)
+            except LeaseLost:
+                log.info("lease_lost", batch_id=str(batch.id))  # Another buried it.
             except database.CONNECTION_ERRORS:
                 # The next sweep takes it again; meanwhile the others are fed.
                 log.exception("burial_failed", batch_id=str(batch.id))
+        await self.drop_stored_rows()
         if swept or worn_out:
             log.info("batches_swept", swept=swept, dead=len(worn_out))
         return swept + len(worn_out)
+
+    async def drop_stored_rows(self) -> None:
+        """It may wait for another sweep: room on the disk is less urgent than work."""
+        try:
+            async with self.engine.begin() as tx:
+                await staged.drop_stored_rows(tx)
+        except database.CONNECTION_ERRORS as error:
+            log.warning("staged_rows_not_dropped", error=repr(error))
 
     async def bury_worn_out(self, batch: Batch) -> None:
         error = AttemptsUsedUp(f"{batch.attempt} attempts ended with the worker that made them")
@@ -139,3 +189,8 @@ class Planner:
             await batches.give_back_batch(tx, batch, None, error.problem())
             facts = await self.bury(tx, batch, error)
         self.report({fact.run_id for fact in facts})
+
+
+async def announce(tx: AsyncConnection, facts: Sequence[RunFact]) -> None:
+    await runs.save_facts(tx, facts)
+    await outbox.add(tx, *facts)

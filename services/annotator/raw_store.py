@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 INCOMING = "incoming-"
@@ -29,8 +29,9 @@ class RawStore:
     def sweep(self) -> None:
         """Remove downloads that their process did not live to keep."""
         for left in self._folder.glob(f"{INCOMING}*"):
-            if time.time() - left.stat().st_mtime > INCOMING_SECONDS_MAX:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            with suppress(FileNotFoundError):  # Another annotator has kept it, or sweeps as well.
+                if time.time() - left.stat().st_mtime > INCOMING_SECONDS_MAX:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     @asynccontextmanager
     async def workspace(self) -> AsyncIterator[Path]:

@@ -105,8 +105,8 @@ class Releases:
                 raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
             if release.state == "staged":
                 if source.declaration.is_catalogue:
-                    withdrawn = await catalogue.rewrite_catalogue(tx, release.id)
-                    await outbox.add(tx, *domain.changes(batch.source, release.id, withdrawn))
+                    restated = await catalogue.rewrite_catalogue(tx, release.id)
+                    await outbox.add(tx, *domain.changes(batch.source, release.id, restated))
                 await releases.accept_release(tx, release)
                 await counting.detach_runs(tx, batch.source, release.id)
             await releases.revive_slices(tx, release.id)
@@ -170,7 +170,9 @@ class Releases:
     async def _fetch(self, batch: Batch, source: BulkSource, stager: Stager) -> Release:
         """The source's newest release, with its bytes in the raw store."""
         async with self.engine.begin() as tx:
-            known = await releases.newest_release(tx, batch.source)
+            known = await releases.newest_release(
+                tx, batch.source, (file.name for file in source.files)
+            )
         async with (
             self.raw_store.workspace() as workspace,
             within(FETCHING_SECONDS_MAX, f"the release of {batch.source}"),

@@ -83,7 +83,6 @@ class Upstream:
         self._limiter = AsyncLimiter(1, 1 / per_second) if per_second else None
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx2.Limits(max_connections=declaration.concurrency),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"},
             follow_redirects=True,
         )

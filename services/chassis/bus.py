@@ -25,6 +25,7 @@ from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import (
     MalformedMessage,
     PermanentError,
+    TopicShut,
     TransientError,
     UnknownMessage,
     problem_of,
@@ -40,6 +41,9 @@ logging.getLogger("annobus.bus").setLevel(logging.ERROR)
 
 RETRY_PAUSE_SECONDS = 1.0
 SEND_TIMEOUT_SECONDS = 5
+# For a topic to take a record. aiokafka would wait 40 s for one that is missing, and all who
+# publish behind it as long.
+TOPIC_TIMEOUT_SECONDS = 1.0
 GRACEFUL_SECONDS = 10.0  # For the message in flight. Never 0: FastStream would not wait at all.
 FETCH_WAIT_SECONDS = 5.0
 CONNECT_PAUSE_SECONDS = 1.0
@@ -282,19 +286,27 @@ class Bus:
     async def publish(
         self, topic: str, key: str, headers: dict[str, str], payload: bytes
     ) -> "asyncio.Future[Any]":
-        """Queue one record; the future tells that every in-sync replica has it, or why not."""
+        """Queue one record; the future tells that every in-sync replica has it, or why not: with
+        TopicShut, when its topic takes none."""
         try:
-            return await self._broker.publish(
-                payload,
-                self._prefix + topic,
-                key=key.encode(),
-                headers=headers | {"ce_source": f"/annobus/{self._service}"},
-                no_confirm=True,
-            )
+            async with asyncio.timeout(TOPIC_TIMEOUT_SECONDS):
+                return await self._broker.publish(
+                    payload,
+                    self._prefix + topic,
+                    key=key.encode(),
+                    headers=headers | {"ce_source": f"/annobus/{self._service}"},
+                    no_confirm=True,
+                )
         except KafkaError as error:  # Refused at the door: for the caller the same as on the way.
-            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            refused.set_exception(error)
-            return refused
+            reason: Exception = error
+        except TimeoutError:
+            reason = TopicShut(
+                f"topic {self._prefix}{topic} took no message within {TOPIC_TIMEOUT_SECONDS:g} s; "
+                "if it is missing, `annobus migrate` makes it"
+            )
+        refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refused.set_exception(reason)
+        return refused
 
     async def problems(self) -> list[str]:
         """Why this process is not ready: a broker that does not answer, a dead subscriber."""

@@ -38,6 +38,10 @@ CONNECTION_ERRORS = (OSError, DBAPIError, PoolExhausted, InterfaceError, Postgre
 OUR_MISTAKES = (ProgrammingError, IntegrityError, DataError, NotSupportedError)
 
 
+def is_worth_another_try(error: Exception) -> bool:
+    return isinstance(error, CONNECTION_ERRORS) and not isinstance(error, OUR_MISTAKES)
+
+
 def _arguments(application: str) -> dict[str, Any]:
     return {
         "timeout": CONNECT_TIMEOUT_SECONDS,
@@ -194,9 +198,14 @@ async def alone(
 
 
 async def has_revision(engine: AsyncEngine, revision: str) -> bool:
-    """Whether `annobus migrate` has brought this service's schema to the revision it needs."""
+    """Whether `annobus migrate` has brought this service's schema to the revision it needs, such
+    as `annotator_0002`, or beyond: what it needs is still there then."""
     async with engine.connect() as connection:
         if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
             return False
         found = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return bool(found == revision)
+    return found is not None and _number(found) >= _number(revision)
+
+
+def _number(revision: str) -> int:
+    return int(revision.rpartition("_")[2])

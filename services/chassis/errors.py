@@ -7,6 +7,7 @@ AnnobusError
 │   ├── MessageTooLarge     above what the broker takes
 │   └── RequestError        a client asked for what cannot be (chassis/http.py turns it to 4xx)
 └── TransientError          trying again later may help: retry, 503
+    └── TopicShut           a topic that takes no message: it is missing, or its broker away
 """
 
 from typing import ClassVar
@@ -55,6 +56,12 @@ class MessageTooLarge(PermanentError):
     """A message larger than the broker takes."""
 
     kind = "message-too-large"
+
+
+class TopicShut(TransientError):
+    """A topic that takes no message."""
+
+    kind = "topic-shut"
 
 
 def problem_of(error: Exception) -> Problem:

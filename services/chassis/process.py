@@ -123,7 +123,7 @@ class Process:
         raise SystemExit(0)
 
     def schema_check(self, engine: AsyncEngine, revision: str) -> http.Check:
-        """Readiness: the database answers, and its schema is the one this service needs."""
+        """Readiness: the database answers, and its schema is at least what this service needs."""
 
         async def check() -> list[str]:
             if await database.has_revision(engine, revision):

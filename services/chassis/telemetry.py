@@ -16,7 +16,7 @@ MESSAGES_UNKNOWN = Counter(
     "annobus_messages_unknown_total", "Facts of a type that contracts/ does not know", ["topic"]
 )
 MESSAGES_RELAYED = Counter("annobus_messages_relayed_total", "Outbox rows that arrived", ["topic"])
-OUTBOX_ROWS = Gauge("annobus_outbox_rows", "Rows the last relay pass found, at most one batch")
+OUTBOX_ROWS = Gauge("annobus_outbox_rows", "Rows the last relay pass took up, at most one batch")
 HTTP_REQUESTS = Histogram(
     "annobus_http_request_duration_seconds", "Time to answer", ["method", "route", "status"]
 )

@@ -42,9 +42,13 @@ ON CONFLICT (name) DO UPDATE SET
     title = excluded.title, kind = excluded.kind, is_catalogue = excluded.is_catalogue,
     identifier = excluded.identifier, homepage = excluded.homepage, licence = excluded.licence,
     citation = excluded.citation, ttl = excluded.ttl, parser_version = excluded.parser_version,
-    batch_size = excluded.batch_size
+    batch_size = excluded.batch_size, is_retired = false
 WHERE (source.*) IS DISTINCT FROM (excluded.*)
 RETURNING name
+"""
+RETIRE = """
+UPDATE annotator.source SET is_retired = true
+WHERE name <> ALL ($1::text[]) AND NOT is_retired RETURNING name
 """
 
 
@@ -54,22 +58,25 @@ class Migrated:
 
     schemas: Mapping[str, str] = field(default_factory=dict)  # Service → its new revision.
     sources: Sequence[str] = ()
+    retired: Sequence[str] = ()  # Sources that this checkout does not have.
     topics: Sequence[str] = ()
     problems: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         changes = [f"schema {name} is now at {revision}" for name, revision in self.schemas.items()]
         changes += [f"source {name} declared" for name in self.sources]
+        changes += [f"source {name} retired: nobody asks it" for name in self.retired]
         changes += [f"topic {name} created" for name in self.topics]
         return changes or ["schemas, sources and topics are as they should be"]
 
 
 def migrate(database_url: str, kafka_bootstrap: str, topic_prefix: str = "") -> Migrated:
-    """Everything, in order. Changes nothing where nothing is missing."""
+    """Everything, in order: a source is declared when its topic is there, so that no work is
+    announced before. Changes nothing where nothing is missing."""
     schemas = migrate_schemas(database_url)
-    sources = asyncio.run(declare_sources(database_url))
     created, problems = asyncio.run(create_topics(kafka_bootstrap, topics(SOURCES, topic_prefix)))
-    return Migrated(schemas, sources, created, problems)
+    sources, retired = asyncio.run(declare_sources(database_url))
+    return Migrated(schemas, sources, retired, created, problems)
 
 
 def migrate_schemas(database_url: str) -> dict[str, str]:
@@ -118,8 +125,9 @@ async def revisions(database_url: str) -> dict[str, str]:
         await connection.close()
 
 
-async def declare_sources(database_url: str) -> list[str]:
-    """Write what the sources declare into `annotator.source`; returns those that were changed."""
+async def declare_sources(database_url: str) -> tuple[list[str], list[str]]:
+    """Write what the sources declare into `annotator.source`, and retire those that are there
+    alone; returns the names of those that were changed, and of those that were retired."""
     connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
     try:
         async with connection.transaction():
@@ -141,11 +149,12 @@ async def declare_sources(database_url: str) -> list[str]:
                 for source in SOURCES.values()
                 for declared in [source.declaration]
             ]
+            retired = await connection.fetch(RETIRE, list(SOURCES))
         # Too few rows for autovacuum; unanalysed, a join with every source is planned as huge.
         await connection.execute("ANALYZE annotator.source")
     finally:
         await connection.close()
-    return [name for name in changed if name is not None]
+    return [name for name in changed if name is not None], [row["name"] for row in retired]
 
 
 async def create_topics(

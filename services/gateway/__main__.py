@@ -43,7 +43,7 @@ class Reads:
 
     async def active(self) -> Sequence[UUID]:
         async with self.engine.connect() as connection:
-            return [run.id for run in await runs.list_active_runs(connection)]
+            return await runs.list_active_ids(connection)
 
 
 async def main(settings: GatewaySettings) -> None:

@@ -52,6 +52,8 @@ class ActiveRuns:
                 self._set(list(await self._read()))
             except CONNECTION_ERRORS as error:
                 log.warning("active_runs_unknown", error=repr(error))
+            except Exception:
+                log.exception("active_runs_unknown")  # The sockets stay open.
 
     def _set(self, ids: list[UUID]) -> None:
         if ids != self.ids:

@@ -11,6 +11,8 @@ from contracts.messages import ACTIVE_STATES, RunProgress, SourceProgress
 
 Outcome = Literal["unknown", "ambiguous", "withdrawn"]
 
+GENE_CHARACTERS_MAX = 100  # Of a text that may name a gene.
+
 _HGNC_ID = re.compile(r"(?:hgnc:){1,2}([0-9]{1,9})", re.IGNORECASE | re.ASCII)
 
 
@@ -25,7 +27,7 @@ def hgnc_id(text: str) -> str | None:
 
 def fold(name: str) -> str:
     """What gene names are compared by, as `annotator.gene_name_v1.folded` has them."""
-    return name.strip().casefold()
+    return name.strip().lower()  # As PostgreSQL does: `casefold` would make two letters of one ß.
 
 
 @dataclass(frozen=True)

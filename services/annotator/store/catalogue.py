@@ -49,9 +49,10 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
     """Make the staged release of the catalogue's source the catalogue, all at once.
 
     Genes that it does not name any more keep their row: annotations stay attached to their id.
-    Returns the genes that were approved and are not any more.
+    Returns the known genes whose status is another now. What else changes is in a gene's value,
+    and told when that is stored; a gene that comes back may have the value that it had.
     """
-    withdrawn = await tx.scalars(
+    restated = await tx.scalars(
         text("""
             WITH rewritten AS (
                 INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type, location,
@@ -71,10 +72,9 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
                       (excluded.symbol, excluded.name, excluded.status, excluded.locus_group,
                        excluded.locus_type, excluded.location, excluded.entrez_id,
                        excluded.ensembl_gene_id, excluded.successors)
-                RETURNING new.hgnc_id,
-                          old.status = 'approved' AND new.status <> 'approved' AS withdrawn
+                RETURNING new.hgnc_id, old.status <> new.status AS restated  -- NULL: a new gene.
             )  -- Only these: 44,000 rows would hold the loop for a tenth of a second.
-            SELECT hgnc_id FROM rewritten WHERE withdrawn
+            SELECT hgnc_id FROM rewritten WHERE restated
         """),
         {"release_id": release_id},
     )
@@ -108,4 +108,4 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
         {"release_id": release_id},
     )
     await tx.execute(text("ANALYZE gene"))
-    return [*withdrawn, *absent]
+    return [*restated, *absent]

@@ -46,8 +46,8 @@ async def advance(
                         state = CASE
                             WHEN done_count + no_data_count + failed_count
                                  + :done + :no_data + :failed < total_count THEN state
-                            WHEN CAST(:problem AS jsonb) IS NOT NULL AND done_count + :done = 0
-                                THEN 'failed'
+                            WHEN coalesce(CAST(:problem AS jsonb), problem) IS NOT NULL
+                                 AND done_count + :done = 0 THEN 'failed'
                             ELSE 'completed' END
                     WHERE run_id = :run_id AND source = :source
                       AND state IN ('waiting', 'running')
@@ -180,28 +180,33 @@ async def count_dead(tx: AsyncConnection, batch: Batch, problem: Problem) -> lis
     """Count what a dead batch leaves undone as failed, for every run that waits for it."""
     rows = await tx.execute(
         text("""
-            SELECT rs.run_id, CASE :kind
-                WHEN 'fetch' THEN :left
-                WHEN 'release' THEN coalesce(rs.total_count, scope.genes)
-                    - rs.done_count - rs.no_data_count - rs.failed_count
-                ELSE (SELECT count(*) FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
-                      WHERE run.all_genes OR EXISTS (SELECT FROM run_gene s
-                          WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
-                END AS failed,
-                coalesce(rs.total_count, scope.genes) AS total
-            FROM run_source rs JOIN run ON run.id = rs.run_id
-            JOIN source ON source.name = rs.source
-            CROSS JOIN LATERAL (
-                SELECT count(*) AS genes FROM gene g
-                WHERE g.status = 'approved' AND (run.all_genes OR EXISTS (
-                    SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
-            ) scope
-            WHERE rs.source = :source AND CASE :kind
-                WHEN 'fetch' THEN rs.run_id = :run_id AND rs.state = 'running'
-                WHEN 'release' THEN rs.state = 'waiting'
-                    AND (run.planned_all OR source.is_catalogue)
-                ELSE rs.release_id = :release_id AND rs.state = 'running' END
-            ORDER BY rs.run_id
+            SELECT * FROM (
+                SELECT rs.run_id, CASE :kind
+                    WHEN 'fetch' THEN :left
+                    WHEN 'release' THEN coalesce(rs.total_count, scope.genes)
+                        - rs.done_count - rs.no_data_count - rs.failed_count
+                    ELSE (SELECT count(*) FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
+                          WHERE run.all_genes OR EXISTS (SELECT FROM run_gene s
+                              WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+                    END AS failed,
+                    coalesce(rs.total_count, scope.genes) AS total
+                FROM run_source rs JOIN run ON run.id = rs.run_id
+                JOIN source ON source.name = rs.source
+                CROSS JOIN LATERAL (
+                    SELECT count(*) AS genes FROM gene g
+                    WHERE g.status = 'approved' AND (run.all_genes OR EXISTS (
+                        SELECT FROM run_gene s
+                        WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+                ) scope
+                WHERE rs.source = :source AND CASE :kind
+                    WHEN 'fetch' THEN rs.run_id = :run_id AND rs.state = 'running'
+                    WHEN 'release' THEN rs.state = 'waiting'
+                        AND (run.planned_all OR run.all_genes AND source.is_catalogue)
+                    ELSE rs.release_id = :release_id AND rs.state = 'running' END
+            ) waiting
+            -- A slice with none of a run's genes is not its problem; a source without genes ends.
+            WHERE failed > 0 OR :kind = 'release'
+            ORDER BY run_id
         """),
         {
             "kind": batch.kind,
@@ -291,7 +296,9 @@ async def attach_runs(
                    END
             FROM run, source, release
             WHERE rs.source = :source AND rs.state = 'waiting' AND run.id = rs.run_id
-              AND source.name = rs.source AND (run.planned_all OR source.is_catalogue)
+              AND source.name = rs.source
+              -- A list is not known before it is planned; all genes are planned after this.
+              AND (run.planned_all OR run.all_genes AND source.is_catalogue)
               AND release.id = :release_id
               AND (CAST(:run_ids AS uuid[]) IS NULL OR run.id = ANY(:run_ids))
             RETURNING rs.run_id, run.all_genes, release.state AS release_state
@@ -353,7 +360,8 @@ async def detach_runs(tx: AsyncConnection, source: str, release_id: UUID) -> Non
     await tx.execute(
         text("""
             UPDATE run_source SET state = 'waiting', release_id = NULL, done_count = 0,
-                                  no_data_count = 0, failed_count = 0, changed_count = 0
+                                  no_data_count = 0, failed_count = 0, changed_count = 0,
+                                  problem = NULL
             WHERE source = :source AND state = 'running' AND release_id <> :release_id
         """),
         {"source": source, "release_id": release_id},

@@ -78,15 +78,17 @@ async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> N
     )
 
 
-async def newest_release(tx: AsyncConnection, source: str) -> Release | None:
-    """The release retrieved last, whatever became of it."""
+async def newest_release(tx: AsyncConnection, source: str, files: Iterable[str]) -> Release | None:
+    """The release retrieved last, whatever became of it; what stood in for its files is none."""
     row = (
         await tx.execute(
             text("""
-                SELECT id FROM release WHERE source = :source
+                SELECT id FROM release WHERE source = :source AND EXISTS (
+                    SELECT FROM release_file f
+                    WHERE f.release_id = release.id AND f.name = ANY (CAST(:files AS text[])))
                 ORDER BY retrieved_at DESC LIMIT 1
             """),
-            {"source": source},
+            {"source": source, "files": list(files)},
         )
     ).one_or_none()
     return await get_release(tx, row.id) if row else None
@@ -272,20 +274,28 @@ async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
     """
     await tx.execute(
         text("""
-            UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes,
-                problem = CASE WHEN rs.failed_count > dead.genes THEN rs.problem END
-            FROM (
-                SELECT rs.run_id, count(*) AS genes
-                FROM run_source rs JOIN run ON run.id = rs.run_id
-                JOIN batch b ON b.release_id = rs.release_id AND b.kind = 'store'
-                    AND b.state = 'dead'
-                CROSS JOIN unnest(b.genes) AS g (hgnc_id)
-                WHERE rs.release_id = :release_id AND rs.state = 'running'
-                  AND (run.all_genes OR EXISTS (
-                      SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
-                GROUP BY rs.run_id
-            ) dead
-            WHERE rs.run_id = dead.run_id AND rs.release_id = :release_id
+            WITH taken_back AS (
+                UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes,
+                    problem = CASE WHEN rs.failed_count > dead.genes THEN rs.problem END
+                FROM (
+                    SELECT rs.run_id, count(*) AS genes
+                    FROM run_source rs JOIN run ON run.id = rs.run_id
+                    JOIN batch b ON b.release_id = rs.release_id AND b.kind = 'store'
+                        AND b.state = 'dead'
+                    CROSS JOIN unnest(b.genes) AS g (hgnc_id)
+                    WHERE rs.release_id = :release_id AND rs.state = 'running'
+                      AND (run.all_genes OR EXISTS (
+                          SELECT FROM run_gene s
+                          WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+                    GROUP BY rs.run_id
+                ) dead
+                WHERE rs.run_id = dead.run_id AND rs.release_id = :release_id
+                RETURNING rs.run_id
+            ), moved AS MATERIALIZED (  -- Locked in one order, as wherever several runs move.
+                SELECT id FROM run WHERE id IN (SELECT run_id FROM taken_back)
+                ORDER BY id FOR UPDATE
+            )
+            UPDATE run SET seq = seq + 1 FROM moved WHERE run.id = moved.id
         """),
         {"release_id": release_id},
     )

@@ -1,6 +1,6 @@
 """Runs: what was ordered, its plan, its facts and where it stands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 from uuid import UUID
 
@@ -60,8 +60,15 @@ async def awaits_catalogue(tx: AsyncConnection, run_id: UUID) -> bool:
     return bool(waits)
 
 
-async def next_to_plan(tx: AsyncConnection) -> UUID | None:
-    """The oldest run that can be planned: its catalogue is there, or could not be had."""
+async def declared_sources(tx: AsyncConnection) -> list[str]:
+    """The sources that `annobus migrate` has declared, those that were removed since included:
+    an order may have been on its way."""
+    return list(await tx.scalars(text("SELECT name FROM source ORDER BY name")))
+
+
+async def next_to_plan(tx: AsyncConnection, known: Iterable[str]) -> UUID | None:
+    """The oldest run that can be planned here: its catalogue is there, or could not be had, and
+    each of its sources is known, or was removed."""
     run_id: UUID | None = await tx.scalar(
         text("""
             SELECT id FROM run
@@ -70,10 +77,26 @@ async def next_to_plan(tx: AsyncConnection) -> UUID | None:
                   SELECT FROM batch b JOIN source s ON s.name = b.source
                   WHERE s.is_catalogue AND b.kind = 'release' AND b.state NOT IN ('done', 'dead')
               ))
+              AND NOT EXISTS (
+                  SELECT FROM run_source rs JOIN source s ON s.name = rs.source
+                  WHERE rs.run_id = run.id AND rs.state = 'waiting' AND NOT s.is_retired
+                    AND rs.source <> ALL (CAST(:known AS text[])))
             ORDER BY started_at LIMIT 1
-        """)
+        """),
+        {"known": list(known)},
     )
     return run_id
+
+
+async def retired_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
+    rows = await tx.scalars(
+        text("""
+            SELECT source FROM run_source JOIN source s ON s.name = source
+            WHERE run_id = :run_id AND s.is_retired
+        """),
+        {"run_id": run_id},
+    )
+    return list(rows)
 
 
 async def waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
@@ -114,6 +137,22 @@ async def lock_waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
         {"run_id": run_id},
     )
     return list(rows)
+
+
+async def keep_approved_genes(tx: AsyncConnection, run_id: UUID) -> bool:
+    """Let a list be its genes that are approved now, for each of its sources, whatever becomes of
+    them later. Returns whether the run has a list."""
+    await tx.execute(
+        text("""
+            DELETE FROM run_gene s WHERE s.run_id = :run_id AND NOT EXISTS (
+                SELECT FROM gene g WHERE g.hgnc_id = s.hgnc_id AND g.status = 'approved')
+        """),
+        {"run_id": run_id},
+    )
+    named = await tx.scalar(
+        text("SELECT NOT all_genes FROM run WHERE id = :run_id"), {"run_id": run_id}
+    )
+    return bool(named)
 
 
 async def count_genes(tx: AsyncConnection, run_id: UUID) -> int:

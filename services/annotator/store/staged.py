@@ -12,6 +12,7 @@ from services.annotator.errors import LeaseLost
 from services.chassis.errors import Problem
 
 UNMAPPED_MAX = 50_000  # Kept entries of one release; the count is of all.
+DROP_LOCK_TIMEOUT = "100ms"  # The planner, which feeds everybody, waits for it.
 
 
 async def is_staged(tx: AsyncConnection, release_id: UUID) -> bool:
@@ -114,7 +115,11 @@ async def _require_lease(tx: AsyncConnection, batch_id: UUID, lease_token: int) 
 
 
 async def drop_stored_rows(tx: AsyncConnection) -> int:
-    """Let go of staged rows that nobody needs any more; the raw bytes can make them again."""
+    """Let go of staged rows that nobody needs any more; the raw bytes can make them again.
+
+    Raises at once when a child process that stages one of these releases anew holds its rows.
+    """
+    await tx.execute(text(f"SET LOCAL lock_timeout = '{DROP_LOCK_TIMEOUT}'"))
     dropped = await tx.execute(
         text("""
             DELETE FROM staged_release USING release

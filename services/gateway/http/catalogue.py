@@ -40,12 +40,13 @@ class CatalogueRoutes:
     async def get_source(self, request: Request, name: str) -> Response:
         _NOTHING.parse(request.query_params)
         async with self.engine.connect() as connection:
-            found = {row["name"]: row for row in await catalogue.list_sources(connection)}
-        if name not in found:
-            accepted = ", ".join(found) or "none before `annobus migrate` has run"
+            found = await catalogue.get_source(connection, name)
+            known = await catalogue.list_source_names(connection) if found is None else ()
+        if found is None:
+            accepted = ", ".join(known) or "none before `annobus migrate` has run"
             error = field_error("path name", name, accepted)
             raise SourceNotFound(f"no source {error['value']!r}; known: {accepted}", [error])
-        return jsonapi.respond(_source(found[name]), {"self": f"/api/sources/{name}"})
+        return jsonapi.respond(_source(found), {"self": f"/api/sources/{name}"})
 
     async def list_namespaces(self, request: Request) -> Response:
         _NOTHING.parse(request.query_params)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chassis.http import RequestError, field_error
 from services.gateway import domain, jsonapi
 from services.gateway.documents import Documents, Held
-from services.gateway.domain import Outcome, Refused
+from services.gateway.domain import GENE_CHARACTERS_MAX, Outcome, Refused
 from services.gateway.errors import (
     GeneAmbiguous,
     GeneNotBuilt,
@@ -26,7 +26,6 @@ FIELDS = (
     *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
     *("location", "entrez_id", "ensembl_gene_id", "annotations"),
 )
-GENE_CHARACTERS_MAX = 100
 
 _LIST = jsonapi.Allowed(
     paged=True, keyset=True, filters=FILTERS, sorts=SORTS, resource="genes", fields=FIELDS

@@ -14,7 +14,7 @@ from contracts.messages import GENES_MAX, StartRun
 from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
-from services.gateway.domain import Run
+from services.gateway.domain import GENE_CHARACTERS_MAX, Run
 from services.gateway.errors import (
     CatalogueEmpty,
     GenesRefused,
@@ -29,7 +29,6 @@ from services.gateway.store import catalogue, genes, runs
 
 KEY_CHARACTERS_MAX = 255
 NAME_CHARACTERS_MAX = 200
-GENE_CHARACTERS_MAX = 100
 SOURCES_MAX = 100
 UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
 

@@ -10,23 +10,33 @@ Row = Mapping[str, Any]
 
 
 async def list_source_names(connection: AsyncConnection) -> list[str]:
-    """The catalogue first: the order in which a run works them."""
+    """Those that can be asked, the catalogue first: the order in which a run works them."""
     rows = await connection.scalars(
-        text("SELECT name FROM annotator.source_v1 ORDER BY NOT is_catalogue, name")
+        text("""
+            SELECT name FROM annotator.source_v1 WHERE NOT is_retired
+            ORDER BY NOT is_catalogue, name
+        """)
     )
     return list(rows)
 
 
+_SOURCES = """
+    SELECT name, title, kind, is_catalogue, identifier, homepage, licence, citation, is_retired,
+           ttl_seconds, release_id::text AS release_id, release, synthetic, checked_at, stored_at,
+           annotation_count
+    FROM annotator.source_v1
+"""
+
+
 async def list_sources(connection: AsyncConnection) -> list[Row]:
-    rows = await connection.execute(
-        text("""
-            SELECT name, title, kind, is_catalogue, identifier, homepage, licence, citation,
-                   ttl_seconds, release_id::text AS release_id, release, synthetic, checked_at,
-                   stored_at, annotation_count
-            FROM annotator.source_v1 ORDER BY NOT is_catalogue, name
-        """)
-    )
+    rows = await connection.execute(text(f"{_SOURCES} ORDER BY NOT is_catalogue, name"))
     return [dict(row) for row in rows.mappings()]
+
+
+async def get_source(connection: AsyncConnection, name: str) -> Row | None:
+    rows = await connection.execute(text(f"{_SOURCES} WHERE name = :name"), {"name": name})
+    row = rows.mappings().one_or_none()
+    return None if row is None else dict(row)
 
 
 async def list_namespaces(connection: AsyncConnection) -> list[Row]:

@@ -9,12 +9,14 @@ import orjson
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.messages import RunProgress, SourceProgress
+from contracts.messages import RunProgress, SourceProgress, StartRun
+from contracts.topics import FIXED
 from services.gateway.domain import Run
 from services.gateway.frames import FACTS_MAX, Fact
 
 ACTIVE_RUNS_MAX = 100  # Runs that the socket of all runs follows at once, the newest.
-
+# As long as Kafka keeps a command: an older one that no annotator has heard, none will hear.
+UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.topic)
 
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """
@@ -93,14 +95,32 @@ async def list_runs(connection: AsyncConnection, *, limit: int, offset: int) -> 
     return [_run(row) for row in rows.mappings()]
 
 
+async def list_active_ids(connection: AsyncConnection) -> list[UUID]:
+    """Runs that are not at their end, the newest first; those that ended are not read."""
+    rows = await connection.scalars(
+        text("""
+            SELECT id FROM (
+                SELECT r.id, r.requested_at FROM annotator.run_v1 a JOIN run r ON r.id = a.run_id
+                WHERE a.state IN ('planning', 'running')
+                UNION ALL
+                SELECT r.id, r.requested_at FROM run r
+                WHERE r.requested_at > now() - CAST(:unheard_max AS interval)
+                  AND NOT EXISTS (SELECT FROM annotator.run_v1 a WHERE a.run_id = r.id)
+            ) active ORDER BY requested_at DESC, id DESC LIMIT :limit
+        """),
+        {"unheard_max": UNHEARD_MAX, "limit": ACTIVE_RUNS_MAX},
+    )
+    return [UUID(bytes=run_id.bytes) for run_id in rows]
+
+
 async def list_active_runs(connection: AsyncConnection) -> list[Run]:
     """Runs that are not at their end, the newest first."""
     rows = await connection.execute(
         text(f"""
-            {_RUNS} WHERE coalesce(a.state, 'planning') IN ('planning', 'running')
-            ORDER BY r.requested_at DESC, r.id DESC LIMIT :limit
+            {_RUNS} WHERE r.id = ANY (CAST(:ids AS uuid[]))
+            ORDER BY r.requested_at DESC, r.id DESC
         """),
-        {"limit": ACTIVE_RUNS_MAX},
+        {"ids": await list_active_ids(connection)},
     )
     return [_run(row) for row in rows.mappings()]
 

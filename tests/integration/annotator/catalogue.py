@@ -4,6 +4,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from services.annotator import domain
+from services.annotator.sources import SOURCES
 from tests.integration.annotator.desk import Desk
 
 # HGNC id, symbol, Entrez id, Ensembl id; the last has no Ensembl id on purpose.
@@ -18,11 +20,16 @@ GENES = [
     ("HGNC:12547", "UGT1A", "7361", None),
 ]
 IDS = [gene[0] for gene in GENES]
+FILE = b"the catalogue"
 ASKABLE = [gene[0] for gene in GENES if gene[3]]
 
 
 async def write_catalogue(desk: Desk) -> UUID:
     """The genes, and the release that they are said to come from. Returns its id."""
+    source = SOURCES["hgnc"]
+    assert not domain.is_api(source)
+    sha256 = domain.digest(FILE)
+    await desk.handlers.raw_store.keep_bytes(FILE, sha256)
     async with desk.engine.begin() as tx:
         for hgnc_id, symbol, entrez_id, ensembl_gene_id in GENES:
             await tx.execute(
@@ -44,4 +51,17 @@ async def write_catalogue(desk: Desk) -> UUID:
                 VALUES ('hgnc', 'few', 'stored', 1, now(), now(), now(), now(), now()) RETURNING id
             """)
         )
+        for file in source.files:
+            await tx.execute(
+                text("""
+                    INSERT INTO release_file (release_id, name, url, sha256, bytes)
+                    VALUES (:release_id, :name, 'http://made.up', :sha256, :bytes)
+                """),
+                {
+                    "release_id": release_id,
+                    "name": file.name,
+                    "sha256": sha256,
+                    "bytes": len(FILE),
+                },
+            )
     return release_id

@@ -1,16 +1,16 @@
 """Slices of a release that die, wait or are revived while runs follow it: every gene once."""
 
 import asyncio
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 
-from contracts.messages import AnnotateBatch
+from contracts.messages import AnnotateBatch, BatchDead
 from services.annotator import domain
-from services.annotator.domain import Batch
-from services.annotator.store import batches
-from services.chassis.errors import PermanentError
+from services.annotator.domain import Batch, Counts
+from services.annotator.store import batches, counting, releases
+from services.chassis.errors import PermanentError, Problem
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import (
@@ -68,6 +68,74 @@ async def test_a_dead_slice_that_is_revived_is_not_counted_twice(desk: Desk) -> 
     whole = ("completed", len(WITH_VALUE), len(IDS) - len(WITH_VALUE), 0)
     assert await outcome(desk, everything) == await outcome(desk, later) == whole
     assert await outcome(desk, two) == ("completed", 1, 1, 0)
+
+
+async def test_a_dead_slice_is_no_problem_of_a_run_that_wants_none_of_its_genes(
+    desk: Desk,
+) -> None:
+    await write_catalogue(desk)
+    keep_unchanged(desk)
+    await write_release(desk, SLICES)
+    hit = await desk.order(["hpo"], [IDS[0]])
+    other = await desk.order(["hpo"], [IDS[-1]])
+    await look_upstream(desk)
+    await desk.handlers.give_back(await claim_slice(desk), PermanentError("it cannot be stored"))
+
+    rows = await desk.rows("SELECT run_id, problem IS NULL AS well FROM run_source")
+    assert {row.run_id: row.well for row in rows} == {hit: False, other: True}
+    await desk.work()
+    told = [message.run_id for message in desk.published if isinstance(message, BatchDead)]
+    assert told == [hit]
+    assert await outcome(desk, other) == ("completed", 0, 1, 0)
+
+
+async def test_a_run_that_is_counted_afresh_has_no_problem_any_more(desk: Desk) -> None:
+    await write_catalogue(desk)
+    keep_unchanged(desk)
+    await write_release(desk, SLICES)
+    run_id = await desk.order(["hpo"])
+    await look_upstream(desk)
+    await desk.handlers.give_back(await claim_slice(desk), PermanentError("it cannot be stored"))
+    assert await failed(desk, run_id) == 4
+
+    async with desk.engine.begin() as tx:  # As when a newer release is accepted.
+        await counting.detach_runs(tx, "hpo", uuid4())
+    row = await desk.row("SELECT state, failed_count, problem FROM run_source")
+    assert (row.state, row.failed_count, row.problem) == ("waiting", 0, None)
+
+
+async def test_counters_that_are_taken_back_are_another_snapshot(desk: Desk) -> None:
+    """Who has one with this seq would not take it for news."""
+    await write_catalogue(desk)
+    release_id = await write_release(desk, SLICES)
+    keep_unchanged(desk)
+    run_id = await desk.order(["hpo"])
+    await look_upstream(desk)
+    await desk.handlers.give_back(await claim_slice(desk), PermanentError("it cannot be stored"))
+    before = (await desk.row("SELECT seq FROM run")).seq
+
+    async with desk.engine.begin() as tx:
+        await releases.revive_slices(tx, release_id)
+    assert await failed(desk, run_id) == 0
+    assert (await desk.row("SELECT seq FROM run")).seq > before
+
+
+@pytest.mark.parametrize("dead_first", [False, True])
+async def test_a_source_that_gave_no_value_and_had_a_problem_failed_whatever_ended_last(
+    desk: Desk, dead_first: bool
+) -> None:
+    await write_catalogue(desk)
+    run_id = await desk.order(["ensembl"], IDS[:2])
+    await desk.planner.plan_once()
+    steps: list[tuple[Counts, Problem | None]] = [
+        (Counts(no_data=1), None),
+        (Counts(failed=1), {"title": "no answer"}),
+    ]
+    async with desk.engine.begin() as tx:
+        for counts, problem in reversed(steps) if dead_first else steps:
+            await counting.advance(tx, run_id, "ensembl", counts, problem)
+    row = await desk.row("SELECT state, problem FROM run_source")
+    assert (row.state, row.problem) == ("failed", {"title": "no answer"})
 
 
 async def until_waiting(desk: Desk, kind: str, task: "asyncio.Task[None]") -> None:

@@ -164,3 +164,13 @@ async def test_the_files_replace_what_was_asked_for_meanwhile(
         assert whole[row.hgnc_id]["loeuf"] == row.value["loeuf"]
         assert whole[row.hgnc_id]["transcript"].startswith("ENST")
     assert set((await statuses(desk)).values()) == {"ok", "empty"}
+
+    # Away once more, and back as it was: what stood in for the files is not taken for them.
+    await desk.order(["gnomad"], [PKD1])
+    with mirror.fault("gnomad", kind="status", status=503):
+        await try_again(desk, 2)
+    before = mirror.counters("gnomad")["not_modified"]
+    await try_again(desk, 1)
+    assert mirror.counters("gnomad")["not_modified"] == before + 1
+    releases = await desk.rows("SELECT state FROM release WHERE source = 'gnomad' ORDER BY id")
+    assert [row.state for row in releases] == ["fetched", "stored", "fetched"]

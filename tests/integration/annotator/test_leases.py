@@ -8,14 +8,14 @@ from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch
 from contracts.topics import DEAD_LETTERS
-from services.annotator import domain
+from services.annotator import domain, handlers
 from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost, UpstreamUnavailable
 from services.annotator.store import batches, catalogue
 from services.chassis.bus import Bus, Subscription
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
-from tests.integration.chassis.desk import open_broker, soon, started, typed
+from tests.integration.chassis.desk import WAIT_SECONDS, open_broker, soon, started, typed
 from tests.system import SharedCluster
 
 
@@ -201,11 +201,31 @@ async def test_a_lost_hint_is_sent_again(desk: Desk) -> None:
     assert (row.state, row.attempt) == ("done", 1)
 
 
-async def test_a_lease_is_renewed_while_its_worker_works(desk: Desk) -> None:
+async def test_a_lease_is_renewed_while_its_worker_works(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "RENEW_SECONDS", 0.05)
     batch_id = await hinted_batch(desk)
-    batch = await claim(desk, batch_id, "annotator-1")
-    assert batch is not None
+    upstream = desk.handlers.upstreams["ensembl"]
+    ask = upstream.post
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(path: str, body: object) -> domain.Response:
+        asked.set()
+        await go_on.wait()
+        return await ask(path, body)
+
+    monkeypatch.setattr(upstream, "post", answer_late)
+    hint = AnnotateBatch(batch_id=batch_id, source="ensembl")
+    working = asyncio.create_task(desk.handlers.on_annotate_batch(hint))
+    await soon(asked)
     await end_lease(desk, batch_id)
-    async with desk.engine.begin() as tx:
-        assert await batches.renew_lease(tx, batch)
-    assert await claim(desk, batch_id, "annotator-2") is None
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not await desk.rows("SELECT 1 FROM batch WHERE lease_until > now() + interval '5 s'"):
+            await asyncio.sleep(0.01)
+    assert await claim(desk, batch_id, "annotator-9") is None
+
+    go_on.set()
+    await working
+    row = await desk.row("SELECT state, attempt FROM batch WHERE id = :id", id=batch_id)
+    assert (row.state, row.attempt) == ("done", 1)

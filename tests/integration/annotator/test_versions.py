@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -17,6 +18,7 @@ from services.annotator.store.annotations import Origin
 from services.chassis.errors import Problem
 from tests.integration.annotator.catalogue import IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
+from tests.system import Database
 
 
 class Value(BaseModel):
@@ -258,3 +260,40 @@ async def test_an_answer_asked_for_before_an_equal_one_is_never_stored_over_it(d
         assert await annotations.mark_failed(tx, "ensembl", ["HGNC:1"], problem, asked_at) == []
     checked = await desk.row("SELECT outcome, retrieved_at FROM checked")
     assert (checked.outcome, checked.retrieved_at) == ("value", last.retrieved_at)
+
+
+@pytest.mark.parametrize("which", ["true", "name = 'hpo'"])
+async def test_what_each_source_has_is_counted_without_reading_one_version(
+    database: Database, which: str
+) -> None:
+    genes = 2_000
+    async with database.connect() as owner:
+        await owner.execute("SET search_path = annotator")
+        await owner.execute(
+            f"""WITH r AS (
+                    INSERT INTO release (source, version, state, parser_version, retrieved_at,
+                                         checked_at, accepted_at, stored_at, readable_since)
+                    SELECT name, '1', 'stored', 1, now(), now(), now(), now(), now()
+                    FROM source WHERE name IN ('hpo', 'gnomad') RETURNING id, source
+                ), f AS (
+                    INSERT INTO release_file (release_id, name, url, sha256, bytes)
+                    SELECT id, 'f', 'http://made.up', '\\x00', 1 FROM r RETURNING id, release_id
+                )
+                INSERT INTO annotation (hgnc_id, source, valid_from, valid_to, value, digest,
+                                        release_id, file_id, position, retrieved_at, parser_version)
+                SELECT 'HGNC:' || n, r.source, now() - v * interval '1 day',
+                       CASE v WHEN 0 THEN 'infinity' ELSE now() - (v - 1) * interval '1 day' END,
+                       json_build_object('text', repeat('x', 400)), '\\x01', r.id, f.id, 1, now(), 1
+                FROM generate_series(1, {genes}) n, generate_series(0, 4) v, r, f
+                WHERE f.release_id = r.id"""  # noqa: S608
+        )
+        await owner.execute("VACUUM ANALYZE annotation")
+        rows = await owner.fetch(f"SELECT name, annotation_count FROM source_v1 WHERE {which}")  # noqa: S608
+        pages = await owner.fetchval("SELECT relpages FROM pg_class WHERE relname = 'annotation'")
+        asked = f"SELECT * FROM source_v1 WHERE {which}"  # noqa: S608
+        plan = await owner.fetchval("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + asked)
+        root = orjson.loads(plan)[0]["Plan"]
+    found = {row["name"]: row["annotation_count"] for row in rows if row["annotation_count"]}
+    assert found == dict.fromkeys(["hpo"] if "hpo" in which else ["gnomad", "hpo"], genes)
+    assert pages > 1_000
+    assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < pages / 10

@@ -100,7 +100,7 @@ class Broker:
             yield bus
 
     async def records(self, topic: str, count: int) -> list[ConsumerRecord]:
-        """What a topic holds; waits for so many, and then a moment for one too many."""
+        """What a topic holds, to its end; waits for so many, and then a moment for one too many."""
         consumer = AIOKafkaConsumer(
             self.prefix + topic,
             bootstrap_servers=self.settings.kafka_bootstrap,
@@ -110,7 +110,7 @@ class Broker:
         found: list[ConsumerRecord] = []
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                while len(found) < count:
+                while len(found) < count or not await _is_at_end(consumer):
                     for records in (await consumer.getmany(timeout_ms=200)).values():
                         found += records
             late = await consumer.getmany(timeout_ms=int(ONE_TOO_MANY_SECONDS * 1000))
@@ -136,6 +136,13 @@ class Broker:
             for place, found in offsets.items()
             if place.topic == self.prefix + topic and found.offset > 0
         }
+
+
+async def _is_at_end(consumer: AIOKafkaConsumer) -> bool:
+    """Whether it has read all there is now: to begin with it does not know where it is."""
+    places = consumer.assignment()
+    ends = await consumer.end_offsets(places)
+    return bool(places) and all([await consumer.position(place) >= ends[place] for place in places])
 
 
 @asynccontextmanager

@@ -198,3 +198,17 @@ async def test_a_transaction_ends_at_its_limit_and_a_long_one_may_go_on(
         async with engine.begin() as tx:
             await allow_long_transaction(tx)
             await tx.execute(text("SELECT pg_sleep(1)"))
+
+
+@pytest.mark.parametrize(
+    ("found", "is_enough"),
+    [("annotator_0000", False), ("annotator_0001", True), ("annotator_0002", True)],
+)
+async def test_a_service_is_content_with_a_newer_schema_than_it_needs(
+    database: Database, found: str, is_enough: bool
+) -> None:
+    """`annobus migrate` runs before the services are replaced, and they go on meanwhile."""
+    async with database.connect() as owner:
+        await owner.execute("UPDATE annotator.alembic_version SET version_num = $1", found)
+    async with database.engine("annotator") as engine:
+        assert await chassis_database.has_revision(engine, "annotator_0001") is is_enough

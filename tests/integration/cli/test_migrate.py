@@ -51,8 +51,8 @@ async def test_a_second_migrate_changes_nothing(cluster: SharedCluster) -> None:
 
     second = await migrate(environment, "twice.")
     assert second.code == 0
-    nothing: dict[str, object] = {"schemas": {}, "sources": [], "topics": [], "problems": []}
-    assert second.report == nothing
+    assert set(second.report) == {"schemas", "sources", "retired", "topics", "problems"}
+    assert not any(second.report.values())
     assert "as they should be" in second.talk
 
 
@@ -103,6 +103,38 @@ async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: SharedC
     ]
     assert "partitions is 2, wanted is 6" in ended.talk
     assert len(described[0]["partitions"]) == 2
+
+
+async def test_a_source_that_is_gone_is_retired_until_it_comes_back(cluster: SharedCluster) -> None:
+    """Its rows refer to it, so it stays, and is not ordered any more."""
+    await cluster.create_database("retired")
+    environment = cluster.environment("retired")
+    assert (await migrate(environment, "retired.")).code == 0
+    connection = await asyncpg.connect(environment["ANNOBUS_DATABASE_URL"])
+    try:
+        await connection.execute("""
+            INSERT INTO annotator.source SELECT (jsonb_populate_record(s, '{"name": "exac"}')).*
+            FROM annotator.source s WHERE name = 'hpo'""")
+        await connection.execute("UPDATE annotator.source SET is_retired = true WHERE name = 'hpo'")
+        again = await migrate(environment, "retired.")
+        rows = await connection.fetch("SELECT name, is_retired FROM annotator.source_v1")
+    finally:
+        await connection.close()
+    assert (again.report["sources"], again.report["retired"]) == (["hpo"], ["exac"])
+    assert {row["name"] for row in rows if row["is_retired"]} == {"exac"}
+
+
+async def test_no_source_is_declared_before_its_topic_is_there(cluster: SharedCluster) -> None:
+    """Work of a source that is declared is announced, and its topic must take that."""
+    await cluster.create_database("early")
+    environment = cluster.environment("early")
+    broken = environment | {"ANNOBUS_KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+    assert (await migrate(broken, "early.")).code == 4
+    connection = await asyncpg.connect(environment["ANNOBUS_DATABASE_URL"])
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM annotator.source") == 0
+    finally:
+        await connection.close()
 
 
 async def test_the_owner_makes_tables_that_a_service_may_use(cluster: SharedCluster) -> None:

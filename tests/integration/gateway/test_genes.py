@@ -2,6 +2,7 @@
 
 from contracts.messages import DocumentsRebuilt, NamespaceInvalidated
 from services.gateway.documents import Held
+from services.gateway.domain import fold
 from tests.integration.gateway.desk import PKD1, PKD2, SOURCES, TAFAZZIN, WWTR1, Desk
 
 APPROVED = [PKD1, PKD2, TAFAZZIN, WWTR1]
@@ -82,8 +83,10 @@ async def test_a_page_by_number(stocked: Desk) -> None:
 
 async def test_filters(stocked: Desk) -> None:
     for name, value, expected in FILTERED:
-        found = await ids(stocked, **{f"filter[{name}]": value, "page[total]": "true"})
-        assert found == expected, name
+        parameters = {f"filter[{name}]": value, "page[total]": "true"}
+        answer = (await stocked.client.get("/api/genes", params=parameters)).json()
+        assert [item["id"] for item in answer["data"]] == expected, name
+        assert answer["meta"] == {"total": len(expected)}, name
         assert await ids(stocked, **{f"filter[{name}]": value, "sort": "symbol"}) == expected
 
 
@@ -109,6 +112,12 @@ async def test_a_gene_by_any_of_its_names(stocked: Desk) -> None:
         answer = await stocked.client.get(f"/api/genes/{name}")
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"]["id"] == PKD1
+
+
+async def test_names_are_folded_as_the_catalogue_has_them(desk: Desk) -> None:
+    names = ["PKD1", "C1orf127", "É", "Groß", "ﬁ", "Ψ", "Ж"]
+    (row,) = await desk.rows("SELECT array(SELECT lower(n) FROM unnest($1::text[]) n)", names=names)
+    assert [fold(name) for name in names] == row[0]
 
 
 async def test_a_name_of_no_gene_or_several_is_refused(stocked: Desk) -> None:
@@ -154,6 +163,7 @@ async def test_a_kept_document_is_served_until_a_newer_one_is_heard_of(stocked: 
 
 async def test_an_invalidated_namespace_is_forgotten_at_once(stocked: Desk) -> None:
     await stocked.client.get(f"/api/genes/{PKD1}")
+    assert isinstance(stocked.documents.get(PKD1), Held)
     event = NamespaceInvalidated(namespace="genes", epoch=1)
     await stocked.handlers.on_namespace_invalidated(event)
     assert stocked.documents.get(PKD1) is None

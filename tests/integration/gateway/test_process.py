@@ -116,15 +116,26 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
             assert record.key.decode() == started.json()["data"]["id"]
             assert dict(record.headers)["ce_type"] == b"annobus.run.start.v1"
 
-            first = await client.get("/api/genes/HGNC:9008")
-            await connection.execute(
-                """UPDATE cache.gene SET version = 2, document = '{"symbol": "PKD1", "new": 1}'"""
-            )
-            await _publish(bootstrap, topic_prefix, DocumentsRebuilt(versions={"HGNC:9008": 2}))
+            async def etag() -> str:
+                return str((await client.get("/api/genes/HGNC:9008")).headers["etag"])
+
+            async def is_kept() -> bool:
+                """Whether the document is in memory: there is a newer one, and nobody said so."""
+                before = await etag()
+                await connection.execute(
+                    """UPDATE cache.gene SET version = version + 1,
+                           document = json_build_object('symbol', 'PKD1', 'new', version)"""
+                )
+                return await etag() == before
+
+            await eventually(is_kept)  # Once the gateway knows that it hears the bus.
+            kept = await etag()
+            version = await connection.fetchval("SELECT version FROM cache.gene")
+            rebuilt = DocumentsRebuilt(versions={"HGNC:9008": version})
+            await _publish(bootstrap, topic_prefix, rebuilt)
 
             async def changed() -> bool:
-                answer = await client.get("/api/genes/HGNC:9008")
-                return bool(answer.headers["etag"] != first.headers["etag"])
+                return await etag() != kept
 
             await eventually(changed)
 

@@ -3,6 +3,9 @@
 import asyncio
 from typing import Any
 
+from sqlalchemy import text
+
+from services.gateway.store import runs
 from tests.integration.gateway.desk import OLD, PKD1, PKD2, SOURCES, TAFAZZIN, Desk
 
 NAMES = [
@@ -65,6 +68,16 @@ async def test_all_genes_need_no_catalogue(desk: Desk) -> None:
     (command,) = await desk.outbox()
     assert command["genes"] is None
     assert command["sources"] == list(SOURCES)
+
+
+async def test_a_source_that_was_retired_is_shown_and_not_ordered(desk: Desk) -> None:
+    await desk.execute("UPDATE annotator.source SET is_retired = true WHERE name = 'gnomad'")
+    await desk.start(all=True)
+    (command,) = await desk.outbox()
+    assert command["sources"] == [name for name in SOURCES if name != "gnomad"]
+    await refused(desk, 422, all=True, sources=["gnomad"])
+    shown = (await desk.client.get("/api/sources/gnomad")).json()["data"]["attributes"]
+    assert shown["is_retired"] is True
 
 
 async def test_both_triggers_order_all_genes(desk: Desk) -> None:
@@ -204,3 +217,31 @@ async def test_an_unknown_run_and_an_unknown_parameter_are_refused(desk: Desk) -
     answer = await desk.client.get("/api/runs", params={"limit": "3"})
     assert answer.status_code == 400
     assert "page[size]" in answer.json()["detail"]
+
+
+async def test_who_asks_which_runs_are_active_reads_those_and_none_that_ended(desk: Desk) -> None:
+    """Each second, while somebody watches, however many runs there were."""
+    await desk.execute(
+        """WITH ended AS (
+               INSERT INTO gateway.run (sources, requested_at)
+               SELECT ARRAY['hpo'], now() - interval '30 days' FROM generate_series(1, 2000)
+               RETURNING id)
+           INSERT INTO annotator.run (id, all_genes, awaits_catalogue, open_sources, state,
+                                      started_at, finished_at)
+           SELECT id, true, false, 0, 'completed', now() - interval '30 days', now() FROM ended"""
+    )
+    await desk.execute("ANALYZE")
+    noted, unheard_of = await desk.start(), await desk.start()
+    await desk.plan(noted, total=10)
+    async with desk.engine.connect() as connection:
+        assert await runs.list_active_ids(connection) == [unheard_of, noted]
+        read = await connection.scalar(
+            text("""
+                SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))
+                FROM pg_stat_xact_all_tables
+                WHERE schemaname IN ('gateway', 'annotator') AND relname = 'run'
+            """)
+        )
+        assert 2 <= read <= 50  # Planning a statement reads the ends of an index.
+        active = await runs.list_active_runs(connection)
+    assert [run.id for run in active] == [unheard_of, noted]

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import UnknownTopicOrPartitionError
 
 from infra.cluster import Cluster
 from infra.errors import ClusterError
@@ -28,6 +29,7 @@ from tests.system import ROOT
 pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 
 DEADLINE_SECONDS = 30.0
+UNASKED_MILLISECONDS = 2_000  # How long a producer hopes for a topic that nobody has made.
 TOPIC = "greetings.v1"
 
 
@@ -160,6 +162,11 @@ async def test_kafka_keeps_a_message_when_it_is_killed_and_makes_no_topic_unaske
 
     await send(bootstrap, b"after")
     assert await read(bootstrap, 2) == [b"before", b"after"]
+    async with AIOKafkaProducer(
+        bootstrap_servers=bootstrap, request_timeout_ms=UNASKED_MILLISECONDS
+    ) as producer:
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await producer.send_and_wait("unasked", b"is anybody there?")
     assert not list((running.state / "kafka" / "data").glob("unasked*"))
 
 

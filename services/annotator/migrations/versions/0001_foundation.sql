@@ -11,7 +11,8 @@ CREATE TABLE source (  -- What the source files declare; written by `annobus mig
     citation text NOT NULL,
     ttl interval NOT NULL CHECK (ttl > interval '0'),
     parser_version integer NOT NULL,
-    batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 4000)
+    batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 4000),
+    is_retired boolean NOT NULL DEFAULT false  -- No file declares it any more; its values stay.
 );
 CREATE UNIQUE INDEX source_one_catalogue ON source (is_catalogue) WHERE is_catalogue;
 
@@ -125,9 +126,11 @@ CREATE TABLE run (
     CHECK (finished_at IS NULL OR open_sources = 0),
     CHECK (state <> 'running' OR planned_all)
 );
-CREATE INDEX run_planning ON run (started_at) WHERE state = 'planning';
+CREATE INDEX run_active ON run (started_at) WHERE state IN ('planning', 'running');
 
-CREATE TABLE run_gene (  -- The scope of a run over a list; a run over all genes has no rows here.
+-- The scope of a run over a list: what of it was approved when it was planned. A run over all
+-- genes has no rows here.
+CREATE TABLE run_gene (
     run_id uuid NOT NULL REFERENCES run,
     hgnc_id text NOT NULL,
     PRIMARY KEY (run_id, hgnc_id)
@@ -237,6 +240,8 @@ CREATE TABLE annotation (
 ) WITH (fillfactor = 90);
 CREATE UNIQUE INDEX annotation_current ON annotation (hgnc_id, source)
     WHERE valid_to = 'infinity';
+CREATE INDEX annotation_count ON annotation (source)
+    WHERE valid_to = 'infinity' AND value IS NOT NULL;
 CREATE INDEX annotation_history ON annotation (hgnc_id, source, valid_from DESC)
     WHERE valid_to <> 'infinity';
 
@@ -287,18 +292,20 @@ FROM release;
 
 CREATE VIEW source_v1 AS
 SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.homepage, s.licence, s.citation,
-       extract(epoch FROM s.ttl)::integer AS ttl_seconds,
+       s.is_retired, extract(epoch FROM s.ttl)::integer AS ttl_seconds,
        r.id AS release_id, r.version AS release, coalesce(r.synthetic, false) AS synthetic,
        r.checked_at, r.stored_at,
-       (SELECT count(*) FROM annotation a
-        WHERE a.source = s.name AND a.valid_to = 'infinity' AND a.value IS NOT NULL
-       )::integer AS annotation_count
+       coalesce(c.annotation_count, 0) AS annotation_count
 FROM source s
 LEFT JOIN LATERAL (
     SELECT * FROM release r
     WHERE r.source = s.name AND r.readable_since IS NOT NULL
     ORDER BY r.retrieved_at DESC LIMIT 1
-) r ON true;
+) r ON true
+LEFT JOIN (  -- One count for all; who asks for no count pays for none.
+    SELECT source, count(*)::integer AS annotation_count FROM annotation
+    WHERE valid_to = 'infinity' AND value IS NOT NULL GROUP BY source
+) c ON c.source = s.name;
 
 CREATE VIEW current_annotation_v1 AS
 WITH newest AS (  -- The last release of each source that readers may rely on.
