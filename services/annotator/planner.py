@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source
+from services.annotator.failpoints import Failpoint
 from services.annotator.store import annotations, batches, counting, releases, runs, staged
-from services.chassis import database, outbox
+from services.chassis import database, failpoints, outbox
 from services.chassis.errors import PermanentError, problem_of
 
 log = structlog.get_logger()
@@ -67,6 +68,8 @@ class Planner:
             facts = await self.plan(tx, run_id)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts)
+            failpoints.hit(Failpoint.PLAN_WRITTEN)
+        failpoints.hit(Failpoint.PLAN_COMMITTED)
         self.report([run_id])
         return 1
 
@@ -113,6 +116,10 @@ class Planner:
             await outbox.add(
                 tx, *(AnnotateBatch(batch_id=b.batch_id, source=b.source) for b in due)
             )
+            if due:
+                failpoints.hit(Failpoint.HINTS_WRITTEN)
+        if due:
+            failpoints.hit(Failpoint.HINTS_COMMITTED)
         return len(due)
 
     async def sweep_once(self) -> int:

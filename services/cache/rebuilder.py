@@ -4,7 +4,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import DocumentsRebuilt
 from services.cache import store
-from services.chassis import outbox, telemetry
+from services.cache.failpoints import Failpoint
+from services.chassis import failpoints, outbox, telemetry
 
 GENES_MAX = 1_000
 PERIOD_SECONDS = 2.0  # What a lost wake-up costs.
@@ -31,6 +32,8 @@ class Rebuilder:
             if rebuilt:
                 versions = {document.hgnc_id: document.version for document in rebuilt}
                 await outbox.add(tx, DocumentsRebuilt(versions=versions))
+            failpoints.hit(Failpoint.DOCUMENTS_WRITTEN)
+        failpoints.hit(Failpoint.DOCUMENTS_COMMITTED)
         telemetry.DOCUMENTS_REBUILT.labels("changed").inc(len(rebuilt))
         telemetry.DOCUMENTS_REBUILT.labels("unchanged").inc(len(genes) - len(rebuilt))
         return len(genes)

@@ -11,8 +11,9 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import Message
-from services.chassis import database, telemetry
+from services.chassis import database, failpoints, telemetry
 from services.chassis.errors import MessageTooLarge
+from services.chassis.failpoints import Failpoint
 from services.chassis.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -87,6 +88,7 @@ async def relay_once(connection: AsyncConnection, publish: Publish) -> int:
     telemetry.OUTBOX_ROWS.set(len(rows))
     if not rows:
         return 0
+    failpoints.hit(Failpoint.RELAY_READ)
     try:
         async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
             futures = [await _queue(row, publish) for row in rows]  # One by one: the order.
@@ -96,6 +98,7 @@ async def relay_once(connection: AsyncConnection, publish: Publish) -> int:
         log.warning("relay_timeout", rows=len(rows))
         return 0
     arrived = in_order(rows, outcomes)
+    failpoints.hit(Failpoint.RELAY_SENT)
     await connection.execute(
         text("DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"), {"ids": arrived}
     )
