@@ -142,3 +142,11 @@ def fresh_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
     asyncio.run(cluster.create_database(name, template))
     yield Database(name, cluster.environment(name))
     asyncio.run(cluster.drop_database(name))
+
+
+@asynccontextmanager
+async def open_database(cluster: SharedCluster, name: str, template: str) -> AsyncIterator[Database]:
+    """The same, for several tests that share a loop."""
+    await cluster.create_database(name, template)
+    yield Database(name, cluster.environment(name))
+    await cluster.drop_database(name)

@@ -14,7 +14,6 @@ from services.annotator.sources import SOURCES, UPSTREAMS
 from services.annotator.upstream import Upstream
 from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
-from services.chassis.failpoints import Failpoints
 from services.chassis.process import Process
 
 REVISION = "annotator_0001"
@@ -44,7 +43,6 @@ async def main(settings: AnnotatorSettings) -> None:
             instance=instance,
             report=progress.report,
             prepare_release=releases.prepare_release,
-            failpoints=Failpoints(settings.shared),
         )
         planner = Planner(engine, SOURCES, instance, progress.report, bury)
 

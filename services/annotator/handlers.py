@@ -17,6 +17,7 @@ from contracts.messages import (
 from services.annotator import domain
 from services.annotator.domain import Batch, Counts, Gene, Offered, Source
 from services.annotator.errors import LeaseLost, ReleaseMissing, SourceUnknown
+from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
 from services.annotator.store import (
     annotations,
@@ -29,10 +30,9 @@ from services.annotator.store import (
 )
 from services.annotator.store.annotations import Origin
 from services.annotator.upstream import Upstream, within
-from services.chassis import database, outbox, telemetry
+from services.chassis import database, failpoints, outbox, telemetry
 from services.chassis.bus import Routes, Subscription
 from services.chassis.errors import problem_of
-from services.chassis.failpoints import Failpoints
 
 log = structlog.get_logger()
 
@@ -50,7 +50,6 @@ class Handlers:
     instance: str
     report: Callable[[Iterable[UUID]], None]
     prepare_release: Callable[[Batch], Awaitable[list[RunFact]]]
-    failpoints: Failpoints
     in_flight: set[UUID] = field(default_factory=set)
 
     async def on_start_run(self, command: StartRun) -> None:
@@ -70,6 +69,8 @@ class Handlers:
                 await releases.open_release_batches(
                     tx, (name for name, s in self.sources.items() if s.declaration.is_catalogue)
                 )
+            failpoints.hit(Failpoint.RUN_WRITTEN)
+        failpoints.hit(Failpoint.RUN_NOTED)
         self.report([command.run_id])
 
     async def on_annotate_batch(self, command: AnnotateBatch) -> None:
@@ -90,7 +91,7 @@ class Handlers:
             if batch is None:  # Finished, not due or a duplicate: the message was only a hint.
                 return
             genes = await catalogue.get_genes(tx, batch.genes) if batch.kind == "fetch" else []
-        self.failpoints.hit("after_claim")
+        failpoints.hit(Failpoint.BATCH_CLAIMED)
         renewing = asyncio.create_task(self.keep_lease(batch))
         try:
             facts = await self.work(batch, genes)
@@ -100,7 +101,7 @@ class Handlers:
             facts = await self.give_back(batch, error)
         finally:
             renewing.cancel()
-        self.failpoints.hit("after_store")
+        failpoints.hit(Failpoint.BATCH_LEFT)
         self.report({fact.run_id for fact in facts})
 
     async def keep_lease(self, batch: Batch) -> None:
@@ -138,6 +139,7 @@ class Handlers:
                     source=batch.source, release_id=batch.release_id, version=version
                 )
                 await outbox.add(tx, stored)
+            failpoints.hit(Failpoint.SLICE_WRITTEN)
         telemetry.BATCHES.labels(batch.source, "done").inc()
         return facts
 
@@ -154,6 +156,7 @@ class Handlers:
             _, offered = await asyncio.gather(
                 self.raw_store.keep_bytes(page.content, sha256), offer(page.answers)
             )
+            failpoints.hit(Failpoint.PAGE_FETCHED)
             async with self.engine.begin() as tx:
                 now = await annotations.lock_store(tx, batch.source)
                 release_id, file_id = await releases.record_page(
@@ -175,6 +178,8 @@ class Handlers:
                 await runs.save_facts(tx, facts)
                 touched = sorted({*changed, *seen})
                 await outbox.add(tx, *facts, *domain.changes(batch.source, release_id, touched))
+                failpoints.hit(Failpoint.PAGE_WRITTEN)
+            failpoints.hit(Failpoint.PAGE_COMMITTED)
             self.report([batch.run_id])
             checkpoint += len(asked)
         telemetry.BATCHES.labels(batch.source, "done").inc()

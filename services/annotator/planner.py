@@ -12,8 +12,9 @@ from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source, is_api
 from services.annotator.errors import GenesWithdrawn, LeaseLost, SourceRetired
+from services.annotator.failpoints import Failpoint
 from services.annotator.store import annotations, batches, counting, releases, runs, staged
-from services.chassis import database, outbox
+from services.chassis import database, failpoints, outbox
 from services.chassis.errors import PermanentError, problem_of
 
 log = structlog.get_logger()
@@ -71,12 +72,14 @@ class Planner:
             async with self.engine.begin() as tx:
                 await releases.allow_long_transaction(tx)
                 await announce(tx, await self.plan(tx, run_id))
+                failpoints.hit(Failpoint.PLAN_WRITTEN)
         except Exception as error:
             if database.is_worth_another_try(error):
                 raise
             log.exception("run_not_planned", run_id=str(run_id))
             async with self.engine.begin() as tx:
                 await announce(tx, await self.fail(tx, run_id, error))
+        failpoints.hit(Failpoint.PLAN_COMMITTED)
         self.report([run_id])
         return 1
 
@@ -153,6 +156,10 @@ class Planner:
             await outbox.add(
                 tx, *(AnnotateBatch(batch_id=b.batch_id, source=b.source) for b in due)
             )
+            if due:
+                failpoints.hit(Failpoint.HINTS_WRITTEN)
+        if due:
+            failpoints.hit(Failpoint.HINTS_COMMITTED)
         return len(due)
 
     async def sweep_once(self) -> int:

@@ -22,6 +22,7 @@ from services.annotator.domain import (
     Source,
 )
 from services.annotator.errors import LeaseLost, ReleaseMissing, ReleaseRefused
+from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
 from services.annotator.stager import Stager, open_stager
 from services.annotator.store import (
@@ -36,7 +37,7 @@ from services.annotator.store import (
 from services.annotator.store.annotations import Origin
 from services.annotator.store.releases import FetchedFile, Release
 from services.annotator.upstream import Upstream, within
-from services.chassis import outbox
+from services.chassis import failpoints, outbox
 from services.chassis.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
@@ -94,6 +95,7 @@ class Releases:
                 raise ReleaseRefused(str((release.problem or {}).get("detail", "rejected before")))
             if await self._needs_staging(release, source):
                 await stager.stage(release)
+                failpoints.hit(Failpoint.RELEASE_STAGED)
         async with self.engine.begin() as tx:
             await releases.allow_long_transaction(tx)
             await annotations.lock_store(tx, batch.source)
@@ -113,6 +115,7 @@ class Releases:
             facts = await counting.attach_runs(tx, batch.source, release.id, is_api=False)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts)
+            failpoints.hit(Failpoint.ACCEPTANCE_WRITTEN)
         log.info("release_prepared", source=batch.source, version=release.version)
         return facts
 
@@ -183,6 +186,7 @@ class Releases:
             )
         files = [file for file, _ in fetched]
         synthetic = any(is_synthetic for _, is_synthetic in fetched)
+        failpoints.hit(Failpoint.RELEASE_FETCHED)
         parser_version = source.declaration.parser_version
         async with self.engine.begin() as tx:
             if known and known.parser_version == parser_version and _same(known, files):

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.annotator.domain import Batch
+from services.annotator.failpoints import Failpoint
 from services.annotator.store.releases import Release
+from services.chassis import failpoints
 from services.chassis.errors import TransientError
 
 STAGING_SECONDS_MAX = 300
@@ -44,7 +46,10 @@ class Stager:
         child = await self.start()
         try:
             async with asyncio.timeout(STAGING_SECONDS_MAX):
-                await child.communicate(f"{release.id}\n".encode())
+                assert child.stdin is not None
+                child.stdin.write(f"{release.id}\n".encode())
+                failpoints.hit(Failpoint.STAGING_BEGUN)
+                await child.communicate()
         except TimeoutError as error:
             raise StagingFailed(f"{release.source}: more than {STAGING_SECONDS_MAX} s") from error
         if child.returncode != 0:

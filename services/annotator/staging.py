@@ -16,12 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.annotator import domain
 from services.annotator.domain import BulkSource, Catalogue, Record, StoredFile
 from services.annotator.errors import ReleaseRefused
+from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES
 from services.annotator.store import catalogue, releases, staged
 from services.annotator.store.releases import Release
-from services.chassis import database
+from services.chassis import database, failpoints
 from services.chassis.child import end_with_parent
 from services.chassis.errors import PermanentError
 from services.chassis.telemetry import configure_logging
@@ -76,6 +77,7 @@ class Reading:
 async def main(batch_id: UUID, lease_token: int) -> None:
     settings = AnnotatorSettings()
     configure_logging(settings.shared, "annotator-staging")
+    failpoints.switch_on(settings.shared, "annotator")
     async with database.open_engine(settings, "annotator-staging") as engine:
         catalogue_id, genes = await _read_catalogue(engine)
         if not (told := await asyncio.to_thread(sys.stdin.readline)):
@@ -104,6 +106,7 @@ async def main(batch_id: UUID, lease_token: int) -> None:
                     reading.unmapped,
                 )
                 await tx.execute(text("ANALYZE staged (release_id, hgnc_id)"))
+                failpoints.hit(Failpoint.ROWS_COPIED)
         except PermanentError as error:  # Whoever started us reads the release's row.
             async with engine.begin() as tx:
                 await staged.reject_release(tx, batch_id, lease_token, release_id, error.problem())

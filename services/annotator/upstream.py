@@ -26,7 +26,8 @@ from services.annotator.errors import (
     UpstreamTruncated,
     UpstreamUnavailable,
 )
-from services.chassis import telemetry
+from services.annotator.failpoints import Failpoint
+from services.chassis import failpoints, telemetry
 from services.chassis.errors import AnnobusError
 
 log = structlog.get_logger()
@@ -105,6 +106,7 @@ class Upstream:
             content = bytearray()
             async for chunk in _unpacked(response, ANSWER_BYTES_MAX):
                 content += chunk
+                failpoints.hit(Failpoint.ANSWER_BEGUN)
             _refuse_page(response, content[:START_BYTES])
             return Response(_asked(response), bytes(content), _is_synthetic(response))
 
@@ -149,6 +151,7 @@ class Upstream:
                 size += len(chunk)
                 sha256.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
+                failpoints.hit(Failpoint.ANSWER_BEGUN)
         if size == 0:
             raise UpstreamTruncated(f"{_asked(response)} answers 200 with an empty body")
         return sha256.digest(), size

@@ -11,7 +11,8 @@ from contracts.messages import (
     ReleaseStored,
 )
 from services.cache import store
-from services.chassis import outbox
+from services.cache.failpoints import Failpoint
+from services.chassis import failpoints, outbox
 from services.chassis.bus import Routes, Subscription
 
 GENES = "genes"  # The namespace of gene documents.
@@ -26,6 +27,8 @@ class Handlers:
         async with self.engine.begin() as tx:
             await store.mark_dirty(tx, event.genes)
             await store.wake_rebuilder(tx)
+            failpoints.hit(Failpoint.MARKS_WRITTEN)
+        failpoints.hit(Failpoint.MARKS_COMMITTED)
 
     async def on_release_stored(self, event: ReleaseStored) -> None:
         """Genes that the release does not name are known to have no data now."""
@@ -42,6 +45,8 @@ class Handlers:
                 await store.mark_all_dirty(tx)
                 await store.wake_rebuilder(tx)
             await outbox.add(tx, NamespaceInvalidated(namespace=command.namespace, epoch=epoch))
+            failpoints.hit(Failpoint.EPOCH_WRITTEN)
+        failpoints.hit(Failpoint.EPOCH_COMMITTED)
 
 
 def subscriptions(handlers: Handlers) -> list[Subscription]:

@@ -6,7 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import DocumentsRebuilt
 from services.cache import store
-from services.chassis import outbox, telemetry
+from services.cache.failpoints import Failpoint
+from services.chassis import failpoints, outbox, telemetry
 
 GENES_MAX = 1_000
 PASSES_AT_ONCE = 2  # While one commits or reads, the other computes.
@@ -19,10 +20,9 @@ class Rebuilder:
         self._engine = engine
 
     async def rebuild(self, _: AsyncConnection) -> bool:
-        """One pass, for `database.alone`, which hands in the session that holds the lock."""
-        passes = [asyncio.create_task(self.rebuild_once()) for _ in range(PASSES_AT_ONCE)]
-        await asyncio.wait(passes)
-        return max(one.result() for one in passes) == GENES_MAX
+        """Passes side by side, for `database.alone`, which hands in the session of the lock."""
+        taken = await asyncio.gather(*(self.rebuild_once() for _ in range(PASSES_AT_ONCE)))
+        return max(taken) == GENES_MAX
 
     async def rebuild_once(self) -> int:
         """Rebuild the dirty genes and name those that are new to a reader. Returns how many
@@ -36,6 +36,8 @@ class Rebuilder:
             if rebuilt:
                 versions = {document.hgnc_id: document.version for document in rebuilt}
                 await outbox.add(tx, DocumentsRebuilt(versions=versions))
+            failpoints.hit(Failpoint.DOCUMENTS_WRITTEN)
+        failpoints.hit(Failpoint.DOCUMENTS_COMMITTED)
         telemetry.DOCUMENTS_REBUILT.labels("changed").inc(len(rebuilt))
         telemetry.DOCUMENTS_REBUILT.labels("unchanged").inc(len(genes) - len(rebuilt))
         return len(genes)

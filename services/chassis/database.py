@@ -1,6 +1,7 @@
 """Connections: an engine per service and role, one long-lived session for locks and wake-ups."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -47,7 +48,8 @@ def _arguments(application: str) -> dict[str, Any]:
         "timeout": CONNECT_TIMEOUT_SECONDS,
         "command_timeout": COMMAND_TIMEOUT_SECONDS,
         "server_settings": {
-            "application_name": application,
+            # With the process: whose lock is it that others wait for?
+            "application_name": f"{application} {os.getpid()}",
             "transaction_timeout": TRANSACTION_TIMEOUT,
             "idle_in_transaction_session_timeout": TRANSACTION_TIMEOUT,
             # A plan cached while a table was empty scans it for every batch.

@@ -7,6 +7,9 @@ from alembic import context, op
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from services.chassis import failpoints
+from services.chassis.failpoints import Failpoint
+
 OUTBOX = Path(__file__).with_name("outbox.sql")  # Each service has its own outbox.
 
 
@@ -29,6 +32,7 @@ async def _migrate(schema: str, database_url: str) -> None:
         await tx.execute(
             text(f"REVOKE INSERT, UPDATE, DELETE ON {schema}.alembic_version FROM {schema}")
         )
+        failpoints.hit(Failpoint.SCHEMA_MIGRATED)
     await engine.dispose()
 
 

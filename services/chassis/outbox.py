@@ -12,8 +12,9 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import Message
-from services.chassis import database, telemetry
+from services.chassis import database, failpoints, telemetry
 from services.chassis.errors import MessageTooLarge, TopicShut
+from services.chassis.failpoints import Failpoint
 from services.chassis.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -93,8 +94,10 @@ async def relay_once(
     telemetry.OUTBOX_ROWS.set(len(rows))
     if not rows:
         return 0
+    failpoints.hit(Failpoint.RELAY_READ)
     arrived, refused = in_order(await _send(rows, publish))
     resting |= dict.fromkeys(refused, time.monotonic() + REST_SECONDS)
+    failpoints.hit(Failpoint.RELAY_SENT)
     await connection.execute(
         text("DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"), {"ids": arrived}
     )

@@ -12,7 +12,8 @@ import structlog
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chassis import database, http, telemetry
+from services.chassis import database, failpoints, http, telemetry
+from services.chassis.failpoints import Failpoint
 from services.chassis.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -35,6 +36,7 @@ class Process:
 
     def __init__(self, service: str, settings: ServiceSettings) -> None:
         telemetry.configure_logging(settings.shared, service)
+        failpoints.switch_on(settings.shared, service)
         self.service = service
         self.settings = settings
         self._stack = AsyncExitStack()
@@ -60,6 +62,7 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         log.info("stopping", error=repr(error) if error else None)
+        failpoints.hit(Failpoint.STOP_BEGUN)
         late = asyncio.get_running_loop().call_later(STOP_SECONDS, _give_up)
         await self._stack.aclose()
         late.cancel()

@@ -16,18 +16,15 @@ class SharedSettings(BaseSettings):
     topic_prefix: str = Field(default="", pattern=r"^[a-z0-9.-]*$")  # Lets tests share a broker.
     log_format: Literal["json", "console"] = "json"
     environment: Literal["production", "test"] = "production"
-    failpoints: dict[str, int] = {}  # Name → the hit at which the process is killed, once.
-    failpoints_folder: Path | None = None  # Where a failpoint that fired leaves its mark.
+    failpoints_folder: Path | None = None  # Where a test arms points at which a process stops.
 
     @model_validator(mode="after")
     def production_has_no_failpoints(self) -> Self:
-        if self.failpoints and self.environment == "production":
+        if self.failpoints_folder is not None and self.environment == "production":
             raise ValueError(
-                f"ANNOBUS_FAILPOINTS={self.failpoints} is refused in production; "
+                f"ANNOBUS_FAILPOINTS_FOLDER={self.failpoints_folder} is refused in production; "
                 "set ANNOBUS_ENVIRONMENT=test or remove it"
             )
-        if self.failpoints and self.failpoints_folder is None:
-            raise ValueError("ANNOBUS_FAILPOINTS needs ANNOBUS_FAILPOINTS_FOLDER, an empty folder")
         return self
 
 

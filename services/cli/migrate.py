@@ -25,6 +25,8 @@ import services
 from contracts.topics import Topic, topics
 from services.annotator.domain import batch_size, kind
 from services.annotator.sources import SOURCES
+from services.chassis import failpoints
+from services.chassis.settings import SharedSettings
 from services.cli import output
 from services.cli.errors import CommandFailed, NotReachable, Refused
 
@@ -242,6 +244,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Exit code 0 when everything is as it should be afterwards."""
     # What it says of refused connections is said by the errors below, once and in words.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    failpoints.switch_on(SharedSettings(), "migrate")
     missing = [
         name
         for name in ("ANNOBUS_DATABASE_URL", "ANNOBUS_KAFKA_BOOTSTRAP")

@@ -15,10 +15,12 @@ from contracts.messages import (
     RunProgress,
     SourceCompleted,
 )
+from services.chassis import failpoints
 from services.chassis.bus import Bus, Routes, Subscription
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.domain import is_active
+from services.gateway.failpoints import Failpoint
 from services.gateway.live import Live
 
 HEARING_SECONDS = 1.0
@@ -32,17 +34,20 @@ class Handlers:
     documents: Documents
 
     async def on_run_progress(self, progress: RunProgress) -> None:
+        failpoints.hit(Failpoint.PROGRESS_HEARD)
         if is_active(progress):
             self.active.hear_of(progress.run_id)
         self.live.merge(progress)
 
     async def on_run_fact(self, fact: RunFact) -> None:
         """A fact is a row: the message only says that there is one."""
+        failpoints.hit(Failpoint.FACT_HEARD)
         if isinstance(fact, RunPlanned):
             self.active.hear_of(fact.run_id)
         self.live.hear_of(fact.run_id, fact.seq)
 
     async def on_documents_rebuilt(self, event: DocumentsRebuilt) -> None:
+        failpoints.hit(Failpoint.DOCUMENTS_HEARD)
         self.documents.hear(event.versions)
 
     async def on_namespace_invalidated(self, event: NamespaceInvalidated) -> None:

@@ -11,9 +11,11 @@ from uuid import UUID
 import structlog
 
 from contracts.messages import RunProgress
+from services.chassis import failpoints
 from services.chassis.database import CONNECTION_ERRORS
 from services.gateway import frames
 from services.gateway.domain import is_active
+from services.gateway.failpoints import Failpoint
 from services.gateway.frames import FACTS_MAX, Fact
 
 log = structlog.get_logger()
@@ -64,6 +66,7 @@ class Watched:
         self.stale = stale
         self.frame = frames.snapshot(newest, stale=stale)
         self.round += 1
+        failpoints.hit(Failpoint.FRAMES_MADE)
         for changed in self.watchers:
             changed.set()
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,19 @@ from contracts.topics import topics
 from infra.processes import Process
 from infra.supervisor import Supervisor
 from services.annotator.sources import SOURCES
+from services.chassis import failpoints
 from services.cli.migrate import create_topics
 from tests.system import ROOT, Database, Mirror
 
 READY_TIMEOUT_SECONDS = 30
 WAIT_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Fired:
+    pid: int
+    at: float  # Seconds of the wall clock.
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,29 @@ class Running:
     supervisor: Supervisor
     folder: Path
 
-    def fired(self, failpoint: str) -> bool:
-        return (self.folder / "failpoints" / failpoint).exists()
+    def arm(
+        self,
+        service: str,
+        point: StrEnum,
+        hits: int = 1,
+        send: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        """Stop whichever process of this service is the one to bring the count to zero."""
+        folder = self.folder / "failpoints"
+        (folder / f"{service}.{point}{failpoints.FIRED}").unlink(missing_ok=True)
+        failpoints.arm(folder, service, point, hits, send)
+
+    def fired(self, service: str, point: StrEnum) -> Fired | None:
+        try:
+            mark = self.folder / "failpoints" / f"{service}.{point}{failpoints.FIRED}"
+            pid, at = mark.read_text().split()
+        except FileNotFoundError:
+            return None
+        return Fired(int(pid), float(at))
+
+    def readiness(self) -> dict[str, Callable[[], Awaitable[bool]]]:
+        """By the name of each process: whether it is ready."""
+        return {name: _is_ready(port) for name, port in self.ports.items()}
 
     async def get(self, path: str) -> Any:
         async with httpx2.AsyncClient(base_url=self.url) as client:
@@ -80,7 +110,6 @@ async def run_services(
     folder: Path,
     *,
     annotators: int = 1,
-    failpoints: Mapping[str, int] | None = None,
 ) -> AsyncIterator[Running]:
     bootstrap = database.environment["ANNOBUS_KAFKA_BOOTSTRAP"]
     await create_topics(bootstrap, topics(SOURCES, topic_prefix))
@@ -91,6 +120,7 @@ async def run_services(
         "ANNOBUS_KAFKA_BOOTSTRAP": bootstrap,
         "ANNOBUS_TOPIC_PREFIX": topic_prefix,
         "ANNOBUS_ENVIRONMENT": "test",
+        "ANNOBUS_FAILPOINTS_FOLDER": str(folder / "failpoints"),
     }
     processes = []
     for name, port in ports.items():
@@ -106,8 +136,6 @@ async def run_services(
                 "ANNOTATOR_SLOT": name.partition("-")[2],
                 "ANNOTATOR_RAW_FOLDER": str(folder / "raw"),
                 "ANNOTATOR_UPSTREAMS": json.dumps(mirror.upstreams()),
-                "ANNOBUS_FAILPOINTS": json.dumps(failpoints or {}),
-                "ANNOBUS_FAILPOINTS_FOLDER": str(folder / "failpoints"),
             }
         processes.append(
             Process(

@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import BatchAnnotated, BatchDead, RunCompleted, RunFact, SourceCompleted
 from services.annotator.domain import Batch, Counts
+from services.annotator.failpoints import Failpoint
+from services.chassis import failpoints
 from services.chassis.errors import Problem
 
 # A step raises `seq` by this much, so that each of its facts has a number; gaps are allowed.
@@ -112,6 +114,7 @@ async def complete_run(tx: AsyncConnection, run_id: UUID) -> RunCompleted | None
     ).one_or_none()
     if row is None:
         return None
+    failpoints.hit(Failpoint.COMPLETION_WRITTEN)
     return RunCompleted(
         run_id=run_id,
         seq=row.seq,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import GENES_MAX, StartRun
-from services.chassis import outbox
+from services.chassis import failpoints, outbox
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
 from services.gateway.domain import GENE_CHARACTERS_MAX, Run
@@ -25,6 +25,7 @@ from services.gateway.errors import (
     SourceNotFound,
     SourceUnknown,
 )
+from services.gateway.failpoints import Failpoint
 from services.gateway.store import catalogue, genes, runs
 
 KEY_CHARACTERS_MAX = 255
@@ -145,6 +146,8 @@ class RunRoutes:
                 if key is not None:
                     await runs.save_key(tx, key, digest, run_id)
             run = await find_run(tx, str(run_id))
+            failpoints.hit(Failpoint.ORDER_WRITTEN)
+        failpoints.hit(Failpoint.ORDER_COMMITTED)
         replayed = {"Idempotent-Replayed": "true"} if earlier is not None else {}
         return jsonapi.respond(
             resource(run),

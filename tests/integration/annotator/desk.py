@@ -19,7 +19,6 @@ from services.annotator.raw_store import RawStore
 from services.annotator.releases import Releases
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES
-from services.chassis.failpoints import Failpoints
 from services.chassis.settings import SharedSettings
 from tests.system import Database, Mirror
 
@@ -142,7 +141,6 @@ async def open_desk(
             instance=instance,
             report=reported.extend,
             prepare_release=releases.prepare_release,
-            failpoints=Failpoints(settings.shared),
         )
         planner = Planner(engine, SOURCES, instance, reported.extend, bury)
         yield Desk(engine, handlers, planner, reported=reported)

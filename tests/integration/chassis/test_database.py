@@ -62,7 +62,7 @@ async def test_a_process_that_loses_its_session_learns_of_it(database: Database)
     async with database.connect("annotator") as killer:
         await killer.execute(
             """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-               WHERE application_name = 'annotator-slot' AND datname = current_database()"""
+               WHERE application_name LIKE 'annotator-slot %' AND datname = current_database()"""
         )
     async with asyncio.timeout(WAIT_SECONDS):
         await asyncio.wait({slot.task})
@@ -132,7 +132,7 @@ async def sessions(observer: "asyncpg.Connection[asyncpg.Record]", *, holding: b
     """The duty's sessions in the database: all, or those that hold its lock."""
     found = await observer.fetch(
         f"""SELECT pid FROM pg_stat_activity a
-            WHERE application_name = 'some-duty' AND datname = current_database()
+            WHERE application_name LIKE 'some-duty %' AND datname = current_database()
               AND (NOT $1 OR EXISTS (
                   SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted
                   AND l.locktype = 'advisory'

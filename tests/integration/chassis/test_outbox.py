@@ -209,7 +209,7 @@ async def test_a_relay_outlives_its_database_session(database: Database) -> None
         async with database.connect("gateway") as killer:
             killed = await killer.fetchval("""
                 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                WHERE application_name = 'relay-gateway' AND datname = current_database()""")
+                WHERE application_name LIKE 'relay-gateway %' AND datname = current_database()""")
         assert killed == 1
         await add(engine, "b")
         async with asyncio.timeout(10):

@@ -1,0 +1,236 @@
+"""Proves that a run ended well whatever was done to the system: plain functions over a history.
+
+Each returns what is wrong in words, nothing when nothing is. The numbers are those of the
+invariants in CONTRIBUTING.md.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from contracts.messages import (
+    AnnotationsChanged,
+    BatchAnnotated,
+    BatchDead,
+    RunCompleted,
+    RunFact,
+    StartRun,
+)
+from tests.faults.history import BatchWrite, History
+
+BATCH_FACTS = (BatchAnnotated.type, BatchDead.type)
+# Where a key's order is promised: what is said of documents bears versions and epochs instead.
+IN_ORDER = (StartRun.topic, RunFact.topic, AnnotationsChanged.topic)
+SHOWN_MAX = 5
+
+
+def lost_orders(history: History) -> list[str]:
+    """I1: who was answered 202 has one run, and it ended."""
+    order = history.order
+    wrong = []
+    if not order.answers:
+        wrong.append(f"no answer after {order.attempts} attempts")
+    if len(set(order.answers)) > 1:
+        wrong.append(f"one key was answered with several runs: {order.answers}")
+    if order.runs_with_key != 1:
+        wrong.append(f"{order.runs_with_key} runs were made of one order")
+    if history.state != "completed":
+        wrong.append(f"the run is {history.state}")
+    return wrong
+
+
+def uneven_effects(history: History) -> list[str]:
+    """I2: each gene of each source has one effect, and the counters say so."""
+    wrong = []
+    values = Counter((value.hgnc_id, value.source) for value in history.values)
+    wrong += [f"{count} current versions of {what}" for what, count in values.items() if count > 1]
+    scope = set(history.genes)
+    present = Counter(one.source for one in history.values if one.digest and one.hgnc_id in scope)
+    for one in history.sources:
+        if one.total != len(history.genes):
+            wrong.append(f"{one.source}: {one.total} genes of {len(history.genes)}")
+        if one.done + one.no_data + one.failed != one.total:
+            wrong.append(f"{one.source}: {one} does not add up")
+        if one.failed or one.state != "completed":
+            wrong.append(f"{one.source}: {one.state}, {one.failed} genes failed")
+        if one.done != present[one.source]:
+            wrong.append(f"{one.source}: {one.done} counted, {present[one.source]} stored")
+    return wrong + _uneven_batches(history)
+
+
+def _uneven_batches(history: History) -> list[str]:
+    wrong = []
+    ends = Counter(
+        write.batch_id
+        for write in history.writes
+        if write.new_state == "done" and write.old_state != "done"
+    )
+    steps: Counter[str] = Counter()
+    for write in history.writes:
+        steps[write.batch_id] += write.step
+    told = Counter(fact.batch_id for fact in history.facts if fact.type == BatchAnnotated.type)
+    for batch in history.batches:
+        name = f"{batch.kind} batch {batch.batch_id} of {batch.source}"
+        if batch.state != "done":
+            wrong.append(f"{name} is {batch.state}")
+        if ends[batch.batch_id] != 1:
+            wrong.append(f"{name} ended {ends[batch.batch_id]} times")
+        if batch.kind == "release":
+            continue
+        if not batch.genes == batch.checkpoint == steps[batch.batch_id]:
+            wrong.append(
+                f"{name}: {batch.genes} genes, checkpoint {batch.checkpoint}, "
+                f"worked {steps[batch.batch_id]}"
+            )
+        if told[batch.batch_id] != 1:
+            wrong.append(f"{name} was announced {told[batch.batch_id]} times")
+    return wrong
+
+
+def uneven_completions(history: History) -> list[str]:
+    """I3: one completion, after everything that it completes, in the rows and in the topic."""
+    rows = [fact.type for fact in history.facts]
+    first: dict[str, str] = {}
+    for record in history.arrived:
+        if record.topic == RunFact.topic and record.key == history.order.answers[-1]:
+            first.setdefault(record.event_id, record.type)
+    wrong = []
+    for where, types in (("rows", rows), ("topic", list(first.values()))):
+        if types.count(RunCompleted.type) != 1:
+            wrong.append(f"{types.count(RunCompleted.type)} completions in the {where}")
+        elif any(kind in BATCH_FACTS for kind in types[types.index(RunCompleted.type) :]):
+            wrong.append(f"a batch's fact comes after the completion in the {where}")
+    return wrong
+
+
+def disorder(history: History) -> list[str]:
+    """I4: facts in order, and each key of each topic in the order of its outbox, without a gap."""
+    wrong = []
+    seqs = [fact.seq for fact in history.facts]
+    if seqs != sorted(set(seqs)):
+        wrong.append(f"facts are rows in the order {seqs}")
+    announced: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in history.announced:
+        announced[row.topic, row.key].append(row.event_id)
+    arrived: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    told: list[int] = []
+    for record in history.arrived:
+        if record.seq is not None and record.event_id not in arrived[record.topic, record.key]:
+            told.append(record.seq)
+        arrived[record.topic, record.key].setdefault(record.event_id)
+    if told != seqs:
+        wrong.append(f"facts arrived in the order {told}, rows are {seqs}")
+    for place, ids in announced.items():
+        found = [one for one in arrived[place] if one in set(ids)]
+        if missing := set(ids) - set(found):
+            wrong.append(f"{place}: {len(missing)} of {len(ids)} messages never arrived")
+        elif found != ids and place[0] in IN_ORDER:
+            wrong.append(f"{place}: messages arrived in another order than they were announced")
+    return wrong
+
+
+def untrue_frames(history: History) -> list[str]:
+    """I5: a client that comes back sees progress grow, each fact once, and the truth at the end."""
+    wrong = []
+    snapshots = [frame for frame in history.frames if frame.type == "snapshot"]
+    for before, after in pairwise(snapshots):
+        if after.seq < before.seq:
+            wrong.append(f"a snapshot of seq {after.seq} came after {before.seq}")
+        if (after.progress or 0) < (before.progress or 0):
+            wrong.append(f"progress fell from {before.progress} to {after.progress}")
+    seqs = [frame.seq for frame in history.frames if frame.type == "fact"]
+    if seqs != (rows := [fact.seq for fact in history.facts]):
+        wrong.append(f"the client was told of the facts {seqs}, rows are {rows}")
+    truth = {one.source: (one.done, one.no_data, one.failed) for one in history.sources}
+    if not snapshots:
+        wrong.append("no snapshot came")
+    elif (snapshots[-1].status, dict(snapshots[-1].counts)) != (history.state, truth):
+        wrong.append(f"the last frame is {snapshots[-1]}, the truth is {history.state}, {truth}")
+    return wrong
+
+
+def fenced_writes(history: History) -> list[str]:
+    """I6: a batch is changed only by who claimed it last, and a version is stored only in a
+    transaction that does so."""
+    claimants: dict[tuple[str, int], str] = {}
+    admitted: set[tuple[str, str]] = set()
+    wrong = []
+    for write in history.writes:
+        if write.new_token > write.old_token:
+            claimants[write.batch_id, write.new_token] = write.writer
+        elif _needs_lease(write):
+            claimant = claimants.get((write.batch_id, write.old_token))
+            if claimant != write.writer:
+                wrong.append(
+                    f"{write.writer} changed batch {write.batch_id} to {write.new_state}, "
+                    f"which {claimant} had claimed with token {write.old_token}"
+                )
+            else:
+                admitted.add((write.xid, write.source))
+    for place, count in Counter(history.stored).items():
+        if place not in admitted:
+            wrong.append(f"{count} versions of {place[1]} were stored without a lease")
+    return wrong
+
+
+def _needs_lease(write: BatchWrite) -> bool:
+    swept = write.new_state == "pending" and write.lease_over
+    return write.old_state == "leased" and not swept
+
+
+def wrong_values(history: History) -> list[str]:
+    """What is stored is what the upstreams say, for every gene and source."""
+    misspelt = [f"the digest of {what} is of another text" for what in history.misspelt]
+    if history.expected is None:
+        return misspelt
+    found = {(one.hgnc_id, one.source): one.digest for one in history.values}
+    expected = {(one.hgnc_id, one.source): one.digest for one in history.expected}
+    return misspelt + [
+        f"{place}: {found.get(place, 'nothing')} is stored, expected is {expected.get(place)}"
+        for place in sorted(found.keys() | expected.keys())
+        if found.get(place) != expected.get(place)
+    ]
+
+
+def leftovers(history: History) -> list[str]:
+    """Nothing that only the machine did to us is parked, and readers see what is stored."""
+    return [
+        *(f"dead letter: {letter}" for letter in history.dead_letters),
+        *(f"the document of {gene} is not up to date" for gene in history.old_documents),
+    ]
+
+
+def slow_recoveries(history: History) -> list[str]:
+    """I11: what was hit answers again in time, and what was going on is done in time."""
+    return [
+        f"{one.fault}: {what} after {seconds:.1f} s, at most {most:g} s are accepted"
+        for one in history.recoveries
+        for what, seconds, most in (
+            ("ready", one.ready_seconds, one.ready_seconds_max),
+            ("settled", one.settled_seconds, one.settled_seconds_max),
+        )
+        if seconds is not None and seconds > most
+    ]
+
+
+CHECKS: Mapping[str, Callable[[History], Sequence[str]]] = {
+    "I1": lost_orders,
+    "I2": uneven_effects,
+    "I3": uneven_completions,
+    "I4": disorder,
+    "I5": untrue_frames,
+    "I6": fenced_writes,
+    "I11": slow_recoveries,
+    "values": wrong_values,
+    "leftovers": leftovers,
+}
+
+
+def violations(history: History) -> dict[str, list[str]]:
+    """By invariant, the first few of each; empty when all hold."""
+    found = {name: list(check(history)) for name, check in CHECKS.items()}
+    return {
+        name: [*wrong[:SHOWN_MAX], *(["…"] if len(wrong) > SHOWN_MAX else [])]
+        for name, wrong in found.items()
+        if wrong
+    }

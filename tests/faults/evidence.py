@@ -1,0 +1,257 @@
+"""Gathers a run's history: from the database, from the topics, and from its client."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from contracts.messages import RunFact, RunProgress
+from contracts.topics import DEAD_LETTERS, topics
+from services.annotator.sources import SOURCES
+from tests.e2e.running import until
+from tests.faults.client import Client
+from tests.faults.history import (
+    Announced,
+    Arrived,
+    BatchRow,
+    BatchWrite,
+    FactRow,
+    Frame,
+    History,
+    Order,
+    Recovery,
+    SourceCounts,
+    Value,
+)
+from tests.system import Database
+
+POLL_MILLISECONDS = 50
+SETTLE_SECONDS_MAX = 60.0
+READ_SECONDS_MAX = 10.0
+
+# What a trigger sees is the truth of each write, whatever the writer believed. The functions are
+# the owner's, so that services write where they may not look.
+AUDIT = """
+CREATE SCHEMA audit;
+CREATE TABLE audit.batch_write (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    writer text NOT NULL DEFAULT current_setting('application_name'),
+    batch_id uuid NOT NULL, source text NOT NULL, old_state text NOT NULL, new_state text NOT NULL,
+    old_token bigint NOT NULL, new_token bigint NOT NULL, step integer NOT NULL,
+    lease_over boolean NOT NULL
+);
+CREATE FUNCTION audit.note_batch() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO audit.batch_write
+        (batch_id, source, old_state, new_state, old_token, new_token, step, lease_over)
+    VALUES (new.id, new.source, old.state, new.state, old.lease_token, new.lease_token,
+            new.checkpoint - old.checkpoint, coalesce(old.lease_until < now(), false));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit AFTER UPDATE ON annotator.batch
+    FOR EACH ROW EXECUTE FUNCTION audit.note_batch();
+
+CREATE TABLE audit.announced (
+    service text NOT NULL, id bigint NOT NULL, topic text NOT NULL, key text NOT NULL,
+    event_id uuid NOT NULL, PRIMARY KEY (service, id)
+);
+CREATE FUNCTION audit.note_announced() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO audit.announced
+    SELECT TG_TABLE_SCHEMA, id, topic, key, event_id FROM added;
+    RETURN NULL;
+END $$;
+"""
+AUDIT_OUTBOX = """
+CREATE TRIGGER audit AFTER INSERT ON {service}.outbox REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION audit.note_announced();
+"""
+
+
+async def install_audit(owner: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await owner.execute(AUDIT)
+    for service in ("annotator", "cache", "gateway"):
+        await owner.execute(AUDIT_OUTBOX.format(service=service))
+
+
+@dataclass
+class Tap:
+    """Everything that comes through the topics of one system, each record once."""
+
+    bootstrap: str
+    prefix: str
+    _read: dict[TopicPartition, int] = field(default_factory=dict)
+
+    async def records(self) -> list[Arrived]:
+        """What has come since the last call, in the order of each partition."""
+        places = [
+            TopicPartition(topic.name, number)
+            for topic in topics(SOURCES, self.prefix)
+            if topic.name != self.prefix + RunProgress.topic  # Past the outbox: it may be lost.
+            for number in range(topic.partitions)
+        ]
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=POLL_MILLISECONDS,
+        )
+        await consumer.start()
+        found: list[Arrived] = []
+        try:
+            ends = await consumer.end_offsets(places)
+            left = {place for place in places if self._read.get(place, 0) < ends[place]}
+            consumer.assign(left)
+            for place in left:
+                consumer.seek(place, self._read.get(place, 0))
+            while left:
+                batches = await consumer.getmany(timeout_ms=POLL_MILLISECONDS)
+                for place, records in batches.items():
+                    found += [self._arrived(record) for record in records]
+                    self._read[place] = records[-1].offset + 1
+                left = {place for place in left if self._read.get(place, 0) < ends[place]}
+        finally:
+            await consumer.stop()
+        return found
+
+    def _arrived(self, record: Any) -> Arrived:
+        headers = {name: value.decode() for name, value in record.headers}
+        topic = record.topic.removeprefix(self.prefix)
+        seq = None
+        if topic == RunFact.topic:
+            seq = RunFact.model_validate_json(record.value).seq
+        return Arrived(
+            topic, record.key.decode(), headers.get("ce_id", ""), headers.get("ce_type", ""), seq
+        )
+
+
+SETTLED = """
+SELECT NOT EXISTS (SELECT FROM gateway.outbox) AND NOT EXISTS (SELECT FROM annotator.outbox)
+   AND NOT EXISTS (SELECT FROM cache.outbox) AND NOT EXISTS (SELECT FROM cache.dirty_gene)
+   AND NOT EXISTS (SELECT FROM annotator.batch WHERE state NOT IN ('done', 'dead'))
+   AND NOT EXISTS (SELECT FROM annotator.run WHERE finished_at IS NULL)
+   AND NOT EXISTS (SELECT FROM gateway.run g
+                   WHERE NOT EXISTS (SELECT FROM annotator.run a WHERE a.id = g.id))
+"""
+
+
+async def settle(database: Database) -> None:
+    """Wait until nothing is left to do, while the database may come and go."""
+
+    async def settled() -> bool:
+        try:
+            async with asyncio.timeout(READ_SECONDS_MAX), database.connect() as owner:
+                return bool(await owner.fetchval(SETTLED))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+
+    await until(settled, "all is done", SETTLE_SECONDS_MAX)
+
+
+async def current_values(owner: "asyncpg.Connection[asyncpg.Record]") -> list[Value]:
+    rows = await owner.fetch(
+        """SELECT hgnc_id, source, encode(digest, 'hex') AS digest FROM annotator.annotation
+           WHERE valid_to = 'infinity'"""
+    )
+    return [Value(**row) for row in rows]
+
+
+async def gather(
+    database: Database,
+    tap: Tap,
+    client: Client,
+    expected: Sequence[Value] | None = None,
+    recoveries: Sequence[Recovery] = (),
+) -> History:
+    records = await tap.records()
+    async with database.connect() as owner:
+        return await _gather(owner, records, client, expected, recoveries)
+
+
+async def _gather(
+    owner: "asyncpg.Connection[asyncpg.Record]",
+    records: Sequence[Arrived],
+    client: Client,
+    expected: Sequence[Value] | None,
+    recoveries: Sequence[Recovery],
+) -> History:
+    run_id = UUID(client.answers[-1])
+    state = await owner.fetchval("SELECT state FROM annotator.run WHERE id = $1", run_id)
+    genes = await owner.fetch(
+        """SELECT g.hgnc_id FROM annotator.gene g JOIN annotator.run ON run.id = $1
+           WHERE g.status = 'approved' AND (run.all_genes OR EXISTS (
+               SELECT FROM annotator.run_gene s WHERE s.run_id = $1 AND s.hgnc_id = g.hgnc_id))""",
+        run_id,
+    )
+    sources = await owner.fetch(
+        """SELECT source, state, total_count AS total, done_count AS done, no_data_count AS no_data,
+                  failed_count AS failed
+           FROM annotator.run_source WHERE run_id = $1""",
+        run_id,
+    )
+    batches = await owner.fetch(
+        """SELECT b.id::text AS batch_id, b.source, b.kind, b.state, cardinality(b.genes) AS genes,
+                  b.checkpoint
+           FROM annotator.batch b"""
+    )
+    facts = await owner.fetch(
+        """SELECT seq, type, body->>'batch_id' AS batch_id FROM annotator.run_fact
+           WHERE run_id = $1 ORDER BY time, seq""",
+        run_id,
+    )
+    announced = await owner.fetch(
+        "SELECT topic, key, event_id::text FROM audit.announced ORDER BY service, id"
+    )
+    writes = await owner.fetch(
+        """SELECT xid::text, writer, w.batch_id::text, source, old_state, new_state, old_token,
+                  new_token, step, lease_over
+           FROM audit.batch_write w ORDER BY id"""
+    )
+    stored = await owner.fetch("SELECT xid::text, source FROM annotator.annotation")
+    old_documents = await owner.fetch(
+        """SELECT c.hgnc_id, c.source
+           FROM annotator.current_annotation_v1 c LEFT JOIN cache.gene g USING (hgnc_id)
+           WHERE (g.hgnc_id IS NOT NULL OR c.value IS NOT NULL)
+             AND (g.document->'annotations'->c.source->'value')::text
+                 IS DISTINCT FROM coalesce(c.value::text, 'null')"""
+    )
+    misspelt = await owner.fetch(
+        """SELECT hgnc_id, source FROM annotator.annotation
+           WHERE value IS NOT NULL AND digest <> sha256(convert_to(value::text, 'UTF8'))"""
+    )
+    runs_with_key = await owner.fetchval(
+        "SELECT count(*) FROM gateway.run WHERE name = $1", client.key
+    )
+    return History(
+        order=Order(client.key, client.attempts, tuple(client.answers), runs_with_key),
+        state=state,
+        genes=[row["hgnc_id"] for row in genes],
+        sources=[SourceCounts(**row) for row in sources],
+        batches=[BatchRow(**row) for row in batches],
+        values=await current_values(owner),
+        facts=[FactRow(**row) for row in facts],
+        announced=[Announced(**row) for row in announced],
+        arrived=[record for record in records if record.topic != DEAD_LETTERS],
+        writes=[BatchWrite(**row) for row in writes],
+        stored=[(row["xid"], row["source"]) for row in stored],
+        frames=[_frame(frame) for frame in client.frames],
+        dead_letters=[str(record) for record in records if record.topic == DEAD_LETTERS],
+        old_documents=[f"{row['hgnc_id']} ({row['source']})" for row in old_documents],
+        misspelt=[f"{row['hgnc_id']} ({row['source']})" for row in misspelt],
+        expected=expected,
+        recoveries=recoveries,
+    )
+
+
+def _frame(frame: dict[str, Any]) -> Frame:
+    counts = {
+        name: (one["done_count"], one["no_data_count"], one["failed_count"])
+        for name, one in frame["sources"].items()
+    }
+    return Frame(frame["type"], frame["seq"], frame["status"], frame["progress"], counts)

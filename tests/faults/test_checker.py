@@ -1,0 +1,178 @@
+"""The checker finds what it is there for: a good history is passed, each bad one is not."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from contracts.messages import AnnotationsChanged, BatchAnnotated, RunCompleted, RunFact, RunPlanned
+from tests.faults.checker import violations
+from tests.faults.history import (
+    Announced,
+    Arrived,
+    BatchRow,
+    BatchWrite,
+    FactRow,
+    Frame,
+    History,
+    Order,
+    Recovery,
+    SourceCounts,
+    Value,
+)
+
+RUN = "run-1"
+WORKER, OTHER = "annotator 11", "annotator 12"
+COUNTS = {"hpo": (1, 1, 0)}
+
+
+def write(**overrides: Any) -> BatchWrite:
+    usual = BatchWrite("7", WORKER, "b", "hpo", "leased", "done", 1, 1, 2, lease_over=False)
+    return replace(usual, **overrides)
+
+
+CLAIM = write(xid="6", old_state="queued", new_state="leased", old_token=0, step=0)
+FACTS = (
+    FactRow(1, RunPlanned.type, None),
+    FactRow(2, BatchAnnotated.type, "b"),
+    FactRow(4, RunCompleted.type, None),
+)
+GOOD = History(
+    order=Order("key", attempts=2, answers=(RUN, RUN), runs_with_key=1),
+    state="completed",
+    genes=("HGNC:1", "HGNC:2"),
+    sources=(SourceCounts("hpo", "completed", 2, 1, 1, 0),),
+    batches=(BatchRow("b", "hpo", "store", "done", 2, 2),),
+    values=(Value("HGNC:1", "hpo", "aa"),),
+    facts=FACTS,
+    announced=tuple(Announced(RunFact.topic, RUN, f"e{fact.seq}") for fact in FACTS),
+    arrived=tuple(Arrived(RunFact.topic, RUN, f"e{f.seq}", f.type, f.seq) for f in FACTS),
+    writes=(CLAIM, write()),
+    stored=(("7", "hpo"),),
+    frames=(
+        Frame("snapshot", 0, "planning", None, {}),
+        Frame("fact", 1, "running", 0, {}),
+        Frame("snapshot", 1, "running", 0, {}),
+        Frame("fact", 2, "completed", 100, COUNTS),
+        Frame("fact", 4, "completed", 100, COUNTS),
+        Frame("snapshot", 4, "completed", 100, COUNTS),
+    ),
+    expected=(Value("HGNC:1", "hpo", "aa"),),
+    recoveries=(Recovery("kill", 1, 2, 3, 4),),
+)
+
+
+def test_a_good_history_is_passed() -> None:
+    assert violations(GOOD) == {}
+
+
+def test_a_fact_that_arrives_twice_is_no_violation() -> None:
+    again = (*GOOD.arrived[:2], *GOOD.arrived)
+    assert violations(replace(GOOD, arrived=again)) == {}
+
+
+def test_a_lease_that_was_over_may_be_swept_by_anybody() -> None:
+    swept = write(writer=OTHER, new_state="pending", step=0, lease_over=True)
+    claimed = replace(CLAIM, old_state="pending", old_token=1, new_token=2)
+    ended = write(old_token=2, new_token=2)
+    assert violations(replace(GOOD, writes=(CLAIM, swept, claimed, ended))) == {}
+
+
+ORDER = GOOD.order
+COUNTED = GOOD.sources[0]
+BATCH = GOOD.batches[0]
+PLANNED, ANNOTATED, COMPLETED = FACTS
+
+
+CHANGES = [Announced(AnnotationsChanged.topic, "hpo:1", f"c{number}") for number in (1, 2)]
+CHANGED = [Arrived(one.topic, one.key, one.event_id, AnnotationsChanged.type) for one in CHANGES]
+
+
+def frames(*changed: Frame) -> Sequence[Frame]:
+    return (*changed, *GOOD.frames)
+
+
+@pytest.mark.parametrize(
+    ("invariant", "changes"),
+    [
+        pytest.param("I1", {"order": replace(ORDER, answers=("other", RUN))}, id="two runs"),
+        pytest.param("I1", {"order": replace(ORDER, runs_with_key=2)}, id="ordered twice"),
+        pytest.param("I1", {"state": "running"}, id="no end"),
+        pytest.param("I2", {"values": (*GOOD.values, *GOOD.values)}, id="two current versions"),
+        pytest.param("I2", {"sources": (replace(COUNTED, no_data=0),)}, id="a gene is missing"),
+        pytest.param("I2", {"sources": (replace(COUNTED, total=1),)}, id="total"),
+        pytest.param("I2", {"sources": (replace(COUNTED, done=2, no_data=0),)}, id="not stored"),
+        pytest.param("I2", {"sources": (replace(COUNTED, no_data=0, failed=1),)}, id="failed"),
+        pytest.param("I2", {"batches": (replace(BATCH, state="dead"),)}, id="dead batch"),
+        pytest.param("I2", {"batches": (replace(BATCH, checkpoint=1),)}, id="checkpoint"),
+        pytest.param("I2", {"writes": (CLAIM, write(), write(old_state="leased"))}, id="ended 2×"),
+        pytest.param("I2", {"writes": (CLAIM, write(step=3))}, id="worked twice"),
+        pytest.param("I2", {"facts": (PLANNED, COMPLETED)}, id="batch not announced"),
+        pytest.param("I3", {"facts": (PLANNED, ANNOTATED)}, id="no completion"),
+        pytest.param("I3", {"facts": (*FACTS, replace(COMPLETED, seq=5))}, id="completed twice"),
+        pytest.param(
+            "I3",
+            {"arrived": (*GOOD.arrived, replace(GOOD.arrived[-1], event_id="again"))},
+            id="completed under two ids",
+        ),
+        pytest.param(
+            "I3",
+            {"arrived": (GOOD.arrived[0], GOOD.arrived[2], GOOD.arrived[1])},
+            id="completed too early",
+        ),
+        pytest.param("I4", {"arrived": GOOD.arrived[:-1]}, id="a message is lost"),
+        pytest.param("I4", {"arrived": GOOD.arrived[::-1]}, id="messages in another order"),
+        pytest.param(
+            "I4",
+            {
+                "announced": (*GOOD.announced, *CHANGES),
+                "arrived": (*GOOD.arrived, *reversed(CHANGED)),
+            },
+            id="changes in another order",
+        ),
+        pytest.param("I4", {"facts": (ANNOTATED, PLANNED, COMPLETED)}, id="facts in another order"),
+        pytest.param(
+            "I4",
+            {"announced": (*GOOD.announced, Announced("commands", RUN, "e9"))},
+            id="a command is lost",
+        ),
+        pytest.param("I5", {"frames": GOOD.frames[:-1]}, id="no last frame"),
+        pytest.param("I5", {"frames": (*GOOD.frames[:3], *GOOD.frames[4:])}, id="untold"),
+        pytest.param("I5", {"frames": (*GOOD.frames[:2], *GOOD.frames[1:])}, id="told twice"),
+        pytest.param(
+            "I5",
+            {"frames": frames(Frame("snapshot", 3, "running", 0, {}))},
+            id="older snapshot",
+        ),
+        pytest.param(
+            "I5",
+            {"frames": frames(Frame("snapshot", 0, "running", 50, {}))},
+            id="progress falls",
+        ),
+        pytest.param(
+            "I5",
+            {"frames": (*GOOD.frames[:-1], replace(GOOD.frames[-1], counts={"hpo": (2, 0, 0)}))},
+            id="last frame is wrong",
+        ),
+        pytest.param("I5", {"frames": ()}, id="no frames"),
+        pytest.param("I6", {"writes": (CLAIM, write(writer=OTHER))}, id="another's batch"),
+        pytest.param("I6", {"writes": (write(),)}, id="never claimed"),
+        pytest.param(
+            "I6",
+            {"writes": (CLAIM, write(writer=OTHER, new_state="pending", step=0), write())},
+            id="given back by another",
+        ),
+        pytest.param("I6", {"stored": (("8", "hpo"),)}, id="stored outside of a batch"),
+        pytest.param("I6", {"stored": (("7", "gnomad"),)}, id="stored in another's batch"),
+        pytest.param("I11", {"recoveries": (Recovery("kill", 3, 2, 3, 4),)}, id="not ready"),
+        pytest.param("I11", {"recoveries": (Recovery("kill", 1, 2, 5, 4),)}, id="not settled"),
+        pytest.param("values", {"values": (Value("HGNC:1", "hpo", "bb"),)}, id="wrong value"),
+        pytest.param("values", {"values": ()}, id="missing value"),
+        pytest.param("values", {"misspelt": ("HGNC:1",)}, id="wrong digest"),
+        pytest.param("leftovers", {"dead_letters": ("hint",)}, id="dead letter"),
+        pytest.param("leftovers", {"old_documents": ("HGNC:1",)}, id="old document"),
+    ],
+)
+def test_a_violation_is_found(invariant: str, changes: dict[str, Any]) -> None:
+    assert invariant in violations(replace(GOOD, **changes))
