@@ -145,7 +145,9 @@ def fresh_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
 
 
 @asynccontextmanager
-async def open_database(cluster: SharedCluster, name: str, template: str) -> AsyncIterator[Database]:
+async def open_database(
+    cluster: SharedCluster, name: str, template: str
+) -> AsyncIterator[Database]:
     """The same, for several tests that share a loop."""
     await cluster.create_database(name, template)
     yield Database(name, cluster.environment(name))

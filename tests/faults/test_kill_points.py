@@ -8,14 +8,13 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from infra.cluster import Cluster
 from services.annotator.failpoints import Failpoint as Annotator
 from services.cache.failpoints import Failpoint as Cache
 from services.chassis.failpoints import Failpoint as Every
 from services.gateway.failpoints import Failpoint as Gateway
 from tests.faults.faults import FaultSpec, Hit
 from tests.faults.matrix import System, die_often, open_system
-from tests.system import Mirror, open_database
+from tests.system import Mirror, SharedCluster, open_database
 
 SEEDS = (1, 2, 3)
 ROUNDS = 6
@@ -97,7 +96,7 @@ def test_every_point_of_every_service_is_dealt(seed: int) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=SEEDS)
 async def seeded(
     request: pytest.FixtureRequest,
-    cluster: Cluster,
+    cluster: SharedCluster,
     template: str,
     mirror: Mirror,
     tmp_path_factory: pytest.TempPathFactory,
