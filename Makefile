@@ -10,7 +10,7 @@ EDITABLE := $(PIP) --no-deps --no-build-isolation --config-settings editable_mod
 .DELETE_ON_ERROR:
 # Targets share one .venv, one state folder and two cores.
 .NOTPARALLEL:
-.PHONY: help demo test check bench up down migrate schemas e2e format pins clean remade
+.PHONY: help demo test check bench up down migrate schemas e2e faults format pins clean remade
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ check: .venv/ready-dev ## format, lint, types, imports, schema drift, unit tests
 
 e2e: .venv/ready-dev ## run the whole system once, then with processes killed in the middle
 	@.venv/bin/python -m pytest tests/e2e
+
+faults: .venv/ready-dev ## kill and freeze everything, longer, by fresh seeds (SEEDS=4,5 repeats some)
+	@.venv/bin/python -m tests.faults "$(SEEDS)"
 
 bench: .venv/ready ## measure throughput, latencies and start-up
 	@.venv/bin/python -m benchmarks

@@ -1,11 +1,9 @@
 """What is new at a source: fetched, staged and accepted, once for all runs that wait for it."""
 
-import asyncio
 import hashlib
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -41,8 +39,6 @@ from services.chassis import failpoints, outbox
 from services.chassis.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
 
@@ -180,10 +176,11 @@ class Releases:
             self.raw_store.workspace() as workspace,
             within(FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
         ):
-            fetched = await _together(
-                self._fetch_file(batch.source, file, known, workspace, stager)
+            # One by one: who is ill, or says when to come back, is asked once in an attempt.
+            fetched = [
+                await self._fetch_file(batch.source, file, known, workspace, stager)
                 for file in source.files
-            )
+            ]
         files = [file for file, _ in fetched]
         synthetic = any(is_synthetic for _, is_synthetic in fetched)
         failpoints.hit(Failpoint.RELEASE_FETCHED)
@@ -255,13 +252,3 @@ def _same(known: Release, files: Sequence[FetchedFile]) -> bool:
 
 def _hash_of_all(files: Sequence[FetchedFile]) -> bytes:
     return hashlib.sha256(b"".join(sorted(file.sha256 for file in files))).digest()
-
-
-async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All at once. The first error ends the others and is raised as if it had been alone."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]

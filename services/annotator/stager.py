@@ -27,18 +27,16 @@ class Stager:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._child: asyncio.subprocess.Process | None = None
-        self._starting = asyncio.Lock()
 
     async def start(self) -> asyncio.subprocess.Process:
         """Let it get ready: its imports and the catalogue take as long as a download."""
-        async with self._starting:  # Files arrive side by side.
-            if self._child is None:
-                self._child = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *("-m", "services.annotator.staging", str(self._batch.id)),
-                    *(str(self._batch.lease_token), str(os.getpid())),
-                    stdin=asyncio.subprocess.PIPE,
-                )
+        if self._child is None:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "services.annotator.staging", str(self._batch.id)),
+                *(str(self._batch.lease_token), str(os.getpid())),
+                stdin=asyncio.subprocess.PIPE,
+            )
         return self._child
 
     async def stage(self, release: Release) -> None:

@@ -92,7 +92,7 @@ class Striker:
         await asyncio.sleep(max(0.0, began + fault.at - time.time()))
         if fault.kind == "terminate_backends":
             return await self._storm(fault)
-        pid = await self._pid(fault)
+        pid = await self._ready_pid(fault)
         match fault.kind:
             case "kill":
                 os.kill(pid, signal.SIGKILL)
@@ -161,6 +161,13 @@ class Striker:
                     return None
                 await asyncio.sleep(POLL_SECONDS)
         return time.time()
+
+    async def _ready_pid(self, fault: FaultSpec) -> int:
+        """Of a process that is up: one that starts does not stop in order yet, it just ends."""
+        while True:
+            pid = await self._pid(fault)
+            if await self._until_ready(fault.target, pid) is not None:
+                return pid
 
     async def _pid(self, fault: FaultSpec) -> int:
         if not await _until(lambda: fault.target in self._pids()):

@@ -100,6 +100,7 @@ class System:
             await owner.execute("DELETE FROM annotator.batch")
             await owner.execute("TRUNCATE audit.batch_write, audit.announced")
             await _insert_catalogue_release(owner)
+        await self.tap.records()  # What is left of a run before this one that was not judged.
 
     async def take_duties_from(self, name: str) -> None:
         """Let others plan and relay: a process that starts finds their locks taken."""

@@ -12,11 +12,11 @@ from services.annotator.failpoints import Failpoint as Annotator
 from services.cache.failpoints import Failpoint as Cache
 from services.chassis.failpoints import Failpoint as Every
 from services.gateway.failpoints import Failpoint as Gateway
+from tests.faults import schedule
 from tests.faults.faults import FaultSpec, Hit
 from tests.faults.matrix import System, die_often, open_system
 from tests.system import Mirror, SharedCluster, open_database
 
-SEEDS = (1, 2, 3)
 ROUNDS = 6
 RELAY = (Every.RELAY_READ, Every.RELAY_SENT)
 
@@ -68,7 +68,7 @@ def deal(seed: int) -> list[list[FaultSpec]]:
     return [[fault for deck in decks for fault in deck[number::ROUNDS]] for number in range(ROUNDS)]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", schedule.seeds())
 def test_every_point_of_every_service_is_dealt(seed: int) -> None:
     dealt = {
         f"{fault.target}.{fault.at.point}"
@@ -93,7 +93,7 @@ def test_every_point_of_every_service_is_dealt(seed: int) -> None:
     assert deal(seed) == deal(seed)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=SEEDS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=schedule.seeds())
 async def seeded(
     request: pytest.FixtureRequest,
     cluster: SharedCluster,
