@@ -94,7 +94,7 @@ async def main(batch_id: UUID, lease_token: int) -> None:
             async with engine.begin() as tx:
                 await releases.allow_long_transaction(tx)
                 await staged.clear_staged(tx, release_id)
-                await _copy(tx, reading.rows(genes))
+                await copy(tx, reading.rows(genes))
                 await staged.finish_staging(
                     tx,
                     batch_id,
@@ -119,13 +119,30 @@ async def _read_catalogue(engine: AsyncEngine) -> tuple[UUID | None, Catalogue]:
         return await catalogue.current_catalogue_id(tx), await catalogue.get_catalogue(tx)
 
 
-async def _copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
+async def copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
+    """Raises ConnectionResetError when the session ends meanwhile."""
     raw = await tx.get_raw_connection()
     driver = raw.driver_connection
     assert driver is not None
-    await driver.copy_records_to_table(
-        "staged", records=rows, columns=COLUMNS, timeout=COPY_SECONDS_MAX
+    copying = asyncio.create_task(
+        driver.copy_records_to_table(
+            "staged", records=rows, columns=COLUMNS, timeout=COPY_SECONDS_MAX
+        )
     )
+
+    def give_up(_: object) -> None:
+        # Left alone, the driver waits until its time is over for a closed session to take more.
+        copying.cancel()
+
+    driver.add_termination_listener(give_up)
+    try:
+        await copying
+    except asyncio.CancelledError:
+        if driver.is_closed():
+            raise ConnectionResetError("the session ended in the middle of COPY") from None
+        raise
+    finally:
+        driver.remove_termination_listener(give_up)
 
 
 if __name__ == "__main__":

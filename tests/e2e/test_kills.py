@@ -9,7 +9,7 @@ import pytest
 
 from services.annotator.failpoints import Failpoint
 from services.annotator.sources import SOURCES
-from tests.e2e.running import run_services, until
+from tests.e2e.running import Fired, run_services, until
 from tests.faults.checker import violations
 from tests.faults.client import Client
 from tests.faults.evidence import Tap, gather, install_audit, settle
@@ -79,16 +79,31 @@ async def test_the_main_job_with_the_annotator_killed_after_a_claim_and_after_a_
 async def test_a_worker_that_dies_is_followed_by_another_instance(
     database: Database, topic_prefix: str, mirror: Mirror, tmp_path: Path
 ) -> None:
-    """Two annotators; one is killed for good: the other takes its batches when the lease ends."""
+    """Two annotators; one is killed for good in the middle of a batch: the other one works it when
+    the lease has ended."""
     await write_catalogue(database)
     async with database.connect() as owner:
         await install_audit(owner)
     async with run_services(database, topic_prefix, mirror, tmp_path, annotators=2) as running:
+
+        async def killed() -> Fired | None:
+            return running.fired("annotator", Failpoint.PAGE_FETCHED)
+
+        names = {pid: name for name, pid in running.supervisor.pids.items()}
+        running.arm("annotator", Failpoint.PAGE_FETCHED)
         client = Client(running.url)
         run_id = await client.order(genes=IDS, sources=["ensembl"], name=client.key)
-        await running.supervisor.remove("annotator-0")
+        fired = await until(killed, "the failpoint is hit")
+        await running.supervisor.remove(names.pop(fired.pid))
         await client.watch(run_id)
         await settle(database)
+        (other,) = (pid for pid, name in names.items() if name.startswith("annotator"))
+        async with database.connect() as owner:
+            claims = await owner.fetch(
+                """SELECT writer FROM audit.batch_write JOIN annotator.batch b ON b.id = batch_id
+                   WHERE new_token > old_token AND b.kind = 'fetch' ORDER BY audit.batch_write.id"""
+            )
+        assert [one["writer"] for one in claims] == [f"annotator {fired.pid}", f"annotator {other}"]
         tap = Tap(database.environment["ANNOBUS_KAFKA_BOOTSTRAP"], topic_prefix)
         assert violations(await gather(database, tap, client)) == {}
 

@@ -54,8 +54,8 @@ BEGIN
             new.checkpoint - old.checkpoint, coalesce(old.lease_until < now(), false));
     RETURN NULL;
 END $$;
-CREATE TRIGGER audit AFTER UPDATE ON annotator.batch
-    FOR EACH ROW EXECUTE FUNCTION audit.note_batch();
+CREATE TRIGGER audit AFTER UPDATE ON annotator.batch  -- Some only lock it.
+    FOR EACH ROW WHEN (old.* IS DISTINCT FROM new.*) EXECUTE FUNCTION audit.note_batch();
 
 CREATE TABLE audit.announced (
     service text NOT NULL, id bigint NOT NULL, topic text NOT NULL, key text NOT NULL,
@@ -182,6 +182,7 @@ async def _gather(
     recoveries: Sequence[Recovery],
 ) -> History:
     run_id = UUID(client.answers[-1])
+    records = [one for one in records if one.seq is None or one.key == str(run_id)]
     state = await owner.fetchval("SELECT state FROM annotator.run WHERE id = $1", run_id)
     genes = await owner.fetch(
         """SELECT g.hgnc_id FROM annotator.gene g JOIN annotator.run ON run.id = $1

@@ -98,9 +98,8 @@ class Striker:
                 os.kill(pid, signal.SIGKILL)
                 return await self._restarted(fault, pid, time.time())
             case "kill_in_stop":
-                os.kill(pid, signal.SIGTERM)
-                fired = await self._fired(fault, AnyService.STOP_BEGUN)
-                return await self._restarted(fault, pid, fired.at)
+                fired = await self._asked_to_stop(fault, pid)
+                return await self._restarted(fault, fired.pid, fired.at)
             case "freeze":
                 frozen = [pid, *children(pid)]
                 for one in frozen:
@@ -113,6 +112,15 @@ class Striker:
                 over = time.time()
                 return over, await self._until_ready(fault.target, pid)
 
+    async def _asked_to_stop(self, fault: FaultSpec, pid: int) -> Fired:
+        """Another fault may be quicker, and kill it first: then the next one is asked."""
+        service = fault.target.partition("-")[0]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        await _until(lambda: state(pid) in ("", "Z"))
+        fired = self.running.fired(service, AnyService.STOP_BEGUN)
+        return fired or await self._asked_to_stop(fault, await self._ready_pid(fault))
+
     async def _at_point(self, fault: FaultSpec, point: StrEnum) -> Over:
         fired = await self._fired(fault, point)
         if fault.kind == "kill":
@@ -124,10 +132,6 @@ class Striker:
             if not await self._terminate(service, SESSIONS_MAX, of_process=fired.pid):
                 raise FaultMissed(f"{fault}: no transaction was open")
         else:
-            if "-" in fault.target and self.names[fired.pid] != fault.target:
-                self.arm(fault)  # It was a namesake: the one that is meant comes yet.
-                os.kill(fired.pid, signal.SIGCONT)
-                return await self._at_point(fault, point)
             await asyncio.sleep(fault.seconds)
         os.kill(fired.pid, signal.SIGCONT)
         over = time.time()

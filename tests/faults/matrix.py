@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -29,7 +28,6 @@ from tests.system import Database, Mirror
 SOURCES = ("ensembl", "hpo")  # One that is asked gene by gene, one that publishes files.
 GENES = 600  # That a run names: six pages of Ensembl's, and some in each of HPO's two slices.
 READY_SECONDS_MAX = 60.0
-TAKEN_SECONDS = 1.0  # Those who wait for a lock look twice a second.
 NAMES_SECONDS = 0.02
 READ_SECONDS_MAX = 2.0
 GENES_TO_PHENOTYPE = "/hp/hpoa/genes_to_phenotype.txt"
@@ -100,13 +98,6 @@ class System:
             await owner.execute("DELETE FROM annotator.batch")
             await owner.execute("TRUNCATE audit.batch_write, audit.announced")
             await _insert_catalogue_release(owner)
-        await self.tap.records()  # What is left of a run before this one that was not judged.
-
-    async def take_duties_from(self, name: str) -> None:
-        """Let others plan and relay: a process that starts finds their locks taken."""
-        os.kill(self.running.supervisor.pids[name], signal.SIGKILL)
-        await asyncio.sleep(TAKEN_SECONDS)
-        await until(self.ready[name], f"{name} is ready", READY_SECONDS_MAX)
 
     async def unread(self) -> dict[str, list[str]]:
         """What the gateway answers although the document says otherwise."""
