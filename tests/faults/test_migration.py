@@ -20,7 +20,8 @@ from tests.system import ROOT, Database, SharedCluster
 
 # Tables, views and functions with who may use them, columns with their types and defaults.
 OBJECTS = """
-SELECT n.nspname || '.' || c.relname || ' ' || c.relkind::text || ' ' || coalesce(a.attname, '') || ' '
+SELECT n.nspname || '.' || c.relname || ' ' || c.relkind::text
+       || ' ' || coalesce(a.attname, '') || ' '
        || coalesce(format_type(a.atttypid, a.atttypmod), '') || ' '
        || coalesce(pg_get_expr(d.adbin, d.adrelid), '') || ' '
        || coalesce((SELECT string_agg(one::text, ',' ORDER BY one::text)
