@@ -150,5 +150,7 @@ async def open_database(
 ) -> AsyncIterator[Database]:
     """The same, for several tests that share a loop."""
     await cluster.create_database(name, template)
-    yield Database(name, cluster.environment(name))
-    await cluster.drop_database(name)
+    try:
+        yield Database(name, cluster.environment(name))
+    finally:
+        await cluster.drop_database(name)

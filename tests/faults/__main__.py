@@ -13,6 +13,8 @@ FROZEN_SECONDS = 14.0
 
 
 def main(named: str) -> int:
+    if named and not all(seed.isdecimal() for seed in named.split(",")):
+        sys.exit(f"make faults: SEEDS={named} is not accepted; numbers are, such as SEEDS=17,4")
     seeds = named or ",".join(str(random.randrange(10_000)) for _ in range(SEEDS_COUNT))
     print(f"make faults SEEDS={seeds}", flush=True)  # noqa: T201  # To repeat it.
     os.environ.setdefault(schedule.FROZEN, str(FROZEN_SECONDS))

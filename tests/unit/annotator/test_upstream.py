@@ -151,6 +151,14 @@ async def test_an_unchanged_file_is_not_fetched_again(server: Server, download: 
     assert server.header("if-modified-since") == date
 
 
+async def test_unchanged_is_no_answer_to_who_has_nothing(
+    server: Server, download: Download
+) -> None:
+    server.answer = answer("304 Not Modified")
+    with pytest.raises(UpstreamUnavailable, match="304, unchanged, to a call without a condition"):
+        await download()
+
+
 @pytest.mark.parametrize(
     "packed",
     [
