@@ -55,6 +55,9 @@ class Running:
         (folder / f"{service}.{point}{failpoints.FIRED}").unlink(missing_ok=True)
         failpoints.arm(folder, service, point, hits, send)
 
+    def disarm(self, service: str, point: StrEnum) -> None:
+        (self.folder / "failpoints" / f"{service}.{point}").unlink(missing_ok=True)
+
     def fired(self, service: str, point: StrEnum) -> Fired | None:
         try:
             mark = self.folder / "failpoints" / f"{service}.{point}{failpoints.FIRED}"

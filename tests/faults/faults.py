@@ -86,10 +86,21 @@ class Striker:
             send = signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP
             self.running.arm(service, fault.at.point, fault.at.hits, send)
 
-    async def strike(self, fault: FaultSpec, began: float) -> Over:
-        if isinstance(fault.at, Hit):
+    async def strike(self, fault: FaultSpec, began: float, *, alone: bool) -> Over | None:
+        """None when its point was not reached, and there were others that may be why."""
+        if not isinstance(fault.at, Hit):
+            return await self._at_moment(fault, began + fault.at)
+        try:
             return await self._at_point(fault, fault.at.point)
-        await asyncio.sleep(max(0.0, began + fault.at - time.time()))
+        except FaultMissed:
+            service = fault.target.partition("-")[0]
+            if alone or self.running.fired(service, fault.at.point) is not None:
+                raise
+            self.running.disarm(service, fault.at.point)
+            return None
+
+    async def _at_moment(self, fault: FaultSpec, moment: float) -> Over:
+        await asyncio.sleep(max(0.0, moment - time.time()))
         if fault.kind == "terminate_backends":
             return await self._storm(fault)
         pid = await self._ready_pid(fault)

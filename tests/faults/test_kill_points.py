@@ -114,7 +114,7 @@ async def seeded(
 
 @pytest.mark.parametrize("number", range(ROUNDS))
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_a_run_ends_well_though_services_are_killed(
     seeded: tuple[int, System], number: int
 ) -> None:
