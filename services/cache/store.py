@@ -71,9 +71,11 @@ async def take_dirty(tx: AsyncConnection, genes_max: int) -> list[str]:
     """
     rows = await tx.scalars(
         text("""
-            DELETE FROM dirty_gene WHERE hgnc_id IN (
+            -- An array is made once. A subquery is asked again for each row, and then takes all,
+            -- when the table was empty at the time of its statistics, as it mostly is.
+            DELETE FROM dirty_gene WHERE hgnc_id = ANY (ARRAY(
                 SELECT hgnc_id FROM dirty_gene ORDER BY hgnc_id LIMIT :genes_max
-                FOR UPDATE SKIP LOCKED)
+                FOR UPDATE SKIP LOCKED))
             RETURNING hgnc_id
         """),
         {"genes_max": genes_max},

@@ -141,17 +141,28 @@ SELECT NOT EXISTS (SELECT FROM gateway.outbox) AND NOT EXISTS (SELECT FROM annot
 """
 
 
+# What is between the topic and the cache is in no table.
+OLD_DOCUMENTS = """
+SELECT c.hgnc_id, c.source
+FROM annotator.current_annotation_v1 c LEFT JOIN cache.gene g USING (hgnc_id)
+WHERE (g.hgnc_id IS NOT NULL OR c.value IS NOT NULL)
+  AND (g.document->'annotations'->c.source->'value')::text
+      IS DISTINCT FROM coalesce(c.value::text, 'null')
+"""
+
+
 async def settle(database: Database) -> None:
-    """Wait until nothing is left to do, while the database may come and go."""
+    """Wait until nothing is left to do and readers see it, while the database may come and go."""
 
     async def settled() -> bool:
         try:
             async with asyncio.timeout(READ_SECONDS_MAX), database.connect() as owner:
-                return bool(await owner.fetchval(SETTLED))
+                done = await owner.fetchval(SETTLED)
+                return done and not await owner.fetch(f"{OLD_DOCUMENTS} LIMIT 1")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
 
-    await until(settled, "all is done", SETTLE_SECONDS_MAX)
+    await until(settled, "all is done, and readable", SETTLE_SECONDS_MAX)
 
 
 async def current_values(owner: "asyncpg.Connection[asyncpg.Record]") -> list[Value]:
@@ -215,13 +226,7 @@ async def _gather(
            FROM audit.batch_write w ORDER BY id"""
     )
     stored = await owner.fetch("SELECT xid::text, source FROM annotator.annotation")
-    old_documents = await owner.fetch(
-        """SELECT c.hgnc_id, c.source
-           FROM annotator.current_annotation_v1 c LEFT JOIN cache.gene g USING (hgnc_id)
-           WHERE (g.hgnc_id IS NOT NULL OR c.value IS NOT NULL)
-             AND (g.document->'annotations'->c.source->'value')::text
-                 IS DISTINCT FROM coalesce(c.value::text, 'null')"""
-    )
+    old_documents = await owner.fetch(OLD_DOCUMENTS)
     misspelt = await owner.fetch(
         """SELECT hgnc_id, source FROM annotator.annotation
            WHERE value IS NOT NULL AND digest <> sha256(convert_to(value::text, 'UTF8'))"""

@@ -218,6 +218,22 @@ async def test_a_gene_marked_while_it_is_rebuilt_is_rebuilt_again(cache: Cache) 
         assert await store.take_dirty(tx, 10) == [PKD1]
 
 
+async def test_no_more_marks_are_taken_than_asked_for_whatever_the_planner_believes(
+    cache: Cache, database: Database
+) -> None:
+    """Statistics are mostly made while nothing is dirty."""
+    marked = [f"HGNC:{number}" for number in range(3_000)]
+    async with cache.engine.begin() as tx:
+        await store.mark_dirty(tx, marked)
+        await store.take_dirty(tx, len(marked))
+    async with database.connect() as owner:
+        await owner.execute("ANALYZE cache.dirty_gene")
+    async with cache.engine.begin() as tx:
+        await store.mark_dirty(tx, marked)
+    async with cache.engine.begin() as tx:
+        assert sorted(await store.take_dirty(tx, 1_000)) == sorted(marked)[:1_000]
+
+
 @pytest.mark.parametrize("place", range(len(IDS) - 1))
 async def test_marks_are_set_in_one_order_so_that_two_bursts_do_not_deadlock(
     cache: Cache, database: Database, place: int
