@@ -34,7 +34,7 @@ async def main(settings: AnnotatorSettings) -> None:
         raw_store = RawStore(settings.raw_folder)
         await asyncio.to_thread(raw_store.sweep)
         progress = Progress(engine, bus)
-        releases = Releases(engine, SOURCES, upstreams, raw_store)
+        releases = Releases(settings, engine, SOURCES, upstreams, raw_store)
         handlers = Handlers(
             engine=engine,
             sources=SOURCES,

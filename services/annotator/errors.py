@@ -14,6 +14,7 @@ TransientError
 ├── UpstreamTruncated       fewer bytes or entries than announced
 ├── RateLimited             429; carries when to come back
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again
+├── StagingFailed           the child process that reads a release ended without a result
 └── LeaseLost               another worker has the batch
 """
 
@@ -99,6 +100,12 @@ class ReleaseMissing(TransientError):
     """The staged rows of a release are gone, as after a database crash."""
 
     kind = "release-missing"
+
+
+class StagingFailed(TransientError):
+    """The child process that reads a release ended without a result."""
+
+    kind = "staging-failed"
 
 
 class LeaseLost(TransientError):

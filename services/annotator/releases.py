@@ -22,6 +22,7 @@ from services.annotator.domain import (
 from services.annotator.errors import LeaseLost, ReleaseMissing, ReleaseRefused
 from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
+from services.annotator.settings import AnnotatorSettings
 from services.annotator.stager import Stager, open_stager
 from services.annotator.store import (
     annotations,
@@ -45,6 +46,7 @@ FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
 
 @dataclass(frozen=True)
 class Releases:
+    settings: AnnotatorSettings
     engine: AsyncEngine
     sources: Mapping[str, Source]
     upstreams: Mapping[str, Upstream]
@@ -78,7 +80,7 @@ class Releases:
         return facts
 
     async def _prepare_bulk(self, batch: Batch, source: BulkSource) -> list[RunFact]:
-        async with open_stager(batch) as stager:
+        async with open_stager(self.settings, batch) as stager:
             try:
                 release = await self._fetch(batch, source, stager)
             except (PermanentError, TransientError) as error:

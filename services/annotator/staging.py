@@ -1,13 +1,13 @@
 """A child process of the annotator: reads a release's files and copies their values into `staged`.
 
 Parsing a hundred megabytes would hold an event loop for seconds; here nothing else waits. It is
-started while the files still arrive, and told on standard input which release to read.
+started while the files still arrive, and told afterwards which release to read.
 """
 
 import asyncio
 import gc
-import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from uuid import UUID
 
 from sqlalchemy import text
@@ -74,15 +74,32 @@ class Reading:
             )
 
 
-async def main(batch_id: UUID, lease_token: int) -> None:
-    settings = AnnotatorSettings()
+def main(
+    settings: AnnotatorSettings, batch_id: UUID, lease_token: int, line: Connection
+) -> None:
+    """All that a child does. On the line comes the id of the release, and goes why it failed."""
+    end_with_parent()
+    # What is read here stays until the process ends; looking for cycles in it takes longer than
+    # reading it.
+    gc.disable()
+    try:
+        asyncio.run(_stage(settings, batch_id, lease_token, line))
+    except Exception as error:
+        line.send(repr(error))
+        raise
+
+
+async def _stage(
+    settings: AnnotatorSettings, batch_id: UUID, lease_token: int, line: Connection
+) -> None:
     configure_logging(settings.shared, "annotator-staging")
     failpoints.switch_on(settings.shared, "annotator")
     async with database.open_engine(settings, "annotator-staging") as engine:
         catalogue_id, genes = await _read_catalogue(engine)
-        if not (told := await asyncio.to_thread(sys.stdin.readline)):
+        try:
+            release_id: UUID = await asyncio.to_thread(line.recv)
+        except EOFError:
             return  # The download failed.
-        release_id = UUID(told.strip())
         async with engine.connect() as connection:
             release = await releases.get_release(connection, release_id)
             if await catalogue.current_catalogue_id(connection) != catalogue_id:
@@ -143,11 +160,3 @@ async def copy(tx: AsyncConnection, rows: Iterator[Row]) -> None:
         raise
     finally:
         driver.remove_termination_listener(give_up)
-
-
-if __name__ == "__main__":
-    end_with_parent(int(sys.argv[3]))
-    # What is read here stays until the process ends; looking for cycles in it takes longer than
-    # reading it.
-    gc.disable()
-    asyncio.run(main(UUID(sys.argv[1]), int(sys.argv[2])))

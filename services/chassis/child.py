@@ -1,15 +1,16 @@
-"""What a child process of a service asks for first; it imports nothing that takes time to load."""
+"""What a forked child of a service asks for first."""
 
 import ctypes
-import os
+import multiprocessing
 import signal
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent(parent_id: int) -> None:
-    """In a child that was just started: end with the process that started it."""
+def end_with_parent() -> None:
+    """In a child that was just forked from a template: end with it, as it ends with the service."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_id:
-        raise SystemExit(1)  # It died before this could be asked for.
+    service = multiprocessing.parent_process()
+    if service is not None and not service.is_alive():
+        raise SystemExit(1)  # Both died before this could be asked for.

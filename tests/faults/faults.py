@@ -112,7 +112,7 @@ class Striker:
                 fired = await self._asked_to_stop(fault, pid)
                 return await self._restarted(fault, fired.pid, fired.at)
             case "freeze":
-                frozen = [pid, *children(pid)]
+                frozen = [pid, *descendants(pid)]
                 for one in frozen:
                     os.kill(one, signal.SIGSTOP)
                 if not await _until(lambda: state(pid) == "T", STRIKE_SECONDS_MAX):
@@ -238,10 +238,14 @@ def state(pid: int) -> str:
         return ""
 
 
-def children(pid: int) -> list[int]:
-    found = []
+def descendants(pid: int) -> list[int]:
+    """Parents before their children."""
+    children: dict[str, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if (process / "stat").read_text().rpartition(")")[2].split()[1] == str(pid):
-                found.append(int(process.name))
-    return found
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            children.setdefault(parent, []).append(int(process.name))
+    found = [pid]
+    for one in found:
+        found += children.get(str(one), [])
+    return found[1:]

@@ -17,7 +17,7 @@ async def get_catalogue(tx: AsyncConnection) -> Catalogue:
             WHERE status = 'approved' ORDER BY hgnc_number
         """)
     )
-    return Catalogue([Gene(**row._mapping) for row in rows])
+    return Catalogue([Gene(*row) for row in rows])
 
 
 async def get_genes(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Gene]:

@@ -132,7 +132,7 @@ async def open_desk(
     reported: list[UUID] = []
     async with database.engine("annotator") as engine, open_upstreams(settings) as upstreams:
         raw_store = RawStore(raw_folder)
-        releases = Releases(engine, SOURCES, upstreams, raw_store)
+        releases = Releases(settings, engine, SOURCES, upstreams, raw_store)
         handlers = Handlers(
             engine=engine,
             sources=SOURCES,
