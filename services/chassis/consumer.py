@@ -1,9 +1,12 @@
-"""A consumer that goes on behind a record that its own library cannot read."""
+"""A consumer that hears what comes at once, and goes on behind a record that its own library cannot
+read."""
 
 import time
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.structs import TopicPartition
+
+from services.chassis.liveness import HANDLING_SECONDS_MAX
 
 
 class UnreadableRecord(ConsumerRecord):  # type: ignore[misc]  # It ships no types.
@@ -11,6 +14,16 @@ class UnreadableRecord(ConsumerRecord):  # type: ignore[misc]  # It ships no typ
 
 
 class TolerantConsumer(AIOKafkaConsumer):  # type: ignore[misc]
+    async def start(self) -> None:
+        """While a message is in hand, nothing is asked for.
+
+        After 0.1 s the library would ask for what the other partitions have. Nobody needs that
+        yet, and where they have nothing it is answered only after the longest wait: so long the
+        partition of the message in hand would not be heard.
+        """
+        await super().start()
+        self._fetcher._prefetch_backoff = HANDLING_SECONDS_MAX  # noqa: SLF001
+
     async def getone(self, *partitions: TopicPartition) -> ConsumerRecord:
         try:
             return await super().getone(*partitions)

@@ -26,6 +26,7 @@ from tests.integration.chassis.desk import (
     WAIT_SECONDS,
     Broker,
     Heard,
+    Held,
     soon,
     started,
     typed,
@@ -33,6 +34,8 @@ from tests.integration.chassis.desk import (
 from tests.system import Database
 
 RETRIES_SEEN = 3
+LONG_SECONDS = 0.3  # After a third of it the library would ask for what other partitions have.
+AT_ONCE_SECONDS = 1.0
 
 
 async def test_a_handler_that_fails_once_gets_the_message_again_and_order_is_kept(
@@ -52,6 +55,22 @@ async def test_a_handler_that_fails_once_gets_the_message_again_and_order_is_kep
     assert heard.names == ["a", "b", "b", "c"]
     assert await broker.committed() == {0: 3}
     assert await broker.parked(0) == []
+
+
+async def test_what_comes_behind_a_message_that_took_long_is_heard_at_once(broker: Broker) -> None:
+    """Meanwhile nothing came in the other partitions, and who had asked for it would still wait."""
+    heard = Held("long")
+    async with broker.listen(heard):
+        await broker.command("before")
+        await heard.until("before")
+        await broker.command("long")
+        await soon(heard.held)
+        await asyncio.sleep(LONG_SECONDS)
+        heard.release.set()
+        began = time.monotonic()
+        await broker.command("behind")
+        await heard.until("behind")
+        assert time.monotonic() - began < AT_ONCE_SECONDS
 
 
 async def test_what_can_never_succeed_is_parked_with_its_reason(broker: Broker) -> None:

@@ -26,11 +26,13 @@ from tests.integration.chassis.desk import (
 
 BEARABLE_SECONDS = 0.3
 LOOK_SECONDS = 0.02
+FETCH_WAIT_SECONDS = 0.1  # As in the product, somebody who waits is answered well before he is noted.
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "LOOK_SECONDS", LOOK_SECONDS)
+    monkeypatch.setattr(chassis_bus, "FETCH_WAIT_SECONDS", FETCH_WAIT_SECONDS)
     for name in ("DEAD_SECONDS", "STUCK_SECONDS", "NOTED_SECONDS"):
         monkeypatch.setattr(liveness, name, BEARABLE_SECONDS)
 
