@@ -74,9 +74,7 @@ class Reading:
             )
 
 
-def main(
-    settings: AnnotatorSettings, batch_id: UUID, lease_token: int, line: Connection
-) -> None:
+def main(settings: AnnotatorSettings, batch_id: UUID, lease_token: int, line: Connection) -> None:
     """All that a child does. On the line comes the id of the release, and goes why it failed."""
     end_with_parent()
     # What is read here stays until the process ends; looking for cycles in it takes longer than

@@ -26,7 +26,9 @@ from tests.integration.chassis.desk import (
 
 BEARABLE_SECONDS = 0.3
 LOOK_SECONDS = 0.02
-FETCH_WAIT_SECONDS = 0.1  # As in the product, somebody who waits is answered well before he is noted.
+FETCH_WAIT_SECONDS = (
+    0.1  # As in the product, somebody who waits is answered well before he is noted.
+)
 
 
 @pytest.fixture
