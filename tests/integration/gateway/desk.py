@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from websockets.asyncio.client import ClientConnection, connect
 
 from services.chassis import http
-from services.gateway.__main__ import Reads, include_routes
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.handlers import Handlers
+from services.gateway.http import include_routes
 from services.gateway.live import Live
+from services.gateway.reads import Reads
 from tests.system import Database
 
 DEADLINE_SECONDS = 10
