@@ -270,7 +270,7 @@ async def test_an_invalidated_namespace_has_a_new_epoch_and_its_genes_are_rebuil
 
 
 async def test_an_unknown_namespace_can_never_be_invalidated(cache: Cache) -> None:
-    with pytest.raises(NamespaceUnknown, match="'coffee'"):
+    with pytest.raises(NamespaceUnknown, match="'coffee'; accepted is genes"):
         await cache.handlers.on_invalidate_namespace(InvalidateNamespace(namespace="coffee"))
 
 
