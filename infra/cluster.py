@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from infra import databases
+from infra.addresses import DATABASE, DATABASE_URLS, KAFKA_BOOTSTRAP, OWNER_URL
 from infra.errors import ClusterError
 from infra.jars import wrong_jars
 from infra.kafka import EmbeddedKafka, kafka_answers
@@ -22,14 +23,6 @@ from infra.postgres import EmbeddedPostgres
 from infra.processes import Process, together
 from infra.state import StateFolder
 
-DATABASE = "annobus"
-DATABASE_URLS = {
-    "ANNOBUS_DATABASE_URL": "annobus",
-    "ANNOTATOR_DATABASE_URL": "annotator",
-    "CACHE_DATABASE_URL": "cache",
-    "GATEWAY_DATABASE_URL": "gateway",
-}
-KAFKA_BOOTSTRAP = "ANNOBUS_KAFKA_BOOTSTRAP"
 CONNECT_TIMEOUT_SECONDS = 10.0
 
 
@@ -46,11 +39,11 @@ class Cluster:
         self._kafka = EmbeddedKafka(self._state)
         self._creating = asyncio.Lock()
         self._external_urls: dict[str, str] = {}
-        if variables.get("ANNOBUS_DATABASE_URL"):
+        if variables.get(OWNER_URL):
             missing = [name for name in DATABASE_URLS if not variables.get(name)]
             if missing:
                 raise ClusterError(
-                    "ANNOBUS_DATABASE_URL names an external PostgreSQL, "
+                    f"{OWNER_URL} names an external PostgreSQL, "
                     f"so {', '.join(missing)} must be set too"
                 )
             self._external_urls = {name: variables[name] for name in DATABASE_URLS}

@@ -14,7 +14,7 @@ import asyncpg
 import httpx2
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from infra.cluster import DATABASE
+from infra.addresses import DATABASE
 from services.chassis import database
 from services.chassis.settings import ServiceSettings, SharedSettings
 

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from infra.cluster import Cluster
 from infra.errors import ClusterError, InfraError
 from services.cli import machine_checks, output, state, system_checks
 from services.cli.errors import RUN_FAILED, CommandFailed
 from services.cli.findings import Finding, Site, problem
-from services.cli.processes import BROKER_ADDRESS, OWNER_ADDRESS
 
 CHECK_TIMEOUT_SECONDS = 30.0
 STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -56,10 +56,10 @@ def look_around(folder: Path, environment: Mapping[str, str]) -> Site:
         folder=folder,
         running=running,
         holder=cluster.holder,
-        database_url=environment.get(OWNER_ADDRESS)
-        or (embedded.get(OWNER_ADDRESS) if "postgres" in processes else None),
-        kafka_bootstrap=environment.get(BROKER_ADDRESS)
-        or (embedded.get(BROKER_ADDRESS) if "kafka" in processes else None),
+        database_url=environment.get(OWNER_URL)
+        or (embedded.get(OWNER_URL) if "postgres" in processes else None),
+        kafka_bootstrap=environment.get(KAFKA_BOOTSTRAP)
+        or (embedded.get(KAFKA_BOOTSTRAP) if "kafka" in processes else None),
         environment=environment,
     )
 

