@@ -31,9 +31,8 @@ def choose(
     for name in names:
         first = [ports[name] for ports in (wanted, remembered, default) if ports and name in ports]
         others = {*chosen.values(), *taken}
-        chosen[name] = next(
-            (port for port in first if port not in others and is_free(port)), None
-        ) or find_free({*others, *remembered.values()})
+        free = (port for port in first if port not in others and is_free(port))
+        chosen[name] = next(free, 0) or find_free({*others, *remembered.values()})
     if not chosen.items() <= remembered.items():
         write_private(file, json.dumps(remembered | chosen, indent=2))
     return chosen
