@@ -15,6 +15,7 @@ from infra import processes, supervisor
 from infra.errors import SupervisorError
 from infra.processes import Process, run_to_end
 from infra.supervisor import Supervisor
+from tests.waiting import is_alive, until
 
 pytestmark = pytest.mark.embedded
 
@@ -44,19 +45,6 @@ def exists(file: Path) -> Callable[[], Awaitable[bool]]:
         return os.path.exists(file)  # noqa: ASYNC240, PTH110  # Takes microseconds.
 
     return ready
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 async def test_who_adds_a_process_goes_on_when_it_is_ready_and_they_stop_in_reverse(
@@ -120,7 +108,7 @@ async def test_a_killed_child_is_started_again_within_moments(build: Build) -> N
         clock = asyncio.get_running_loop()
         os.kill(pid, signal.SIGKILL)
         killed = clock.time()
-        await until(lambda: running.pids.get("sleeper", pid) != pid)
+        await until(lambda: running.pids.get("sleeper", pid) != pid, "it is started again")
         # 10 ms on a quiet machine; a poll of a second would not pass.
         assert clock.time() - killed < 0.5
         assert running.restarts == {"sleeper": 1}
@@ -168,7 +156,7 @@ time.sleep(60)
         await running.add(build(code=code, ready=exists(grandchild)))
         pid = int(grandchild.read_text())
         os.kill(running.pids["sleeper"], signal.SIGKILL)
-        await until(lambda: not is_alive(pid))
+        await until(lambda: not is_alive(pid), "the grandchild ends")
 
 
 async def test_a_removed_child_is_gone_and_its_name_is_free(build: Build) -> None:
