@@ -18,28 +18,28 @@ UNDERSTOOD = {
 }
 
 
-class Node(NamedTuple):
-    """A node of a schema, and the definitions it may refer to."""
+class Place(NamedTuple):
+    """A node of a schema: where it is, and the definitions it may refer to."""
 
-    schema: JsonSchema
+    node: JsonSchema
     definitions: Mapping[str, JsonSchema]
 
-    def at(self, schema: JsonSchema | bool) -> "Node":
+    def at(self, node: JsonSchema | bool) -> "Place":
         """Another node of the same schema; `True` says what `{}` says."""
-        return Node({} if isinstance(schema, bool) else schema, self.definitions)
+        return Place({} if isinstance(node, bool) else node, self.definitions)
 
-    def alternatives(self) -> "list[Node]":
+    def alternatives(self) -> "list[Place]":
         """What a value may be, one by one, references followed."""
-        if "$ref" in self.schema:
-            name = self.schema["$ref"].removeprefix("#/$defs/")
+        if "$ref" in self.node:
+            name = self.node["$ref"].removeprefix("#/$defs/")
             return self.at(self.definitions[name]).alternatives()
-        choices = self.schema.get("anyOf") or self.schema.get("oneOf")
+        choices = self.node.get("anyOf") or self.node.get("oneOf")
         if choices is None:
             return [self]
         return [one for choice in choices for one in self.at(choice).alternatives()]
 
     def name(self) -> str:
-        return str(self.schema.get("type", "anything"))
+        return str(self.node.get("type", "anything"))
 
 
 def message_breaks(old: JsonSchema, new: JsonSchema) -> list[str]:
@@ -69,25 +69,25 @@ def moved_or_lost(old: JsonSchema, new: JsonSchema) -> list[str]:
     return [*moved, *(f"{path} is lost" for path in lost)]
 
 
-def whole(schema: JsonSchema) -> Node:
-    return Node(schema, schema.get("$defs", {}))
+def whole(schema: JsonSchema) -> Place:
+    return Place(schema, schema.get("$defs", {}))
 
 
-def field_paths(node: Node, path: str = "") -> Iterator[str]:
+def field_paths(place: Place, path: str = "") -> Iterator[str]:
     """Every field by its path: `sources.*.state`, `files[].name`."""
-    for one in node.alternatives():
-        for name, field in one.schema.get("properties", {}).items():
+    for one in place.alternatives():
+        for name, field in one.node.get("properties", {}).items():
             yield f"{path}{name}"
             yield from field_paths(one.at(field), f"{path}{name}.")
         yield from field_paths_within(one, path.removesuffix("."))
 
 
-def field_paths_within(node: Node, path: str) -> Iterator[str]:
+def field_paths_within(place: Place, path: str) -> Iterator[str]:
     """The fields of what a list or a mapping holds."""
-    if "items" in node.schema:
-        yield from field_paths(node.at(node.schema["items"]), f"{path}[].")
-    if isinstance(node.schema.get("additionalProperties"), Mapping):
-        yield from field_paths(node.at(node.schema["additionalProperties"]), f"{path}.*.")
+    if "items" in place.node:
+        yield from field_paths(place.at(place.node["items"]), f"{path}[].")
+    if isinstance(place.node.get("additionalProperties"), Mapping):
+        yield from field_paths(place.at(place.node["additionalProperties"]), f"{path}.*.")
 
 
 def obstacles(reader: JsonSchema, writer: JsonSchema) -> list[str]:
@@ -95,7 +95,7 @@ def obstacles(reader: JsonSchema, writer: JsonSchema) -> list[str]:
     return between(whole(reader), whole(writer), "")
 
 
-def between(reader: Node, writer: Node, path: str) -> list[str]:
+def between(reader: Place, writer: Place, path: str) -> list[str]:
     """Everything that may be written must suit one of the alternatives that are read."""
     found: list[str] = []
     for sent in writer.alternatives():
@@ -107,14 +107,14 @@ def between(reader: Node, writer: Node, path: str) -> list[str]:
     return found
 
 
-def between_simple(reader: Node, writer: Node, path: str) -> list[str]:
+def between_simple(reader: Place, writer: Place, path: str) -> list[str]:
     here = path or "the message"
-    accepted, sent = reader.schema.get("type"), writer.schema.get("type")
+    accepted, sent = reader.node.get("type"), writer.node.get("type")
     if accepted not in (None, sent) and (accepted, sent) != ("number", "integer"):
         return [f"{here} may be {writer.name()}; accepted is {reader.name()}"]
     return [
-        *between_values(reader.schema, writer.schema, here),
-        *between_limits(reader.schema, writer.schema, here),
+        *between_values(reader.node, writer.node, here),
+        *between_limits(reader.node, writer.node, here),
         *between_fields(reader, writer, path),
         *between_contents(reader, writer, path),
     ]
@@ -148,23 +148,23 @@ def between_limits(reader: JsonSchema, writer: JsonSchema, here: str) -> Iterato
             yield f"{here} has {keyword} {writer.get(keyword)!r}; accepted is {reader[keyword]!r}"
 
 
-def between_fields(reader: Node, writer: Node, path: str) -> Iterator[str]:
+def between_fields(reader: Place, writer: Place, path: str) -> Iterator[str]:
     prefix = f"{path}." if path else ""
-    known, sent = reader.schema.get("properties", {}), writer.schema.get("properties", {})
-    for name in reader.schema.get("required", ()):
-        if name not in writer.schema.get("required", ()):
+    known, sent = reader.node.get("properties", {}), writer.node.get("properties", {})
+    for name in reader.node.get("required", ()):
+        if name not in writer.node.get("required", ()):
             yield f"{prefix}{name} is required and may be missing"
     for name in known:
         if name in sent:
             yield from between(reader.at(known[name]), writer.at(sent[name]), prefix + name)
 
 
-def between_contents(reader: Node, writer: Node, path: str) -> Iterator[str]:
+def between_contents(reader: Place, writer: Place, path: str) -> Iterator[str]:
     """What lists and mappings hold. A model that takes no unknown fields cannot be added to."""
-    if reader.schema.get("additionalProperties") is False:
+    if reader.node.get("additionalProperties") is False:
         yield f"{path or 'the message'} may have fields that are unknown; none is accepted"
     for keyword, suffix in (("items", "[]"), ("additionalProperties", ".*")):
-        accepted = reader.schema.get(keyword, True)
+        accepted = reader.node.get(keyword, True)
         if isinstance(accepted, Mapping):
-            sent = writer.schema.get(keyword, True)
+            sent = writer.node.get(keyword, True)
             yield from between(reader.at(accepted), writer.at(sent), path + suffix)
