@@ -15,6 +15,7 @@ from benchmarks.gene_list import PROJECT
 from benchmarks.owner import Owner
 from benchmarks.report import Measured, Report, Start
 from benchmarks.resources import Resources, looking_at
+from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from infra.cluster import Cluster
 from infra.errors import InfraError
 from services.annotator.sources import SOURCES
@@ -29,11 +30,10 @@ IDLE_SECONDS_MAX = 20.0
 RESULTS = PROJECT / ".annobus"
 FOLDER = "bench-"
 ALL = tuple(SOURCES)
-EXTERNAL = ("ANNOBUS_DATABASE_URL", "ANNOBUS_KAFKA_BOOTSTRAP")
 
 
 def main() -> int:
-    if named := [name for name in EXTERNAL if os.environ.get(name)]:
+    if named := [name for name in (OWNER_URL, KAFKA_BOOTSTRAP) if os.environ.get(name)]:
         print(f"{' and '.join(named)} must not be set: a bench has a cluster of its own")
         return CommandFailed.exit_code
     RESULTS.mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ async def _running(options: Options) -> AsyncIterator[tuple[System, Start]]:
 @asynccontextmanager
 async def _connected(options: Options) -> AsyncIterator[tuple[Cluster, Owner]]:
     cluster = Cluster(options.state)
-    async with owner.connect(cluster.environment()["ANNOBUS_DATABASE_URL"]) as database:
+    async with owner.connect(cluster.environment()[OWNER_URL]) as database:
         yield cluster, database
 
 

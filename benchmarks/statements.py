@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from infra.addresses import OWNER_URL
 from infra.cluster import Cluster
 from services.annotator.domain import Offered
 from services.annotator.store import annotations, releases
@@ -43,13 +44,13 @@ async def measure(cluster: Cluster, values: Sequence[Value]) -> StatementFigures
     addresses = cluster.environment(DATABASE)
     try:
         async with asyncio.timeout(STATEMENTS_SECONDS_MAX):
-            await asyncio.to_thread(migrate_schemas, addresses["ANNOBUS_DATABASE_URL"])
-            await declare_sources(addresses["ANNOBUS_DATABASE_URL"])
+            await asyncio.to_thread(migrate_schemas, addresses[OWNER_URL])
+            await declare_sources(addresses[OWNER_URL])
             settings = ServiceSettings(
                 database_url=addresses["ANNOTATOR_DATABASE_URL"]  # type: ignore[arg-type]
             )
             async with database.open_engine(settings, "benchmark") as engine:
-                return await _measure(engine, addresses["ANNOBUS_DATABASE_URL"], values)
+                return await _measure(engine, addresses[OWNER_URL], values)
     finally:
         await cluster.drop_database(DATABASE)
 

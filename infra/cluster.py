@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from infra import databases
+from infra import databases, ports
+from infra.addresses import DATABASE, DATABASE_URLS, KAFKA_BOOTSTRAP, OWNER_URL
 from infra.errors import ClusterError
 from infra.jars import wrong_jars
 from infra.kafka import EmbeddedKafka, kafka_answers
@@ -22,14 +23,7 @@ from infra.postgres import EmbeddedPostgres
 from infra.processes import Process, together
 from infra.state import StateFolder
 
-DATABASE = "annobus"
-DATABASE_URLS = {
-    "ANNOBUS_DATABASE_URL": "annobus",
-    "ANNOTATOR_DATABASE_URL": "annotator",
-    "CACHE_DATABASE_URL": "cache",
-    "GATEWAY_DATABASE_URL": "gateway",
-}
-KAFKA_BOOTSTRAP = "ANNOBUS_KAFKA_BOOTSTRAP"
+PORTS = ("postgres", "kafka", "kafka-controller")
 CONNECT_TIMEOUT_SECONDS = 10.0
 
 
@@ -46,11 +40,11 @@ class Cluster:
         self._kafka = EmbeddedKafka(self._state)
         self._creating = asyncio.Lock()
         self._external_urls: dict[str, str] = {}
-        if variables.get("ANNOBUS_DATABASE_URL"):
+        if variables.get(OWNER_URL):
             missing = [name for name in DATABASE_URLS if not variables.get(name)]
             if missing:
                 raise ClusterError(
-                    "ANNOBUS_DATABASE_URL names an external PostgreSQL, "
+                    f"{OWNER_URL} names an external PostgreSQL, "
                     f"so {', '.join(missing)} must be set too"
                 )
             self._external_urls = {name: variables[name] for name in DATABASE_URLS}
@@ -88,13 +82,18 @@ class Cluster:
         await together(
             self._postgres.wait_for_earlier_server(), self._kafka.wait_for_earlier_broker()
         )
-        self._state.choose_ports()
+        ports.choose(self._state.ports_file, PORTS)
         await together(
             self._check_external_databases() if self._external_urls else self._postgres.prepare(),
             self._check_external_kafka(self._external_kafka)
             if self._external_kafka
             else self._kafka.prepare(),
         )
+
+    @property
+    def ports(self) -> set[int]:
+        """Those of its servers, whether they run or not."""
+        return set(self._state.ports().values())
 
     @property
     def processes(self) -> list[Process]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from infra import databases
-from infra.cluster import DATABASE, DATABASE_URLS
+from infra.addresses import DATABASE, DATABASE_URLS
 from infra.errors import ClusterError
 
 ADMIN_URL = "ADMIN_DATABASE_URL"

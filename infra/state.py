@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import secrets
-import socket
 import time
 from pathlib import Path
 
@@ -13,13 +12,8 @@ from infra.errors import ClusterError
 
 PASSWORD_BYTES = 24
 ROLES = ("postgres", "annobus", "annotator", "cache", "gateway")
-PORTS = ("postgres", "kafka", "kafka-controller")
-PORT_MIN = 15_000
-PORT_MAX = 65_535
-PORT_TRIES_MAX = 1_000
 LOCK_TRIES_MAX = 5
 LOCK_POLL_SECONDS = 0.01
-EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class StateFolder:
@@ -77,34 +71,22 @@ class StateFolder:
             passwords = {role: secrets.token_urlsafe(PASSWORD_BYTES) for role in ROLES}
             write_private(self._passwords_file, json.dumps(passwords, indent=2))
 
-    def choose_ports(self) -> None:
-        """Keeps the remembered ports; replaces those that somebody else listens on by now."""
-        remembered = self._ports() if self._ports_file.exists() else {}
-        ports: dict[str, int] = {}
-        for name in PORTS:
-            port = remembered.get(name)
-            if port is None or not _is_free(port):
-                port = _free_port(taken=set(ports.values()) | set(remembered.values()))
-            ports[name] = port
-        if ports != remembered:
-            write_private(self._ports_file, json.dumps(ports, indent=2))
-
     def password(self, role: str) -> str:
         return str(self._read(self._passwords_file)[role])
 
     def port(self, name: str) -> int:
-        return self._ports()[name]
+        return self.ports()[name]
 
-    def _ports(self) -> dict[str, int]:
-        return {name: int(port) for name, port in self._read(self._ports_file).items()}
+    def ports(self) -> dict[str, int]:
+        return {name: int(port) for name, port in self._read(self.ports_file).items()}
+
+    @property
+    def ports_file(self) -> Path:
+        return self.path / "ports.json"
 
     @property
     def _passwords_file(self) -> Path:
         return self.path / "passwords.json"
-
-    @property
-    def _ports_file(self) -> Path:
-        return self.path / "ports.json"
 
     def _read(self, file: Path) -> dict[str, str | int]:
         try:
@@ -147,28 +129,3 @@ def try_lock(file: int, kind: int) -> bool:
 def _read_holder(lock: int) -> int | None:
     text = os.pread(lock, 32, 0)
     return int(text) if text else None
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # Connections of the last run that still close do not count; the servers set the same
-        # option.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(taken: set[int]) -> int:
-    """Below the ports that outgoing connections get: a client that retries while a server restarts
-    would otherwise one day be given the server's own port and connect to itself.
-    """
-    ephemeral_min = int(EPHEMERAL_PORTS.read_text().split()[0])
-    end = ephemeral_min if ephemeral_min >= PORT_MIN + PORT_TRIES_MAX else PORT_MAX + 1
-    for _ in range(PORT_TRIES_MAX):
-        port = PORT_MIN + secrets.randbelow(end - PORT_MIN)
-        if port not in taken and _is_free(port):
-            return port
-    raise ClusterError(f"no free port between {PORT_MIN} and {end - 1} on 127.0.0.1")

@@ -1,8 +1,7 @@
-"""Keeps processes alive: starts them in order, starts a dead one again, stops them in reverse."""
+"""Keeps processes alive: starts them, starts a dead one again, stops them in reverse."""
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -18,8 +17,6 @@ from infra.processes import (
     together,
     wait_until_ready,
 )
-
-__all__ = ["Process", "Supervisor"]
 
 DEATHS_MAX = 10
 DEATHS_WINDOW_SECONDS = 60.0
@@ -43,8 +40,7 @@ class Supervisor:
     it runs; `wait` then raises a SupervisorError that says which one.
     """
 
-    def __init__(self, processes: Sequence[Process] = ()) -> None:
-        self._planned = tuple(processes)
+    def __init__(self) -> None:
         self._slots: dict[str, _Slot] = {}
         self._failure: SupervisorError | None = None
         self._failing: asyncio.Task[None] | None = None
@@ -52,7 +48,6 @@ class Supervisor:
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        await self.start()
         return self
 
     async def __aexit__(
@@ -62,15 +57,6 @@ class Supervisor:
         traceback: TracebackType | None,
     ) -> None:
         await self.stop()
-
-    async def start(self) -> None:
-        """Starts the planned processes one after the other, each when the one before is ready."""
-        try:
-            for process in self._planned:
-                await self.add(process)
-        except BaseException:
-            await self.stop()
-            raise
 
     async def add(self, *processes: Process) -> None:
         """Starts these at once, returns when all are ready; when one fails, none of them stays."""

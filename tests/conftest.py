@@ -58,8 +58,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]
         return
     state = tmp_path_factory.mktemp("cluster") / "state"
     with keep_cluster(state):
-        yield Cluster(state)
-    Cluster(state).remove()
+        yield Cluster(state, {})
+    Cluster(state, {}).remove()
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,9 @@ import yaml
 from testcontainers.core.container import DockerContainer
 
 from infra import databases
-from infra.cluster import DATABASE, DATABASE_URLS, KAFKA_BOOTSTRAP
+from infra.addresses import DATABASE, DATABASE_URLS, KAFKA_BOOTSTRAP
 from infra.kafka import kafka_answers
-from tests.e2e.running import free_ports
-from tests.system import ROOT, START_TIMEOUT_SECONDS
+from tests.system import ROOT, START_TIMEOUT_SECONDS, free_ports
 
 ADMINISTRATOR = "postgres"
 POLL_SECONDS = 0.1

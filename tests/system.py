@@ -2,9 +2,10 @@
 
 import asyncio
 import itertools
+import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any, Protocol
 
 import asyncpg
 import httpx2
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from infra.cluster import DATABASE
+from infra import ports
+from infra.addresses import DATABASE
+from services.annotator.sources import UPSTREAMS
 from services.chassis import database
 from services.chassis.settings import ServiceSettings, SharedSettings
 
@@ -53,6 +56,12 @@ class Database:
             yield engine
 
     @asynccontextmanager
+    async def begin(self, service: str) -> AsyncIterator[AsyncConnection]:
+        """One transaction of a service."""
+        async with self.engine(service) as engine, engine.begin() as tx:
+            yield tx
+
+    @asynccontextmanager
     async def connect(
         self, role: str = "annobus"
     ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
@@ -73,8 +82,7 @@ class Mirror:
     def upstreams(self) -> dict[str, dict[str, str | float]]:
         """As ANNOTATOR_UPSTREAMS takes them: all at the mirror, as fast as it answers."""
         return {
-            name: {"base_url": f"{self.url}/{name}", "requests_per_second": 0}
-            for name in ("hgnc", "hpo", "gnomad", "gnomad_api", "ensembl")
+            name: {"base_url": f"{self.url}/{name}", "requests_per_second": 0} for name in UPSTREAMS
         }
 
     @contextmanager
@@ -100,20 +108,33 @@ class Mirror:
         return counted
 
 
+@dataclass(frozen=True)
+class Keeper:
+    """The process that keeps a cluster up, whose account it is, and who works for it by name."""
+
+    process: "subprocess.Popen[str]"
+    uid: int
+    pids: Mapping[str, int]
+
+
 @contextmanager
-def keep_cluster(state: Path) -> Iterator[None]:
-    """PostgreSQL and Kafka, kept by a process that ends with this one."""
-    command = [sys.executable, "-m", "tests.cluster_keeper", str(state)]
+def keep_cluster(state: Path, prefix: Sequence[str] = ()) -> Iterator[Keeper]:
+    """PostgreSQL and Kafka, kept by a process that ends with this one; `prefix` is a command that
+    starts it."""
+    command = [*prefix, sys.executable, "-m", "tests.cluster_keeper", str(state)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as keeper:
-        assert keeper.stdout is not None
-        assert keeper.stdin is not None
-        if keeper.stdout.readline().strip() != "ready":
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        line = process.stdout.readline()
+        if not line:
             raise RuntimeError(f"the cluster did not start; see {state}/logs")
-        yield
-        keeper.stdin.close()
-        keeper.wait(START_TIMEOUT_SECONDS)
+        try:
+            yield Keeper(process, **json.loads(line))
+        finally:
+            process.stdin.close()
+            process.wait(START_TIMEOUT_SECONDS)
 
 
 @contextmanager
@@ -131,6 +152,13 @@ def keep_mirror(cache: Path, *options: str) -> Iterator[Mirror]:
         finally:
             process.terminate()
             process.wait(START_TIMEOUT_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    found: list[int] = []
+    while len(found) < count:
+        found.append(ports.find_free(found))
+    return found
 
 
 _numbers = itertools.count(1)

@@ -149,5 +149,6 @@ async def raise_epoch(tx: AsyncConnection, namespace: str) -> int:
         {"namespace": namespace},
     )
     if epoch is None:
-        raise NamespaceUnknown(f"namespace {namespace!r} does not exist")
+        known = await tx.scalars(text("SELECT namespace FROM namespace ORDER BY namespace"))
+        raise NamespaceUnknown(f"no namespace {namespace!r}; accepted is {' or '.join(known)}")
     return int(epoch)

@@ -145,13 +145,19 @@ class Subscription:
     parks_unknown: bool = False  # True for one group of each topic of commands.
     parks_untyped: bool = True  # False for all but one group of a topic: it is nobody's.
 
+    @property
+    def accepted(self) -> str:
+        """The types of this topic, whichever group reads them, as an error names them."""
+        topics = {message.topic for message in self.handlers}
+        return " or ".join(name for name, message in TYPES.items() if message.topic in topics)
+
     async def decode(self, msg: StreamMessage[Any]) -> Message | None:
         """What the type header names, or None: it is nothing for this reader."""
         name = msg.headers.get("ce_type")
         if name is None:
             if self.parks_untyped:
-                reason = msg.headers.get("malformed", "the header ce_type is missing")
-                raise MalformedMessage(reason)
+                missing = f"the header ce_type is missing; accepted is {self.accepted}"
+                raise MalformedMessage(msg.headers.get("malformed", missing))
             return None
         for message in self.handlers:
             if message.type == name:
@@ -161,7 +167,7 @@ class Subscription:
                     raise MalformedMessage(str(error)) from error
         if name not in TYPES:
             if self.parks_unknown:
-                raise UnknownMessage(name)
+                raise UnknownMessage(f"ce_type is {name!r}; accepted is {self.accepted}")
             telemetry.MESSAGES_UNKNOWN.labels(self.topic).inc()
         return None
 
@@ -228,7 +234,8 @@ class Bus:
         """Connect, waiting as long as it takes: commands and reads do not need Kafka."""
         while True:
             try:
-                await self._dead_letters.start()
+                if any(subscriber.group_id for subscriber in self._subscribers()):
+                    await self._dead_letters.start()  # Nobody else parks.
                 await self._broker.connect()
                 self._use_tolerant_consumers()
                 await self._broker.start()

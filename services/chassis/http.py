@@ -75,6 +75,7 @@ def create_app(title: str, checks: Mapping[str, Check]) -> FastAPI:
     app = FastAPI(title=title, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(BodyLimit)
     app.add_middleware(Timing)
+    app.add_middleware(HeadAsGet)
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> Response:
@@ -219,6 +220,19 @@ def _too_large() -> Response:
     }
     error = field_error("/", "(the body)", f"at most {BODY_BYTES_MAX} bytes")
     return problem_response(413, document, [error])
+
+
+class HeadAsGet:
+    """Answer HEAD wherever GET is answered (RFC 9110 9.3.2): the server leaves out the content."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # A copy: by the method in its own scope the server knows what to leave out.
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
 
 
 class Timing:

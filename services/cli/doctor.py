@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from infra.cluster import Cluster
 from infra.errors import ClusterError, InfraError
 from services.cli import machine_checks, output, state, system_checks
 from services.cli.errors import RUN_FAILED, CommandFailed
-from services.cli.findings import Finding, Place, problem
-from services.cli.processes import BROKER_ADDRESS, OWNER_ADDRESS
+from services.cli.findings import Finding, Site, problem
 
 CHECK_TIMEOUT_SECONDS = 30.0
 STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
 
-Check = Callable[[Place], Awaitable[Finding]]
+Check = Callable[[Site], Awaitable[Finding]]
 
 CHECKS: Mapping[str, Check] = {
     "python": machine_checks.python,
@@ -41,7 +41,7 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-def look_around(folder: Path, environment: Mapping[str, str]) -> Place:
+def look_around(folder: Path, environment: Mapping[str, str]) -> Site:
     """Where things are. Raises CommandFailed for a state file that cannot be read."""
     running = state.read(folder)
     embedded: Mapping[str, str] = {}
@@ -52,27 +52,27 @@ def look_around(folder: Path, environment: Mapping[str, str]) -> Place:
         except ClusterError:  # It starts for the first time, and has no ports yet.
             embedded = {}
     processes = running.processes if running is not None else {}
-    return Place(
+    return Site(
         folder=folder,
         running=running,
         holder=cluster.holder,
-        database_url=environment.get(OWNER_ADDRESS)
-        or (embedded.get(OWNER_ADDRESS) if "postgres" in processes else None),
-        kafka_bootstrap=environment.get(BROKER_ADDRESS)
-        or (embedded.get(BROKER_ADDRESS) if "kafka" in processes else None),
+        database_url=environment.get(OWNER_URL)
+        or (embedded.get(OWNER_URL) if "postgres" in processes else None),
+        kafka_bootstrap=environment.get(KAFKA_BOOTSTRAP)
+        or (embedded.get(KAFKA_BOOTSTRAP) if "kafka" in processes else None),
         environment=environment,
     )
 
 
-async def examine(place: Place, checks: Mapping[str, Check]) -> dict[str, Finding]:
+async def examine(site: Site, checks: Mapping[str, Check]) -> dict[str, Finding]:
     """One after the other: what is asked for its time must not compete."""
-    return {name: await _finding(place, check) for name, check in checks.items()}
+    return {name: await _finding(site, check) for name, check in checks.items()}
 
 
-async def _finding(place: Place, check: Check) -> Finding:
+async def _finding(site: Site, check: Check) -> Finding:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
-            return await check(place)
+            return await check(site)
     except TimeoutError:
         found = f"no answer within {CHECK_TIMEOUT_SECONDS:g} s"
     except (OSError, InfraError) as error:
@@ -95,11 +95,11 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     output.accept_any_text()
     try:
-        place = look_around(Path(arguments[0]), environment)
+        site = look_around(Path(arguments[0]), environment)
     except CommandFailed as error:
         output.show_failure(error)
         return error.exit_code
-    findings = asyncio.run(examine(place, CHECKS))
+    findings = asyncio.run(examine(site, CHECKS))
     problems = [name for name, finding in findings.items() if finding.word == "problem"]
     if "--json" in arguments:
         checks = {name: asdict(finding) for name, finding in findings.items()}

@@ -20,7 +20,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """One machine and one state folder. Addresses are None of what does not run.
 
     `running` is the system that answers for the folder, `holder` the process that has taken it.

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import typer
 
+from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from infra.cluster import Cluster
 from infra.state import make_private_folder
 from services.cli import output, room, state
@@ -238,13 +239,13 @@ async def _word(http: httpx2.AsyncClient, process: state.ProcessState) -> str:
 def migrate(folder: State = DEFAULT_STATE, json: Json = False) -> None:
     """Bring schemas, declared sources and topics to what this version needs."""
     environment = dict(os.environ)
-    if "ANNOBUS_DATABASE_URL" not in environment:
+    if OWNER_URL not in environment:
         running = state.read(folder.absolute())
         if running is None or not running.ready:
             raise NotReachable(
                 f"no annobus runs in {folder}, so there is nothing to migrate",
                 advice="annobus up migrates by itself; for databases of your own set "
-                "ANNOBUS_DATABASE_URL and ANNOBUS_KAFKA_BOOTSTRAP",
+                f"{OWNER_URL} and {KAFKA_BOOTSTRAP}",
             )
         environment |= Cluster(folder.absolute()).environment()
     arguments = ["--json"] if json else []

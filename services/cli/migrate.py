@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 import services
 from contracts.topics import Topic, topics
+from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from services.annotator.domain import batch_size, kind
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
@@ -245,11 +246,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     # What it says of refused connections is said by the errors below, once and in words.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     failpoints.switch_on(SharedSettings(), "migrate")
-    missing = [
-        name
-        for name in ("ANNOBUS_DATABASE_URL", "ANNOBUS_KAFKA_BOOTSTRAP")
-        if not environment.get(name)
-    ]
+    missing = [name for name in (OWNER_URL, KAFKA_BOOTSTRAP) if not environment.get(name)]
     try:
         if missing:
             raise Refused(f"annobus migrate needs {' and '.join(missing)}")
@@ -273,10 +270,10 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _connected(environment: Mapping[str, str]) -> Migrated:
-    bootstrap = environment["ANNOBUS_KAFKA_BOOTSTRAP"]
+    bootstrap = environment[KAFKA_BOOTSTRAP]
     prefix = environment.get("ANNOBUS_TOPIC_PREFIX", "")
     try:
-        return migrate(environment["ANNOBUS_DATABASE_URL"], bootstrap, prefix)
+        return migrate(environment[OWNER_URL], bootstrap, prefix)
     except KafkaError as error:
         raise NotReachable(f"Kafka does not answer at {bootstrap}: {error}") from error
     except OSError as error:  # A refused connection, a name nobody knows, a time-out.

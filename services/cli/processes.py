@@ -12,6 +12,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 import services
+from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from infra.processes import Process
 from services.annotator.sources import UPSTREAMS
 from services.cli import state
@@ -23,8 +24,6 @@ MIRROR_TIMEOUT_SECONDS = 180.0  # Its first start converts 44,000 genes.
 SERVICE_TIMEOUT_SECONDS = 60.0
 READY_TIMEOUT_SECONDS = 5.0
 
-OWNER_ADDRESS = "ANNOBUS_DATABASE_URL"
-BROKER_ADDRESS = "ANNOBUS_KAFKA_BOOTSTRAP"
 LOOPBACK_HOSTS = "127.0.0.1,localhost"
 
 
@@ -61,20 +60,20 @@ class Plan:
     http: httpx2.AsyncClient
 
     def addresses(self) -> dict[str, str]:
-        database = urlsplit(self.environment[OWNER_ADDRESS])
+        database = urlsplit(self.environment[OWNER_URL])
         return {
             "postgres": f"{database.hostname}:{database.port}",
-            "kafka": self.environment[BROKER_ADDRESS],
+            "kafka": self.environment[KAFKA_BOOTSTRAP],
             **{name: f"http://127.0.0.1:{port}" for name, port in self.ports.items()},
         }
 
     @property
     def service_addresses(self) -> list[str]:
         """The variables that hold one service's database address each."""
-        return [name for name in self.environment if name not in (OWNER_ADDRESS, BROKER_ADDRESS)]
+        return [name for name in self.environment if name not in (OWNER_URL, KAFKA_BOOTSTRAP)]
 
     def migrate(self) -> Process:
-        own = {name: self.environment[name] for name in (OWNER_ADDRESS, BROKER_ADDRESS)}
+        own = {name: self.environment[name] for name in (OWNER_URL, KAFKA_BOOTSTRAP)}
         return self._python("migrate", ["services.cli.migrate"], own, MIGRATE_TIMEOUT_SECONDS)
 
     def mirror(self) -> Process:
@@ -109,7 +108,7 @@ class Plan:
         prefix = service.upper()
         address = f"{prefix}_DATABASE_URL"
         environment = {
-            BROKER_ADDRESS: self.environment[BROKER_ADDRESS],
+            KAFKA_BOOTSTRAP: self.environment[KAFKA_BOOTSTRAP],
             address: self.environment[address],
             f"{prefix}_PORT": str(self.ports[name]),
             "ANNOBUS_LOG_FORMAT": os.environ.get("ANNOBUS_LOG_FORMAT", "console"),

@@ -16,7 +16,8 @@ def group() -> None:
 
 @app.command("list")
 def list_sources(url: Url = None, folder: State = DEFAULT_STATE, json: Json = False) -> None:
-    """Every source, its newest release and how many genes have a value from it."""
+    """Every source, its newest release and how many genes have a value from it. One that is
+    retired keeps what it said, and cannot be ordered."""
     document = fetch(url, folder, "/api/sources")
     if json:
         output.print_json(document)
@@ -29,11 +30,12 @@ def list_sources(url: Url = None, folder: State = DEFAULT_STATE, json: Json = Fa
                 item["id"],
                 source["title"],
                 source["kind"],
+                "retired" if source["is_retired"] else "in use",
                 source.get("release") or "none yet",
                 "synthetic" if source.get("synthetic") else "real",
                 output.count(source["annotation_count"]),
                 source["licence"],
             )
         )
-    columns = ("source", "title", "kind", "release", "data", "annotations", "licence")
+    columns = ("source", "title", "kind", "state", "release", "data", "annotations", "licence")
     output.print_table(columns, rows, numbers=("annotations",))

@@ -2,21 +2,24 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import httpx2
 
+from infra import ports
+from infra.addresses import OWNER_URL
 from infra.cluster import Cluster
 from infra.processes import run_to_end
 from infra.supervisor import Supervisor
-from services.cli import ports, state
-from services.cli.errors import CommandFailed
+from services.cli import state
+from services.cli.errors import CommandFailed, Refused
 from services.cli.options import GATEWAY_PORT
-from services.cli.processes import OWNER_ADDRESS, READY_TIMEOUT_SECONDS, Options, Plan
+from services.cli.processes import READY_TIMEOUT_SECONDS, Options, Plan
 
+PORTS_FILE = "service-ports.json"
 STATE_SECONDS = 0.5  # How often what is said of the processes is compared with what is true.
 
 Say = Callable[[str], None]
@@ -81,12 +84,7 @@ class System:
         await self._cluster.prepare()
         self._keeper = asyncio.create_task(self._keep_state(), name="state")
         environment = self._cluster.environment()
-        chosen = ports.choose(
-            self._options.state,
-            self._options.names,
-            gateway_default=GATEWAY_PORT,
-            gateway_port=self._options.port,
-        )
+        chosen = choose_ports(self._options, self._cluster.ports)
         plan = Plan(self._options, environment, chosen, self._http)
         self._addresses = plan.addresses()
         self._say("starting PostgreSQL and Kafka")
@@ -95,7 +93,7 @@ class System:
         self._say("migrating schemas and topics")
         await run_to_end(plan.migrate())
         # From here on no child inherits an address that is not its own.
-        for address in (OWNER_ADDRESS, *plan.service_addresses):
+        for address in (OWNER_URL, *plan.service_addresses):
             os.environ.pop(address, None)
         if self._options.mirror:
             self._say("starting the mirror of the upstreams (a first start converts its data)")
@@ -152,3 +150,17 @@ class System:
         if current != self._written:
             state.write(self._options.state, current)
             self._written = current
+
+
+def choose_ports(options: Options, taken: Collection[int]) -> dict[str, int]:
+    """Raises Refused when the port that a person named for the gateway is taken."""
+    port = options.port
+    if port is not None and (port in taken or not ports.is_free(port)):
+        raise Refused(f"--port {port} is taken: name another, or leave it out")
+    return ports.choose(
+        options.state / PORTS_FILE,
+        options.names,
+        wanted=None if port is None else {"gateway": port},
+        default={"gateway": GATEWAY_PORT},
+        taken=taken,
+    )

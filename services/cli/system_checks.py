@@ -14,7 +14,7 @@ from infra.cluster import Cluster
 from infra.kafka import kafka_answers
 from services.annotator.sources import SOURCES
 from services.cli import migrate, state
-from services.cli.findings import NOT_RUNNING, UNREACHABLE, Finding, Place, ok, problem, warning
+from services.cli.findings import NOT_RUNNING, UNREACHABLE, Finding, Site, ok, problem, warning
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -39,40 +39,40 @@ CONNECTIONS = {
 }
 
 
-async def cluster(place: Place) -> Finding:
-    if place.running is not None:
-        what = f"{place.running.command}, process {place.running.pid}"
-        return ok(f"runs ({what})" if place.running.ready else f"starts or stops ({what})")
-    if place.holder is not None:
-        return ok(f"process {place.holder} starts or stops one")
-    left = [*map(str, Cluster(place.folder, variables={}).left_behind())]
+async def cluster(site: Site) -> Finding:
+    if site.running is not None:
+        what = f"{site.running.command}, process {site.running.pid}"
+        return ok(f"runs ({what})" if site.running.ready else f"starts or stops ({what})")
+    if site.holder is not None:
+        return ok(f"process {site.holder} starts or stops one")
+    left = [*map(str, Cluster(site.folder, variables={}).left_behind())]
     if left:
         return warning(
             f"a first start was killed and left {', '.join(left)} half-written",
             "Nothing is lost, the next start makes it anew: annobus up",
         )
-    if (place.folder / state.STATE_FILE).exists():
+    if (site.folder / state.STATE_FILE).exists():
         return warning(
             "an earlier run was killed and did not stop in order",
             "Nothing is lost, the next start goes on from there: annobus up",
         )
-    return Finding("not running", f"nothing runs in {place.folder}")
+    return Finding("not running", f"nothing runs in {site.folder}")
 
 
 def _asks_database(
-    ask: Callable[[Place, Connection], Awaitable[Finding]],
-) -> Callable[[Place], Awaitable[Finding]]:
+    ask: Callable[[Site, Connection], Awaitable[Finding]],
+) -> Callable[[Site], Awaitable[Finding]]:
     """Gives a check a connection; a database that does not answer is said by `postgresql`."""
 
-    async def check(place: Place) -> Finding:
-        if place.database_url is None:
+    async def check(site: Site) -> Finding:
+        if site.database_url is None:
             return NOT_RUNNING
         try:
-            connection = await _connect(place.database_url)
+            connection = await _connect(site.database_url)
         except CONNECTION_ERRORS:
             return UNREACHABLE
         try:
-            return await ask(place, connection)
+            return await ask(site, connection)
         finally:
             await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
 
@@ -85,11 +85,11 @@ async def _connect(url: str) -> Connection:
     )
 
 
-async def postgresql(place: Place) -> Finding:
-    if place.database_url is None:
+async def postgresql(site: Site) -> Finding:
+    if site.database_url is None:
         return NOT_RUNNING
     try:
-        connection = await _connect(place.database_url)
+        connection = await _connect(site.database_url)
         try:
             version = await connection.fetchval("SHOW server_version")
         finally:
@@ -99,19 +99,19 @@ async def postgresql(place: Place) -> Finding:
     return ok(f"{version} answers")
 
 
-async def kafka(place: Place) -> Finding:
-    if place.kafka_bootstrap is None:
+async def kafka(site: Site) -> Finding:
+    if site.kafka_bootstrap is None:
         return NOT_RUNNING
-    reason = await kafka_answers(place.kafka_bootstrap)
+    reason = await kafka_answers(site.kafka_bootstrap)
     if reason is not None:
         return problem(f"it does not answer: {reason}", _log("kafka"))
-    return ok(f"{place.kafka_bootstrap} answers")
+    return ok(f"{site.kafka_bootstrap} answers")
 
 
 @_asks_database
-async def schemas(place: Place, _connection: Connection) -> Finding:
-    assert place.database_url is not None
-    found = await migrate.revisions(place.database_url)
+async def schemas(site: Site, _connection: Connection) -> Finding:
+    assert site.database_url is not None
+    found = await migrate.revisions(site.database_url)
     wrong = [
         f"{service} is at {found.get(service, 'none')}, needed is {needed}"
         for service, needed in migrate.needed_revisions().items()
@@ -122,12 +122,12 @@ async def schemas(place: Place, _connection: Connection) -> Finding:
     return ok(", ".join(found.values()))
 
 
-async def topic_shapes(place: Place) -> Finding:
-    if place.kafka_bootstrap is None:
+async def topic_shapes(site: Site) -> Finding:
+    if site.kafka_bootstrap is None:
         return NOT_RUNNING
-    wanted = topics(SOURCES, place.environment.get("ANNOBUS_TOPIC_PREFIX", ""))
+    wanted = topics(SOURCES, site.environment.get("ANNOBUS_TOPIC_PREFIX", ""))
     try:
-        wrong = await migrate.compare_topics(place.kafka_bootstrap, wanted)
+        wrong = await migrate.compare_topics(site.kafka_bootstrap, wanted)
     except KafkaError:
         return UNREACHABLE
     if wrong:
@@ -140,12 +140,12 @@ async def topic_shapes(place: Place) -> Finding:
 
 
 @_asks_database
-async def connections(place: Place, connection: Connection) -> Finding:
-    if place.running is None:
+async def connections(site: Site, connection: Connection) -> Finding:
+    if site.running is None:
         return Finding("not running", "it is not known which services use this database")
     accepted = int(await connection.fetchval("SHOW max_connections"))
     reserved = int(await connection.fetchval("SHOW superuser_reserved_connections"))
-    may_open = sum(_may_open(name, process) for name, process in place.running.processes.items())
+    may_open = sum(_may_open(name, process) for name, process in site.running.processes.items())
     found = f"the services may open {may_open}, the server accepts {accepted - reserved}"
     if may_open > accepted - reserved:
         return problem(
@@ -177,7 +177,7 @@ def _environment(pid: int | None) -> dict[str, str]:
 
 
 @_asks_database
-async def clock(_place: Place, connection: Connection) -> Finding:
+async def clock(_site: Site, connection: Connection) -> Finding:
     before = time.time()
     theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
     difference = theirs - (before + time.time()) / 2

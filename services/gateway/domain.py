@@ -8,6 +8,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from contracts.messages import ACTIVE_STATES, RunProgress, SourceProgress
+from services.gateway.errors import RunUnknown
 
 Outcome = Literal["unknown", "ambiguous", "withdrawn"]
 
@@ -74,6 +75,14 @@ class Resolved:
 
 
 # ----------------------------------------------------------------------------------- runs
+
+
+def parse_run_id(text: str) -> UUID:
+    """Raises RunUnknown: a text that is no id names no run."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise RunUnknown(text) from None
 
 
 @dataclass(frozen=True)

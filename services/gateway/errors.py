@@ -17,7 +17,9 @@ RequestError
 └── IdempotencyMismatch     422  the same key with another order
 """
 
-from services.chassis.http import RequestError
+from uuid import UUID
+
+from services.chassis.http import RequestError, field_error
 
 
 class ParameterUnknown(RequestError):
@@ -39,6 +41,10 @@ class RunUnknown(RequestError):
 
     kind = "run-unknown"
     status = 404
+
+    def __init__(self, run_id: UUID | str) -> None:
+        error = field_error("path run_id", str(run_id), "the id of a run that GET /api/runs lists")
+        super().__init__(f"no run {error['value']!r}; GET /api/runs lists those there are", [error])
 
 
 class GeneUnknown(RequestError):

@@ -6,7 +6,13 @@ from typing import Any
 
 import orjson
 
-from contracts.messages import RunProgress
+from contracts.messages import (
+    BatchAnnotated,
+    BatchDead,
+    RunPlanned,
+    RunProgress,
+    SourceCompleted,
+)
 from services.gateway import domain
 
 FACTS_MAX = 200  # Read, and encoded in one step of the loop, at once.
@@ -78,15 +84,15 @@ def _sentence(told: Fact, progress: RunProgress) -> str:
     """One sentence for a fact that is known; the state of the run for one that is newer than us."""
     body = told.body
     match told.type:
-        case "annobus.run.planned.v1":
+        case RunPlanned.type:
             return f"planned: {body['gene_count']:,} genes from {', '.join(body['sources'])}"
-        case "annobus.batch.annotated.v1":
+        case BatchAnnotated.type:
             stored = body["done_count"] + body["no_data_count"]
             return f"{body['source']}: {stored:,} genes more"
-        case "annobus.batch.dead.v1":
+        case BatchDead.type:
             reason = body["problem"].get("detail", "no reason is known")
             return f"{body['source']}: {body['failed_count']:,} genes failed: {reason}"
-        case "annobus.source.completed.v1":
+        case SourceCompleted.type:
             return (
                 f"{body['source']}: {body['state']}, {body['done_count']:,} annotations, "
                 f"{body['no_data_count']:,} without data, {body['failed_count']:,} failed"

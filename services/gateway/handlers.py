@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.messages import (
-    BatchAnnotated,
-    BatchDead,
+    TYPES,
     DocumentsRebuilt,
     NamespaceInvalidated,
-    RunCompleted,
     RunFact,
     RunPlanned,
     RunProgress,
-    SourceCompleted,
 )
 from services.chassis import failpoints
 from services.chassis.bus import Bus, Routes, Subscription
@@ -24,7 +21,6 @@ from services.gateway.failpoints import Failpoint
 from services.gateway.live import Live
 
 HEARING_SECONDS = 1.0
-FACTS = (RunPlanned, BatchAnnotated, BatchDead, SourceCompleted, RunCompleted)
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Handlers:
         self.documents.invalidate(event.namespace, event.epoch)
 
 
-async def hear(bus: Bus, documents: Documents) -> None:
+async def keep_trust(bus: Bus, documents: Documents) -> None:
     """Keep documents in memory only while the bus would tell of changes."""
     while True:
         documents.trust(not await bus.problems())
@@ -63,7 +59,9 @@ async def hear(bus: Bus, documents: Documents) -> None:
 
 def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
     """Without a group: every gateway hears everything, from now on."""
-    facts: Routes = dict.fromkeys(FACTS, handlers.on_run_fact)
+    facts: Routes = {
+        fact: handlers.on_run_fact for fact in TYPES.values() if issubclass(fact, RunFact)
+    }
     cache: Routes = {
         DocumentsRebuilt: handlers.on_documents_rebuilt,
         NamespaceInvalidated: handlers.on_namespace_invalidated,

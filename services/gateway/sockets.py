@@ -11,8 +11,10 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from services.chassis import telemetry
 from services.chassis.database import CONNECTION_ERRORS
+from services.chassis.http import field_error
 from services.gateway import frames
 from services.gateway.active import ActiveRuns
+from services.gateway.domain import parse_run_id
 from services.gateway.errors import ParameterInvalid, RunUnknown
 from services.gateway.live import Live, Seat
 
@@ -114,16 +116,15 @@ class Sockets:
 
 def _asked(websocket: WebSocket) -> tuple[UUID, int | None]:
     """Raises RunUnknown and ParameterInvalid."""
-    text = websocket.path_params["run_id"]
-    try:
-        run_id = UUID(text)
-    except ValueError:
-        raise RunUnknown(f"no run {text[:100]!r}") from None
+    run_id = parse_run_id(websocket.path_params["run_id"])
     after = websocket.query_params.get("after")
     if after is None:
         return run_id, None
     if not (after.isascii() and after.isdigit() and len(after) < 20 and int(after) <= SEQ_MAX):
-        raise ParameterInvalid("after: a seq is a whole number from 0")
+        accepted = f"a whole number from 0 to {SEQ_MAX}"
+        error = field_error("query after", after, accepted)
+        detail = f"after: accepted is {accepted}, not {error['value']!r}"
+        raise ParameterInvalid(detail, [error])
     return run_id, int(after)
 
 

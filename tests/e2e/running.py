@@ -1,11 +1,8 @@
 """The three services as processes of their own, on a database and topics of their own."""
 
-import asyncio
 import json
 import signal
-import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,11 +18,11 @@ from infra.supervisor import Supervisor
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
 from services.cli.migrate import create_topics
-from tests.system import ROOT, Database, Mirror
+from tests.system import ROOT, Database, Mirror, free_ports
+from tests.waiting import until
 
 READY_TIMEOUT_SECONDS = 30
 WAIT_SECONDS_MAX = 120.0
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -90,19 +87,7 @@ class Running:
             state = await self.run_state(run_id)
             return state if state not in ("planning", "running") else None
 
-        return str(await until(ended, f"run {run_id} ends"))
-
-
-async def until(
-    condition: Callable[[], Awaitable[Any]], what: str, seconds: float = WAIT_SECONDS_MAX
-) -> Any:
-    """Ask again and again until the answer is true; fails when that takes too long."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := await condition():
-            return found
-        await asyncio.sleep(POLL_SECONDS)
-    raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+        return str(await until(ended, f"run {run_id} ends", WAIT_SECONDS_MAX))
 
 
 @asynccontextmanager
@@ -167,12 +152,3 @@ def _is_ready(port: int) -> Callable[[], Awaitable[bool]]:
             return False
 
     return ready
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [server.getsockname()[1] for server in held]
-    finally:
-        for server in held:
-            server.close()

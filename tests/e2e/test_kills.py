@@ -2,19 +2,19 @@
 
 import json
 from pathlib import Path
-from uuid import uuid4
 
 import httpx2
 import pytest
 
 from services.annotator.failpoints import Failpoint
 from services.annotator.sources import SOURCES
-from tests.e2e.running import Fired, run_services, until
+from tests.builders import ASKABLE, IDS, build_catalogue
+from tests.e2e.running import WAIT_SECONDS_MAX, Fired, run_services
 from tests.faults.checker import violations
 from tests.faults.client import Client
 from tests.faults.evidence import Tap, gather, install_audit, settle
-from tests.integration.annotator.catalogue import ASKABLE, GENES, IDS
 from tests.system import Database, Mirror
+from tests.waiting import until
 
 
 async def wrong_values(database: Database, mirror: Mirror) -> list[str]:
@@ -73,7 +73,7 @@ async def test_the_main_job_with_the_annotator_killed_after_a_claim_and_after_a_
                 annotation["status"] == "ok" for annotation in document["annotations"].values()
             )
 
-        await until(readable, "the gene document shows all sources")
+        await until(readable, "the gene document shows all sources", WAIT_SECONDS_MAX)
 
 
 async def test_a_worker_that_dies_is_followed_by_another_instance(
@@ -81,7 +81,8 @@ async def test_a_worker_that_dies_is_followed_by_another_instance(
 ) -> None:
     """Two annotators; one is killed for good in the middle of a batch: the other one works it when
     the lease has ended."""
-    await write_catalogue(database)
+    async with database.begin("annotator") as tx:
+        await build_catalogue(tx)
     async with database.connect() as owner:
         await install_audit(owner)
     async with run_services(database, topic_prefix, mirror, tmp_path, annotators=2) as running:
@@ -93,7 +94,7 @@ async def test_a_worker_that_dies_is_followed_by_another_instance(
         running.arm("annotator", Failpoint.PAGE_FETCHED)
         client = Client(running.url)
         run_id = await client.order(genes=IDS, sources=["ensembl"], name=client.key)
-        fired = await until(killed, "the failpoint is hit")
+        fired = await until(killed, "the failpoint is hit", WAIT_SECONDS_MAX)
         await running.supervisor.remove(names.pop(fired.pid))
         await client.watch(run_id)
         await settle(database)
@@ -111,7 +112,8 @@ async def test_a_worker_that_dies_is_followed_by_another_instance(
 async def test_an_upstream_that_is_down_fails_its_source_and_the_others_finish(
     database: Database, topic_prefix: str, mirror: Mirror, tmp_path: Path
 ) -> None:
-    await write_catalogue(database)
+    async with database.begin("annotator") as tx:
+        await build_catalogue(tx)
     with mirror.fault("hpo", kind="status", status=403):  # Blocked: no retry would help.
         async with run_services(database, topic_prefix, mirror, tmp_path) as running:
             run_id = await running.order(genes=IDS, sources=["ensembl", "hpo"])
@@ -126,7 +128,8 @@ async def test_an_upstream_that_is_down_fails_its_source_and_the_others_finish(
 async def test_an_invalidated_namespace_is_forgotten_by_the_gateway(
     database: Database, topic_prefix: str, mirror: Mirror, tmp_path: Path
 ) -> None:
-    await write_catalogue(database)
+    async with database.begin("annotator") as tx:
+        await build_catalogue(tx)
     async with run_services(database, topic_prefix, mirror, tmp_path) as running:
         run_id = await running.order(genes=IDS, sources=["ensembl"])
         await running.until_ended(run_id)
@@ -138,7 +141,7 @@ async def test_an_invalidated_namespace_is_forgotten_by_the_gateway(
                 for gene in listed["data"]
             )
 
-        await until(served, "the document shows the annotation")
+        await until(served, "the document shows the annotation", WAIT_SECONDS_MAX)
         await running.get("/api/genes/HGNC:9008")  # Now the gateway remembers it.
         async with database.connect() as owner:  # Behind everybody's back.
             await owner.execute(
@@ -160,28 +163,6 @@ async def test_an_invalidated_namespace_is_forgotten_by_the_gateway(
                 )
             return bool(symbol == "PKD1")
 
-        await until(rebuilt, "the document is rebuilt from the truth")
+        await until(rebuilt, "the document is rebuilt from the truth", WAIT_SECONDS_MAX)
         epoch = (await running.get("/api/cache/namespaces"))["data"][0]["attributes"]["epoch"]
         assert epoch == 1
-
-
-async def write_catalogue(database: Database) -> None:
-    """A few genes as if HGNC had been read, so that a list can be annotated at once."""
-
-    async with database.connect() as owner:
-        await owner.executemany(
-            """INSERT INTO annotator.gene (hgnc_id, symbol, status, entrez_id, ensembl_gene_id)
-               VALUES ($1, $2, 'approved', $3, $4)""",
-            GENES,
-        )
-        await owner.executemany(
-            """INSERT INTO annotator.gene_name (folded, name, kind, hgnc_id)
-               VALUES (lower($2), $2, 'approved', $1)""",
-            [gene[:2] for gene in GENES],
-        )
-        await owner.execute(
-            """INSERT INTO annotator.release (id, source, version, state, parser_version,
-                   retrieved_at, checked_at, accepted_at, stored_at, readable_since)
-               VALUES ($1, 'hgnc', 'few', 'stored', 1, now(), now(), now(), now(), now())""",
-            uuid4(),
-        )

@@ -12,7 +12,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from contracts.messages import RunFact, RunProgress
 from contracts.topics import DEAD_LETTERS, topics
 from services.annotator.sources import SOURCES
-from tests.e2e.running import until
 from tests.faults.client import Client
 from tests.faults.history import (
     Announced,
@@ -28,6 +27,7 @@ from tests.faults.history import (
     Value,
 )
 from tests.system import Database
+from tests.waiting import until
 
 POLL_MILLISECONDS = 50
 SETTLE_SECONDS_MAX = 60.0

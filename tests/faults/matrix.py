@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-import asyncpg
 import httpx2
 import pytest
 
@@ -17,13 +16,15 @@ from infra import supervisor
 from infra.cluster import Cluster
 from infra.mirror.hgnc import COMPLETE_SET
 from infra.supervisor import Supervisor
-from tests.e2e.running import Running, run_services, until
+from tests.builders import build_catalogue, build_release
+from tests.e2e.running import Running, run_services
 from tests.faults.checker import violations
 from tests.faults.client import Client
 from tests.faults.evidence import Tap, current_values, gather, install_audit, settle
 from tests.faults.faults import FaultSpec, Striker
 from tests.faults.history import Recovery, Value
 from tests.system import Database, Mirror
+from tests.waiting import until
 
 SOURCES = ("ensembl", "hpo")  # One that is asked gene by gene, one that publishes files.
 GENES = 600  # That a run names: six pages of Ensembl's, and some in each of HPO's two slices.
@@ -105,7 +106,8 @@ class System:
             await owner.execute("TRUNCATE annotator.annotation, annotator.checked")
             await owner.execute("DELETE FROM annotator.batch")
             await owner.execute("TRUNCATE audit.batch_write, audit.announced")
-            await _insert_catalogue_release(owner)
+        async with self.database.begin("annotator") as tx:
+            await build_release(tx, "hgnc", "few")
 
     async def unread(self) -> dict[str, list[str]]:
         """What the gateway answers although the document says otherwise."""
@@ -186,8 +188,8 @@ async def open_system(
 
     `servers` are given when faults are to hit them: then they are nobody else's.
     """
+    genes = await write_genes(database, mirror)
     async with database.connect() as owner:
-        genes = await write_genes(owner, mirror)
         await install_audit(owner)
     async with run_services(
         database, topic_prefix, mirror, folder, annotators=annotators
@@ -222,7 +224,7 @@ async def _learn(system: System) -> None:
     assert {value.source for value in system.expected} == set(SOURCES)
 
 
-async def write_genes(owner: "asyncpg.Connection[asyncpg.Record]", mirror: Mirror) -> Sequence[str]:
+async def write_genes(database: Database, mirror: Mirror) -> Sequence[str]:
     """A catalogue of the genes that HPO names: with fewer its release would be refused. Returns
     those of them that a run is to name."""
     async with httpx2.AsyncClient(base_url=mirror.url, timeout=30) as client:
@@ -234,19 +236,6 @@ async def write_genes(owner: "asyncpg.Connection[asyncpg.Record]", mirror: Mirro
         for gene in catalogue["response"]["docs"]
         if gene.get("entrez_id") in named and gene.get("ensembl_gene_id")
     ]
-    await owner.copy_records_to_table(
-        "gene",
-        schema_name="annotator",
-        records=[(*gene, "approved") for gene in genes],
-        columns=["hgnc_id", "symbol", "entrez_id", "ensembl_gene_id", "status"],
-    )
-    await _insert_catalogue_release(owner)
+    async with database.begin("annotator") as tx:
+        await build_catalogue(tx, genes)
     return [hgnc_id for hgnc_id, *_ in genes[:: len(genes) // GENES]][:GENES]
-
-
-async def _insert_catalogue_release(owner: "asyncpg.Connection[asyncpg.Record]") -> None:
-    await owner.execute(
-        """INSERT INTO annotator.release (source, version, state, parser_version, retrieved_at,
-               checked_at, accepted_at, stored_at, readable_since)
-           VALUES ('hgnc', 'few', 'stored', 1, clock_timestamp(), now(), now(), now(), now())"""
-    )

@@ -1,1 +1,24 @@
 """The public routes: parse, transaction, answer; one file per family."""
+
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.gateway.active import ActiveRuns
+from services.gateway.documents import Documents
+from services.gateway.http.catalogue import CatalogueRoutes
+from services.gateway.http.genes import GeneRoutes
+from services.gateway.http.runs import RunRoutes
+from services.gateway.live import Live
+from services.gateway.sockets import Sockets
+
+
+def include_routes(
+    app: FastAPI, engine: AsyncEngine, documents: Documents, live: Live, active: ActiveRuns
+) -> None:
+    for routes in (
+        RunRoutes(engine),
+        GeneRoutes(engine, documents),
+        CatalogueRoutes(engine),
+        Sockets(live, active),
+    ):
+        app.include_router(routes.router())

@@ -145,7 +145,9 @@ def _check_text(gene: str) -> None:
     if len(gene) > GENE_CHARACTERS_MAX or "\x00" in gene:
         accepted = f"at most {GENE_CHARACTERS_MAX} characters, none of them NUL"
         error = field_error("path gene", gene, accepted)
-        raise ParameterInvalid(f"gene does not fit; accepted: {accepted}", [error])
+        raise ParameterInvalid(
+            f"gene={error['value']!r} does not fit; accepted: {accepted}", [error]
+        )
 
 
 def _refusal(gene: Refused) -> RequestError:

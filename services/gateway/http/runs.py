@@ -14,14 +14,13 @@ from contracts.messages import GENES_MAX, StartRun
 from services.chassis import failpoints, outbox
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
-from services.gateway.domain import GENE_CHARACTERS_MAX, Run
+from services.gateway.domain import GENE_CHARACTERS_MAX, Run, parse_run_id
 from services.gateway.errors import (
     CatalogueEmpty,
     GenesRefused,
     IdempotencyMismatch,
     OrderInvalid,
     ParameterInvalid,
-    RunUnknown,
     SourceNotFound,
     SourceUnknown,
 )
@@ -117,8 +116,9 @@ class RunRoutes:
 
     async def get_run(self, request: Request, run_id: str) -> Response:
         _NOTHING.parse(request.query_params)
+        wanted = parse_run_id(run_id)
         async with self.engine.connect() as connection:
-            run = await find_run(connection, run_id)
+            run = await runs.get_run(connection, wanted)
         return jsonapi.respond(resource(run), {"self": address(run)})
 
     async def get_status(self, request: Request) -> Response:
@@ -145,7 +145,7 @@ class RunRoutes:
                 run_id = await _start(tx, order)
                 if key is not None:
                     await runs.save_key(tx, key, digest, run_id)
-            run = await find_run(tx, str(run_id))
+            run = await runs.get_run(tx, run_id)
             failpoints.hit(Failpoint.ORDER_WRITTEN)
         failpoints.hit(Failpoint.ORDER_COMMITTED)
         replayed = {"Idempotent-Replayed": "true"} if earlier is not None else {}
@@ -226,23 +226,12 @@ async def _resolve(tx: AsyncConnection, order: Order) -> tuple[str, ...] | None:
     return tuple(found.hgnc_ids)
 
 
-async def find_run(connection: AsyncConnection, run_id: str) -> Run:
-    """Raises RunUnknown."""
-    try:
-        run = await runs.get_run(connection, UUID(run_id))
-    except ValueError:
-        run = None
-    if run is None:
-        error = field_error("path run_id", run_id, "the id of a run, as GET /api/runs lists them")
-        raise RunUnknown(f"no run {error['value']!r}", [error])
-    return run
-
-
 def _check_key(key: str) -> None:
     if not (1 <= len(key) <= KEY_CHARACTERS_MAX and all("!" <= sign <= "~" for sign in key)):
         accepted = f"1 to {KEY_CHARACTERS_MAX} visible ASCII characters"
         error = field_error("header Idempotency-Key", key, accepted)
-        raise ParameterInvalid(f"Idempotency-Key does not fit; accepted: {accepted}", [error])
+        detail = f"Idempotency-Key={error['value']!r} does not fit; accepted: {accepted}"
+        raise ParameterInvalid(detail, [error])
 
 
 def _mismatch(key: str) -> IdempotencyMismatch:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import RunProgress, SourceProgress, StartRun
 from contracts.topics import FIXED
 from services.gateway.domain import Run
+from services.gateway.errors import RunUnknown
 from services.gateway.frames import FACTS_MAX, Fact
 
 ACTIVE_RUNS_MAX = 100  # Runs that the socket of all runs follows at once, the newest.
@@ -79,11 +80,13 @@ async def insert_run(
     return UUID(str(run_id))
 
 
-async def get_run(connection: AsyncConnection, run_id: UUID) -> Run | None:
-    """One statement, so that its counters fit together."""
+async def get_run(connection: AsyncConnection, run_id: UUID) -> Run:
+    """One statement, so that its counters fit together. Raises RunUnknown."""
     found = await connection.execute(text(f"{_RUNS} WHERE r.id = :run_id"), {"run_id": run_id})
     row = found.mappings().one_or_none()
-    return None if row is None else _run(row)
+    if row is None:
+        raise RunUnknown(run_id)
+    return _run(row)
 
 
 async def list_runs(connection: AsyncConnection, *, limit: int, offset: int) -> list[Run]:

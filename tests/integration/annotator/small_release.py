@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import AnnotateBatch
 from services.annotator import domain
 from services.annotator.sources import SOURCES
-from tests.integration.annotator.catalogue import IDS
+from tests.builders import IDS, build_file, build_release
 from tests.integration.annotator.desk import Desk
 
 FILE = b"made up"
@@ -42,24 +42,16 @@ async def write_release(desk: Desk, slices: Sequence[Sequence[str]]) -> UUID:
     sha256 = domain.digest(FILE)
     await desk.handlers.raw_store.keep_bytes(FILE, sha256)
     async with desk.engine.begin() as tx:
-        release_id: UUID = await tx.scalar(
-            text("""
-                INSERT INTO release (source, version, state, parser_version, retrieved_at,
-                                     checked_at, accepted_at, catalogue_id)
-                VALUES ('hpo', 'made-up', 'accepted', :parser_version, clock_timestamp(), now(),
-                        now(), (SELECT id FROM release WHERE source = 'hgnc'))
-                RETURNING id
-            """),
-            {"parser_version": source.declaration.parser_version},
+        release_id = await build_release(
+            tx,
+            "hpo",
+            state="accepted",
+            is_readable=False,
+            parser_version=source.declaration.parser_version,
+            catalogue_id=await tx.scalar(text("SELECT id FROM release WHERE source = 'hgnc'")),
         )
         for file in source.files:
-            await tx.execute(
-                text("""
-                    INSERT INTO release_file (release_id, name, url, sha256, bytes)
-                    VALUES (:release_id, :name, 'http://made.up', :sha256, 7)
-                """),
-                {"release_id": release_id, "name": file.name, "sha256": sha256},
-            )
+            await build_file(tx, release_id, file.name, sha256, len(FILE))
         await stage(tx, release_id)
         for genes in slices:
             await tx.execute(

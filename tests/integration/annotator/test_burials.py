@@ -11,7 +11,8 @@ from services.annotator import domain
 from services.annotator.domain import Batch, Counts
 from services.annotator.store import batches, counting, releases
 from services.chassis.errors import PermanentError, Problem
-from tests.integration.annotator.catalogue import IDS, write_catalogue
+from tests.builders import IDS
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import (
     WITH_VALUE,

@@ -1,13 +1,13 @@
 """The gene catalogue, rewritten from one release after the other: what readers are told of it."""
 
 from collections.abc import Mapping
-from uuid import UUID
 
 import orjson
 from sqlalchemy import text
 
 from services.annotator import domain
 from services.annotator.store import catalogue
+from tests.builders import build_release
 from tests.integration.annotator.desk import Desk
 
 PKD1, PKD2 = "HGNC:9008", "HGNC:9009"
@@ -17,13 +17,7 @@ SYMBOLS = {PKD1: "PKD1", PKD2: "PKD2"}
 async def rewrite(desk: Desk, statuses: Mapping[str, str]) -> list[str]:
     """Make a release of these genes the catalogue. Returns what readers are told of."""
     async with desk.engine.begin() as tx:
-        release_id: UUID = await tx.scalar(
-            text("""
-                INSERT INTO release (source, version, state, parser_version, retrieved_at,
-                                     checked_at)
-                VALUES ('hgnc', 'made-up', 'staged', 1, clock_timestamp(), now()) RETURNING id
-            """)
-        )
+        release_id = await build_release(tx, "hgnc", state="staged", is_readable=False)
         for hgnc_id, status in statuses.items():
             value = orjson.dumps({"symbol": SYMBOLS[hgnc_id], "status": status, "successors": []})
             await tx.execute(

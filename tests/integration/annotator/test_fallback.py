@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import text
 
 from services.annotator import domain
-from tests.integration.annotator.catalogue import GENES, write_catalogue
+from tests.builders import GENES
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.system import Mirror
 

@@ -17,7 +17,8 @@ from services.annotator.sources.ensembl import PAGE_SIZE
 from services.cache.handlers import Handlers as CacheHandlers
 from services.cache.rebuilder import Rebuilder
 from services.chassis.errors import PermanentError
-from tests.integration.annotator.catalogue import ASKABLE, IDS, write_catalogue
+from tests.builders import ASKABLE, IDS
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.faults import CASES, Case
 from tests.integration.annotator.small_release import keep_unchanged, write_release

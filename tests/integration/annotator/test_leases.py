@@ -13,7 +13,8 @@ from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost, UpstreamUnavailable
 from services.annotator.store import batches, catalogue
 from services.chassis.bus import Bus, Subscription
-from tests.integration.annotator.catalogue import IDS, write_catalogue
+from tests.builders import IDS
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.chassis.desk import WAIT_SECONDS, open_broker, soon, started, typed
 from tests.system import SharedCluster

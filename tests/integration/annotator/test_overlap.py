@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from contracts.messages import AnnotateBatch
 from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
 from services.annotator.sources import SOURCES
-from tests.integration.annotator.catalogue import ASKABLE, write_catalogue
+from tests.builders import ASKABLE
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk, open_desk
 from tests.system import Database, Mirror
 

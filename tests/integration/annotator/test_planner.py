@@ -12,7 +12,8 @@ from services.annotator.errors import LeaseLost
 from services.annotator.planner import Planner
 from services.annotator.sources import SOURCES
 from services.annotator.store import counting
-from tests.integration.annotator.catalogue import ASKABLE, IDS, write_catalogue
+from tests.builders import ASKABLE, IDS
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import keep_unchanged, write_release
 from tests.system import Database

@@ -6,7 +6,8 @@ from sqlalchemy import text
 from contracts.messages import AnnotateBatch, ReleaseStored
 from services.annotator.stager import Stager
 from services.annotator.store.releases import Release
-from tests.integration.annotator.catalogue import IDS, write_catalogue
+from tests.builders import IDS, build_release
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import (
     WITH_VALUE,
@@ -146,13 +147,7 @@ async def test_a_release_that_is_staged_anew_for_a_new_catalogue_stays_readable(
     await desk.order(["hpo"])
     await desk.work()
     async with desk.engine.begin() as tx:
-        await tx.execute(
-            text("""
-                INSERT INTO release (source, version, state, parser_version, retrieved_at,
-                                     checked_at, accepted_at, stored_at, readable_since)
-                VALUES ('hgnc', 'next', 'stored', 1, clock_timestamp(), now(), now(), now(), now())
-            """)
-        )
+        await build_release(tx, "hgnc", "next")
     seen: dict[str, tuple[str | None, dict[str, str]]] = {}
 
     async def look() -> None:

@@ -24,7 +24,8 @@ from services.annotator.domain import Client, Declaration, Gene, Page, Version
 from services.annotator.sources import SOURCES
 from services.annotator.store import batches, runs
 from services.chassis.errors import PermanentError
-from tests.integration.annotator.catalogue import ASKABLE, IDS, write_catalogue
+from tests.builders import ASKABLE, IDS
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import keep_unchanged
 from tests.system import Mirror

@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.annotator.domain import Answer, Offered
-from services.annotator.store import annotations
+from services.annotator.store import annotations, releases
 from services.annotator.store.annotations import Origin
 from services.chassis.errors import Problem
-from tests.integration.annotator.catalogue import IDS, write_catalogue
+from tests.builders import IDS, build_file, build_release
+from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.system import Database
 
@@ -41,25 +42,9 @@ class Source:
 
     async def release(self, version: str) -> Origin:
         async with self.desk.engine.begin() as tx:
-            row = (
-                await tx.execute(
-                    text("""
-                        WITH made AS (
-                            INSERT INTO release (source, version, state, parser_version,
-                                                 retrieved_at, checked_at, accepted_at,
-                                                 readable_since)
-                            VALUES ('ensembl', :version, 'accepted', 1, clock_timestamp(),
-                                    now(), now(), now())
-                            RETURNING id, retrieved_at
-                        )
-                        INSERT INTO release_file (release_id, name, url, sha256, bytes)
-                        SELECT id, 'page', 'http://made.up', '\\x00', 1 FROM made
-                        RETURNING release_id, id, (SELECT retrieved_at FROM made) AS retrieved_at
-                    """),
-                    {"version": version},
-                )
-            ).one()
-        return Origin(row.release_id, row.id, row.retrieved_at, 1, None)
+            release_id = await build_release(tx, "ensembl", version, state="accepted")
+            await build_file(tx, release_id)
+            return (await releases.get_release(tx, release_id)).origin()
 
     async def store(self, origin: Origin, **numbers: int | None) -> list[str]:
         async with self.desk.engine.begin() as tx:
@@ -267,25 +252,19 @@ async def test_what_each_source_has_is_counted_without_reading_one_version(
     database: Database, which: str
 ) -> None:
     genes = 2_000
+    async with database.begin("annotator") as tx:
+        for source in ("hpo", "gnomad"):
+            await build_file(tx, await build_release(tx, source))
     async with database.connect() as owner:
         await owner.execute("SET search_path = annotator")
         await owner.execute(
-            f"""WITH r AS (
-                    INSERT INTO release (source, version, state, parser_version, retrieved_at,
-                                         checked_at, accepted_at, stored_at, readable_since)
-                    SELECT name, '1', 'stored', 1, now(), now(), now(), now(), now()
-                    FROM source WHERE name IN ('hpo', 'gnomad') RETURNING id, source
-                ), f AS (
-                    INSERT INTO release_file (release_id, name, url, sha256, bytes)
-                    SELECT id, 'f', 'http://made.up', '\\x00', 1 FROM r RETURNING id, release_id
-                )
-                INSERT INTO annotation (hgnc_id, source, valid_from, valid_to, value, digest,
+            f"""INSERT INTO annotation (hgnc_id, source, valid_from, valid_to, value, digest,
                                         release_id, file_id, position, retrieved_at, parser_version)
                 SELECT 'HGNC:' || n, r.source, now() - v * interval '1 day',
                        CASE v WHEN 0 THEN 'infinity' ELSE now() - (v - 1) * interval '1 day' END,
                        json_build_object('text', repeat('x', 400)), '\\x01', r.id, f.id, 1, now(), 1
-                FROM generate_series(1, {genes}) n, generate_series(0, 4) v, r, f
-                WHERE f.release_id = r.id"""  # noqa: S608
+                FROM generate_series(1, {genes}) n, generate_series(0, 4) v,
+                     release r JOIN release_file f ON f.release_id = r.id"""  # noqa: S608
         )
         await owner.execute("VACUUM ANALYZE annotation")
         rows = await owner.fetch(f"SELECT name, annotation_count FROM source_v1 WHERE {which}")  # noqa: S608

@@ -22,7 +22,7 @@ from services.cache import store
 from services.cache.errors import NamespaceUnknown
 from services.cache.handlers import Handlers
 from services.cache.rebuilder import Rebuilder
-from tests.integration.annotator.catalogue import GENES, IDS
+from tests.builders import IDS, build_file, build_genes, build_release
 from tests.system import Database
 
 PKD1 = "HGNC:9008"
@@ -70,46 +70,39 @@ class Cache:
 
     async def store_hpo_release(self, value: str | None, version: str) -> None:
         """As the annotator would: a whole release that has a value for PKD1, or for nobody."""
-        async with self.database.connect() as owner, owner.transaction():
-            release_id = await owner.fetchval(
-                """INSERT INTO annotator.release (source, version, state, parser_version,
-                       retrieved_at, checked_at, accepted_at, stored_at, readable_since)
-                   VALUES ('hpo', $1, 'stored', 1, clock_timestamp(), now(), now(), now(), now())
-                   RETURNING id""",
-                version,
-            )
-            file_id = await owner.fetchval(
-                """INSERT INTO annotator.release_file (release_id, name, url, sha256, bytes)
-                   VALUES ($1, 'f', 'http://made.up', '\\x00', 1) RETURNING id""",
-                release_id,
-            )
-            now = await owner.fetchval("SELECT clock_timestamp()")
-            await owner.execute(
-                """UPDATE annotator.annotation SET valid_to = $1
-                   WHERE valid_to = 'infinity' AND source = 'hpo'""",
-                now,
+        async with self.database.begin("annotator") as tx:
+            release_id = await build_release(tx, "hpo", version)
+            file_id = await build_file(tx, release_id)
+            now = await tx.scalar(text("SELECT clock_timestamp()"))
+            await tx.execute(
+                text("""
+                    UPDATE annotation SET valid_to = :now
+                    WHERE valid_to = 'infinity' AND source = 'hpo'
+                """),
+                {"now": now},
             )
             if value is not None:
-                await owner.execute(
-                    """INSERT INTO annotator.annotation (hgnc_id, source, valid_from, value,
-                           digest, release_id, file_id, position, retrieved_at, parser_version)
-                       VALUES ($1, 'hpo', $2, $3, '\\x01', $4, $5, 1, $2, 1)""",
-                    PKD1,
-                    now,
-                    value,
-                    release_id,
-                    file_id,
+                await tx.execute(
+                    text("""
+                        INSERT INTO annotation (hgnc_id, source, valid_from, value, digest,
+                            release_id, file_id, position, retrieved_at, parser_version)
+                        VALUES (:hgnc_id, 'hpo', :now, CAST(:value AS json), '\\x01',
+                            :release_id, :file_id, 1, :now, 1)
+                    """),
+                    {
+                        "hgnc_id": PKD1,
+                        "now": now,
+                        "value": value,
+                        "release_id": release_id,
+                        "file_id": file_id,
+                    },
                 )
 
 
 @pytest_asyncio.fixture
 async def cache(database: Database) -> AsyncIterator[Cache]:
-    async with database.connect() as owner:
-        await owner.executemany(
-            """INSERT INTO annotator.gene (hgnc_id, symbol, status, entrez_id, ensembl_gene_id)
-               VALUES ($1, $2, 'approved', $3, $4)""",
-            GENES,
-        )
+    async with database.begin("annotator") as tx:
+        await build_genes(tx)
     async with database.engine("cache") as engine:
         yield Cache(engine, database)
 
@@ -270,7 +263,7 @@ async def test_an_invalidated_namespace_has_a_new_epoch_and_its_genes_are_rebuil
 
 
 async def test_an_unknown_namespace_can_never_be_invalidated(cache: Cache) -> None:
-    with pytest.raises(NamespaceUnknown, match="'coffee'"):
+    with pytest.raises(NamespaceUnknown, match="'coffee'; accepted is genes"):
         await cache.handlers.on_invalidate_namespace(InvalidateNamespace(namespace="coffee"))
 
 
@@ -292,22 +285,23 @@ async def test_rebuilding_a_thousand_genes_looks_each_pair_up_once(
     cache: Cache, database: Database
 ) -> None:
     """Whatever statistics say of tables that are being filled: no plan may scan them."""
-    async with database.connect() as owner:
-        await owner.execute(
-            """INSERT INTO annotator.gene (hgnc_id, symbol, status)
-               SELECT 'HGNC:' || 900000 + n, 'MADE' || n, 'approved'
-               FROM generate_series(1, 20000) n"""
+    async with database.begin("annotator") as tx:
+        await tx.execute(
+            text("""
+                INSERT INTO gene (hgnc_id, symbol, status)
+                SELECT 'HGNC:' || 900000 + n, 'MADE' || n, 'approved'
+                FROM generate_series(1, 20000) n
+            """)
         )
-        await owner.execute(
-            """WITH r AS (INSERT INTO annotator.release (source, version, state, parser_version,
-                   retrieved_at, checked_at, accepted_at, stored_at, readable_since)
-                 VALUES ('hpo', 'x', 'stored', 1, now(), now(), now(), now(), now()) RETURNING id),
-               f AS (INSERT INTO annotator.release_file (release_id, name, url, sha256, bytes)
-                 SELECT id, 'f', 'u', '\\x00', 1 FROM r RETURNING id, release_id)
-               INSERT INTO annotator.annotation (hgnc_id, source, valid_from, value, digest,
-                   release_id, file_id, position, retrieved_at, parser_version)
-               SELECT hgnc_id, 'hpo', now(), '{}', '\\x01', release_id, id, 1, now(), 1
-               FROM f, annotator.gene WHERE symbol LIKE 'MADE%'"""
+        release_id = await build_release(tx, "hpo")
+        await tx.execute(
+            text("""
+                INSERT INTO annotation (hgnc_id, source, valid_from, value, digest,
+                    release_id, file_id, position, retrieved_at, parser_version)
+                SELECT hgnc_id, 'hpo', now(), '{}', '\\x01', :release_id, :file_id, 1, now(), 1
+                FROM gene WHERE symbol LIKE 'MADE%'
+            """),
+            {"release_id": release_id, "file_id": await build_file(tx, release_id)},
         )
     made = [f"HGNC:{900000 + number}" for number in range(1, 1001)]
     async with cache.engine.begin() as tx:

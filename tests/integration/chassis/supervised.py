@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +14,8 @@ import httpx2
 from infra.processes import Process
 from infra.supervisor import Supervisor
 from tests.integration.chassis.desk import WAIT_SECONDS, Broker
-from tests.system import ROOT
+from tests.system import ROOT, free_ports
+from tests.waiting import is_alive, until
 
 NAME = "listener"
 AMPLE_SECONDS = 15.0
@@ -48,9 +48,7 @@ class Listener:
         return found
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not condition():
-                await asyncio.sleep(0.02)
+        await until(condition, f"not this alone: {self.noted()}", WAIT_SECONDS)
 
     async def until_said(self, event: str) -> None:
         await self.until(lambda: f'"event": "{event}"' in self.log_file.read_text())
@@ -60,9 +58,7 @@ class Listener:
 async def supervised(
     broker: Broker, folder: Path, stop_seconds: float = AMPLE_SECONDS
 ) -> AsyncIterator[Listener]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     notes, log_file = folder / "notes", folder / "log"
     url = f"http://127.0.0.1:{port}"
     async with httpx2.AsyncClient(base_url=url, trust_env=False) as client, Supervisor() as running:
@@ -95,14 +91,5 @@ async def ended(pid: int, send: signal.Signals) -> float:
     clock = asyncio.get_running_loop()
     began = clock.time()
     os.kill(pid, send)
-    async with asyncio.timeout(WAIT_SECONDS):
-        while _is_alive(pid):
-            await asyncio.sleep(0.01)
+    await until(lambda: not is_alive(pid), f"process {pid} ends", WAIT_SECONDS)
     return clock.time() - began
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

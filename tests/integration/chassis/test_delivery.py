@@ -18,6 +18,7 @@ from contracts.messages import (
 )
 from services.cache.handlers import Handlers
 from services.chassis.bus import RETRY_PAUSE_SECONDS, Bus, Subscription
+from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import PermanentError, TransientError
 from tests.integration.chassis.desk import (
     EVENTS,
@@ -89,6 +90,23 @@ async def test_what_can_never_succeed_is_parked_with_its_reason(broker: Broker) 
     assert heard.names == ["first", "bad", "last"]
     assert "no such namespace" in json.loads(dict(letter.headers)["problem"])["detail"]
     assert await broker.committed() == {0: 3}
+
+
+async def test_only_who_reads_with_a_group_has_a_producer_for_dead_letters(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started_for = []
+    start = DeadLetters.start
+
+    async def noted(letters: DeadLetters) -> None:
+        await start(letters)
+        started_for.append(group)
+
+    monkeypatch.setattr(DeadLetters, "start", noted)
+    for group in (None, "planner"):
+        async with broker.listen(Heard(), group=group):
+            pass
+    assert started_for == ["planner"]
 
 
 async def test_what_may_succeed_later_waits_in_its_partition_without_spinning(

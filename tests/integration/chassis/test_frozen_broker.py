@@ -69,7 +69,8 @@ async def other_kafka(
     del environment["ANNOBUS_KAFKA_BOOTSTRAP"]
     other = Cluster(tmp_path_factory.mktemp("other") / "state", environment)
     await other.prepare()
-    async with Supervisor(other.processes) as supervisor:
+    async with Supervisor() as supervisor:
+        await supervisor.add(*other.processes)
         bootstrap = other.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
         yield OtherKafka(bootstrap, supervisor.pids["kafka"])
     other.close()

@@ -34,6 +34,7 @@ from tests.system import SharedCluster
 
 MALFORMED = "urn:annobus:problem:malformed-message"
 UNKNOWN = "urn:annobus:problem:unknown-message"
+ACCEPTED = "accepted is annobus.run.start.v1 or annobus.namespace.invalidate.v1"
 TOPIC_BYTES_MAX = 1_048_588  # Kafka's default for a topic, framing included.
 FRAMING_BYTES = 200
 
@@ -54,7 +55,7 @@ POISON = {
     "no object": Poison(b"[]", typed(KNOWN), MALFORMED, "object"),
     "a tombstone": Poison(None, typed(KNOWN), MALFORMED, "Invalid JSON"),
     "an empty body": Poison(b"", typed(KNOWN), MALFORMED, "Invalid JSON"),
-    "no headers": Poison(body("a"), [], MALFORMED, "ce_type is missing"),
+    "no headers": Poison(body("a"), [], MALFORMED, f"ce_type is missing; {ACCEPTED}"),
     "a type without a value": Poison(body("a"), [("ce_type", None)], MALFORMED, "no value"),
     "a header without a value": Poison(
         body("a"), [*typed(KNOWN), ("trace", None)], MALFORMED, "the header trace has no value"
@@ -67,7 +68,7 @@ POISON = {
         b"{", [*typed(KNOWN), ("trace", b"1"), ("trace", b"2")], MALFORMED, "Invalid JSON"
     ),
     "an unknown command": Poison(
-        body("a"), typed("annobus.coffee.make.v1"), UNKNOWN, "annobus.coffee.make.v1"
+        body("a"), typed("annobus.coffee.make.v1"), UNKNOWN, f"'annobus.coffee.make.v1'; {ACCEPTED}"
     ),
     "an unknown version": Poison(
         body("a"), typed("annobus.namespace.invalidate.v2"), UNKNOWN, "invalidate.v2"

@@ -96,6 +96,18 @@ def test_down_where_nothing_runs_is_no_error(annobus: Annobus) -> None:
     assert json.loads(ended.stdout) == {"stopped": False}
 
 
+def test_a_retired_source_is_listed_as_one(stub: Stub, annobus: Annobus) -> None:
+    same = {"title": "T", "kind": "bulk", "annotation_count": 7, "licence": "CC0"}
+    data = [
+        {"type": "sources", "id": name, "attributes": same | {"is_retired": is_retired}}
+        for name, is_retired in (("hpo", False), ("gnomad", True))
+    ]
+    stub.answer("/api/sources", {"data": data})
+    header, *rows = annobus("sources", "list", "--url", stub.url).stdout.splitlines()
+    place = header.index("state")
+    assert [row[place:].split("  ")[0] for row in rows] == ["in use", "retired"]
+
+
 def test_what_answers_but_is_no_gateway_is_named(stub: Stub, annobus: Annobus) -> None:
     stub.answers["/api/sources"] = [(200, b"<html>hello</html>", "text/html")]
     ended = annobus("sources", "list", "--url", stub.url)

@@ -13,12 +13,12 @@ import pytest
 from contracts.topics import topics
 from services.annotator.sources import SOURCES
 from services.cli import doctor, migrate, state, system_checks
-from services.cli.findings import Place
+from services.cli.findings import Site
 from tests.integration.cli.conftest import Annobus
 from tests.system import Database, SharedCluster
 
 
-def place(folder: Path, environment: dict[str, str], prefix: str) -> Place:
+def site(folder: Path, environment: dict[str, str], prefix: str) -> Site:
     return doctor.look_around(folder, environment | {"ANNOBUS_TOPIC_PREFIX": prefix})
 
 
@@ -47,14 +47,14 @@ def test_a_problem_has_a_way_out_where_the_terminal_knows_ascii_alone(annobus: A
 async def test_a_migrated_database_is_fine_and_an_empty_one_is_not(
     cluster: SharedCluster, database: Database, tmp_path: Path, topic_prefix: str
 ) -> None:
-    here = place(tmp_path, database.environment, topic_prefix)
+    here = site(tmp_path, database.environment, topic_prefix)
     assert (await system_checks.schemas(here)).word == "ok"
     assert (await system_checks.postgresql(here)).found.endswith("answers")
     assert (await system_checks.clock(here)).word == "ok"
 
     await cluster.create_database("never_migrated")
     empty = await system_checks.schemas(
-        place(tmp_path, cluster.environment("never_migrated"), topic_prefix)
+        site(tmp_path, cluster.environment("never_migrated"), topic_prefix)
     )
     assert empty.word == "problem"
     assert "cache is at none, needed is cache_0001" in empty.found
@@ -64,7 +64,7 @@ async def test_a_migrated_database_is_fine_and_an_empty_one_is_not(
 async def test_topics_are_compared_and_not_made(
     database: Database, tmp_path: Path, topic_prefix: str
 ) -> None:
-    here = place(tmp_path, database.environment, topic_prefix)
+    here = site(tmp_path, database.environment, topic_prefix)
     missing = await system_checks.topic_shapes(here)
     assert missing.word == "problem"
     assert f"topic {topic_prefix}dlq.v1 is missing" in missing.found
@@ -89,7 +89,7 @@ async def test_connections_of_what_runs_are_summed(
         url=None,
         processes=dict.fromkeys(names, process),
     )
-    here = replace(place(tmp_path, database.environment, ""), running=running)
+    here = replace(site(tmp_path, database.environment, ""), running=running)
     found = await system_checks.connections(here)
     declared = system_checks.CONNECTIONS
     each = {
@@ -105,6 +105,6 @@ async def test_a_clock_that_differs_is_a_warning(
 ) -> None:
     slow = SimpleNamespace(time=lambda: time.time() - 100)
     monkeypatch.setattr(system_checks, "time", slow)
-    found = await system_checks.clock(place(tmp_path, database.environment, ""))
+    found = await system_checks.clock(site(tmp_path, database.environment, ""))
     assert found.word == "warning"
     assert re.fullmatch(r"the database's is (99|100)\.\d\d s ahead", found.found)

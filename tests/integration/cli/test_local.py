@@ -4,8 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from infra.cluster import Cluster
 from services.cli import state
 from tests.integration.cli.conftest import COMMAND, Annobus
 from tests.system import ROOT
+from tests.waiting import block_until
 
 pytestmark = pytest.mark.embedded
 
@@ -34,13 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
     subprocess.run([*COMMAND, "down", "--state", str(folder)], cwd=ROOT, check=True, timeout=60)
     Cluster(folder, variables={}).remove()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -91,8 +84,8 @@ def test_up_status_restart_and_down(folder: Path, annobus: Annobus) -> None:
     assert json.loads(migrated.stdout)["schemas"] == {}
 
     os.kill(processes["cache"]["pid"], signal.SIGKILL)
-    until(lambda: restarts(folder, "cache") == 1)
-    until(lambda: annobus("status", *here).returncode == 0)
+    block_until(lambda: restarts(folder, "cache") == 1, "the cache is started again")
+    block_until(lambda: annobus("status", *here).returncode == 0, "all is ready")
     logged = annobus("logs", "supervisor", *here)
     assert "cache died and was started again (1)" in logged.stdout
 
@@ -106,15 +99,17 @@ def test_up_status_restart_and_down(folder: Path, annobus: Annobus) -> None:
 
 def until_all_run(folder: Path) -> list[int]:
     """The ids of all processes, at a moment when none of them is between death and restart."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
+    pids: list[int] = []
+
+    def all_run() -> bool:
         running = state.read(folder)
         assert running is not None
-        pids = [process.pid for process in running.processes.values() if process.pid is not None]
-        if len(pids) == len(running.processes):
-            return [running.pid, *pids]
-        time.sleep(0.05)
-    raise AssertionError(f"not every process runs: {running}")
+        found = [process.pid for process in running.processes.values()]
+        pids[:] = [running.pid, *(pid for pid in found if pid is not None)]
+        return None not in found
+
+    block_until(all_run, "every process runs", DEADLINE_SECONDS)
+    return pids
 
 
 def restarts(folder: Path, name: str) -> int:

@@ -13,16 +13,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from websockets.asyncio.client import ClientConnection, connect
 
+from services.annotator.sources import SOURCES as DECLARED
 from services.chassis import http
-from services.gateway.__main__ import Reads, include_routes
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.handlers import Handlers
+from services.gateway.http import include_routes
 from services.gateway.live import Live
+from services.gateway.reads import Reads
 from tests.system import Database
 
 DEADLINE_SECONDS = 10
-SOURCES = ("hgnc", "ensembl", "gnomad", "hpo")
+# In the gateway's order: the catalogue first.
+SOURCES = sorted(DECLARED, key=lambda name: (not DECLARED[name].declaration.is_catalogue, name))
 
 PKD1, PKD2, TAFAZZIN, WWTR1, OLD, GONE = (
     *("HGNC:9008", "HGNC:9009", "HGNC:11577", "HGNC:24042"),

@@ -3,6 +3,7 @@
 from contracts.messages import DocumentsRebuilt, NamespaceInvalidated
 from services.gateway.documents import Held
 from services.gateway.domain import fold
+from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, PKD2, SOURCES, TAFAZZIN, WWTR1, Desk
 
 APPROVED = [PKD1, PKD2, TAFAZZIN, WWTR1]
@@ -181,11 +182,8 @@ async def test_sources_and_namespaces(stocked: Desk) -> None:
     assert await ids(stocked, "/api/sources") == list(SOURCES)
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert (source["annotation_count"], source["release"]) == (0, None)
-    await stocked.execute(
-        """INSERT INTO annotator.release (source, version, state, parser_version, retrieved_at,
-               checked_at, accepted_at, stored_at, readable_since)
-           VALUES ('hpo', '2025-01-16', 'stored', 1, now(), now(), now(), now(), now())"""
-    )
+    async with stocked.database.begin("annotator") as tx:
+        await build_release(tx, "hpo", "2025-01-16")
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert source["release"] == "2025-01-16"
     assert (await stocked.client.get("/api/sources/clinvar")).status_code == 404

@@ -3,9 +3,8 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +15,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from contracts.messages import DocumentsRebuilt
 from contracts.topics import topics
 from services.chassis.outbox import envelope
-from tests.system import ROOT, Database, SharedCluster
+from tests.system import ROOT, Database, SharedCluster, free_ports
+from tests.waiting import until
 
 DEADLINE_SECONDS = 30
 NOWHERE = "127.0.0.1:9"  # The port "discard": nothing listens there.
@@ -24,7 +24,7 @@ NOWHERE = "127.0.0.1:9"  # The port "discard": nothing listens there.
 
 @asynccontextmanager
 async def running(database: Database, **environment: str) -> AsyncIterator[httpx2.AsyncClient]:
-    port = _free_port()
+    (port,) = free_ports(1)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.gateway"),
         cwd=ROOT,
@@ -38,7 +38,7 @@ async def running(database: Database, **environment: str) -> AsyncIterator[httpx
     url = f"http://127.0.0.1:{port}"
     async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
         try:
-            await eventually(lambda: _answers(client, "/livez"))
+            await until(lambda: _answers(client, "/livez"), "it lives")
             yield client
         finally:
             process.send_signal(signal.SIGTERM)
@@ -47,24 +47,11 @@ async def running(database: Database, **environment: str) -> AsyncIterator[httpx
     assert code == 0
 
 
-async def eventually(check: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await check():
-            await asyncio.sleep(0.05)
-
-
 async def _answers(client: httpx2.AsyncClient, path: str) -> bool:
     try:
         return (await client.get(path)).status_code == httpx2.codes.OK
     except httpx2.TransportError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_commands_are_accepted_and_reads_answered_without_kafka(database: Database) -> None:
@@ -110,7 +97,7 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
         )
         settings = {"ANNOBUS_KAFKA_BOOTSTRAP": bootstrap, "ANNOBUS_TOPIC_PREFIX": topic_prefix}
         async with running(database, **settings) as client:
-            await eventually(lambda: _answers(client, "/readyz"))
+            await until(lambda: _answers(client, "/readyz"), "it is ready")
             started = await client.post("/api/runs", json={"all": True})
             (record,) = await _records(bootstrap, f"{topic_prefix}pipeline.commands.v1", 1)
             assert record.key.decode() == started.json()["data"]["id"]
@@ -128,7 +115,7 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
                 )
                 return await etag() == before
 
-            await eventually(is_kept)  # Once the gateway knows that it hears the bus.
+            await until(is_kept, "the gateway knows that it hears the bus")
             kept = await etag()
             version = await connection.fetchval("SELECT version FROM cache.gene")
             rebuilt = DocumentsRebuilt(versions={"HGNC:9008": version})
@@ -137,7 +124,7 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
             async def changed() -> bool:
                 return await etag() != kept
 
-            await eventually(changed)
+            await until(changed, "the new document is answered")
 
 
 async def _records(bootstrap: str, topic: str, count: int) -> list[Any]:

@@ -157,13 +157,16 @@ async def test_an_unknown_run_is_closed_with_4404(desk: Desk) -> None:
         closed = await closing(f"/ws/jobs/{run_id}", desk)
         assert closed.rcvd is not None
         assert closed.rcvd.code == 4404
+        assert f"'{run_id}'; GET /api/runs" in closed.rcvd.reason
 
 
 async def test_a_seq_that_is_no_number_is_refused(desk: Desk) -> None:
     run_id = await desk.start()
-    closed = await closing(f"/ws/jobs/{run_id}?after=x", desk)
-    assert closed.rcvd is not None
-    assert (closed.rcvd.code, "whole number" in closed.rcvd.reason) == (4400, True)
+    for value in ("seven", str(2**63), "9" * 200):
+        closed = await closing(f"/ws/jobs/{run_id}?after={value}", desk)
+        assert closed.rcvd is not None
+        assert closed.rcvd.code == 4400
+        assert f"to {2**63 - 1}, not '{value[:20]}" in closed.rcvd.reason
 
 
 async def test_a_finished_run_is_told_once_and_closed_after_a_while(

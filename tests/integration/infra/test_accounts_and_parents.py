@@ -1,78 +1,56 @@
 """Who runs the cluster, what it touches outside its folder, and what is left when it is killed."""
 
 import asyncio
-import json
 import os
 import shutil
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
+import asyncpg
 import pytest
 
+from infra.addresses import OWNER_URL
 from infra.cluster import Cluster
+from tests.system import keep_cluster
+from tests.waiting import is_alive, until
 
 pytestmark = pytest.mark.embedded
 
-ROOT = Path(__file__).resolve().parents[3]
-KEEP_UP = Path(__file__).with_name("keep_up.py")
 GONE_WITHIN_SECONDS = 5.0
-START_TIMEOUT_SECONDS = 60.0
 # An account that is not root and may still enter root's folders, where the interpreter may lie.
 AS_ORDINARY_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
-
-
-@contextmanager
-def kept_up(
-    state: Path, prefix: Sequence[str] = ()
-) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
-    with subprocess.Popen(
-        [*prefix, sys.executable, str(KEEP_UP), str(state)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as keeper:
-        assert keeper.stdin is not None
-        assert keeper.stdout is not None
-        try:
-            line = keeper.stdout.readline()
-            assert line, "the cluster did not start"
-            yield keeper, json.loads(line)
-        finally:
-            keeper.stdin.close()
-            keeper.wait(START_TIMEOUT_SECONDS)
-
-
-async def until_gone(pids: Sequence[int]) -> None:
-    async with asyncio.timeout(GONE_WITHIN_SECONDS):
-        while any(Path(f"/proc/{pid}").exists() for pid in pids):  # noqa: ASYNC240
-            await asyncio.sleep(0.02)
 
 
 async def test_children_die_with_a_killed_parent_and_the_next_start_has_their_data(
     tmp_path: Path,
 ) -> None:
     state = tmp_path / "state"
-    with kept_up(state) as (keeper, said):
-        os.kill(keeper.pid, signal.SIGKILL)
-        keeper.wait(GONE_WITHIN_SECONDS)
+    cluster = Cluster(state, {})
+    with keep_cluster(state) as keeper:
+        await cluster.create_database()
+        before = cluster.environment()
+        os.kill(keeper.process.pid, signal.SIGKILL)
+        keeper.process.wait(GONE_WITHIN_SECONDS)
         with ExitStack() as stack:
             # At once, while its PostgreSQL still shuts down: the next start must wait for that.
-            (_, again), _ = await asyncio.gather(
-                asyncio.to_thread(stack.enter_context, kept_up(state)),
-                until_gone(list(said["pids"].values())),
+            again, _ = await asyncio.gather(
+                asyncio.to_thread(stack.enter_context, keep_cluster(state)),
+                until(
+                    lambda: not any(map(is_alive, keeper.pids.values())),
+                    "its children end",
+                    GONE_WITHIN_SECONDS,
+                ),
             )
-            assert set(again.pop("pids")) == set(said.pop("pids")) == {"postgres", "kafka"}
-            assert again == said
-    assert Cluster(state, {}).holder is None
-    Cluster(state, {}).remove()
+            assert set(again.pids) == set(keeper.pids) == {"postgres", "kafka"}
+            assert cluster.environment() == before
+            connection = await asyncpg.connect(before[OWNER_URL])
+            await connection.close()
+    assert cluster.holder is None
+    cluster.remove()
 
 
 def modes_of(path: Path) -> dict[Path, tuple[int, int, int]]:
@@ -132,10 +110,10 @@ async def test_an_ordinary_user_has_everything_in_the_state_folder(tmp_path: Pat
     state = tmp_path / "of an ordinary user" / ".annobus"
     state.parent.mkdir(mode=0o750)
     prefix = AS_ORDINARY_USER if os.geteuid() == 0 else ()
-    with kept_up(state, prefix) as (_, said):
-        assert said["uid"] != 0
+    with keep_cluster(state, prefix) as keeper:
+        assert keeper.uid != 0
         owner = (state / "postgres").stat().st_uid
-        for pid in said["pids"].values():
+        for pid in keeper.pids.values():
             assert Path(f"/proc/{pid}").stat().st_uid == owner  # noqa: ASYNC240
     assert not (state / "postgres-place").exists()
     assert stat.S_IMODE(state.parent.stat().st_mode) == 0o750

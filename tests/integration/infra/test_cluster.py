@@ -330,21 +330,3 @@ async def test_an_external_database_needs_an_address_for_each_service(tmp_path: 
     given = {"ANNOBUS_DATABASE_URL": "postgresql://a:b@db/annobus", "CACHE_DATABASE_URL": "x"}
     with pytest.raises(ClusterError, match="ANNOTATOR_DATABASE_URL, GATEWAY_DATABASE_URL must be"):
         Cluster(tmp_path, given)
-
-
-async def test_a_port_that_somebody_else_took_is_replaced_and_the_others_stay(
-    tmp_path: Path,
-) -> None:
-    state = StateFolder(tmp_path / "state")
-    state.acquire()
-    state.choose_ports()
-    names = ("postgres", "kafka", "kafka-controller")
-    before = [state.port(name) for name in names]
-    with socket.socket() as stranger:
-        stranger.bind(("127.0.0.1", state.port("kafka")))
-        stranger.listen()
-        state.choose_ports()
-        after = [state.port(name) for name in names]
-    assert [after[0], after[2]] == [before[0], before[2]]
-    assert after[1] not in before
-    state.release()

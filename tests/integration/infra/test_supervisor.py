@@ -15,6 +15,7 @@ from infra import processes, supervisor
 from infra.errors import SupervisorError
 from infra.processes import Process, run_to_end
 from infra.supervisor import Supervisor
+from tests.waiting import is_alive, until
 
 pytestmark = pytest.mark.embedded
 
@@ -46,20 +47,7 @@ def exists(file: Path) -> Callable[[], Awaitable[bool]]:
     return ready
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-async def test_each_process_starts_when_the_one_before_is_ready_and_they_stop_in_reverse(
+async def test_who_adds_a_process_goes_on_when_it_is_ready_and_they_stop_in_reverse(
     build: Build, tmp_path: Path
 ) -> None:
     story = tmp_path / "story"
@@ -79,7 +67,9 @@ time.sleep(60)
         text = code.format(story=str(story), name=name, seconds=seconds, flag=str(flag))
         planned.append(build(name, text, ready=exists(flag)))
 
-    async with Supervisor(planned) as running:
+    async with Supervisor() as running:
+        for process in planned:
+            await running.add(process)
         assert list(running.pids) == ["first", "second"]
 
     told = story.read_text().splitlines()
@@ -112,12 +102,13 @@ async def test_when_one_of_a_group_fails_to_start_none_is_left(
 
 
 async def test_a_killed_child_is_started_again_within_moments(build: Build) -> None:
-    async with Supervisor([build()]) as running:
+    async with Supervisor() as running:
+        await running.add(build())
         pid = running.pids["sleeper"]
         clock = asyncio.get_running_loop()
         os.kill(pid, signal.SIGKILL)
         killed = clock.time()
-        await until(lambda: running.pids.get("sleeper", pid) != pid)
+        await until(lambda: running.pids.get("sleeper", pid) != pid, "it is started again")
         # 10 ms on a quiet machine; a poll of a second would not pass.
         assert clock.time() - killed < 0.5
         assert running.restarts == {"sleeper": 1}
@@ -128,8 +119,9 @@ async def test_a_child_that_dies_again_and_again_stops_everything(
 ) -> None:
     monkeypatch.setattr(supervisor, "DEATHS_MAX", 3)
     monkeypatch.setattr(supervisor, "RESTART_DELAY_SECONDS", 0.01)
-    running = Supervisor([build("steady"), build("broken", "raise SystemExit(7)")])
-    await running.start()
+    running = Supervisor()
+    await running.add(build("steady"))
+    await running.add(build("broken", "raise SystemExit(7)"))
     steady = running.pids["steady"]
     with pytest.raises(SupervisorError, match=r"broken died 3 times in 60 s .* exit code 7"):
         await asyncio.wait_for(running.wait(), DEADLINE_SECONDS)
@@ -145,7 +137,8 @@ open({str(tmp_path / "deaf")!r}, "w").close()
 time.sleep(60)
 """
     process = build(code=deaf, ready=exists(tmp_path / "deaf"), stop_timeout_seconds=0.2)
-    async with Supervisor([process]) as running:
+    async with Supervisor() as running:
+        await running.add(process)
         pid = running.pids["sleeper"]
     assert not is_alive(pid)
 
@@ -159,14 +152,16 @@ if os.fork() == 0:
     os.rename({str(grandchild)!r} + ".new", {str(grandchild)!r})
 time.sleep(60)
 """
-    async with Supervisor([build(code=code, ready=exists(grandchild))]) as running:
+    async with Supervisor() as running:
+        await running.add(build(code=code, ready=exists(grandchild)))
         pid = int(grandchild.read_text())
         os.kill(running.pids["sleeper"], signal.SIGKILL)
-        await until(lambda: not is_alive(pid))
+        await until(lambda: not is_alive(pid), "the grandchild ends")
 
 
 async def test_a_removed_child_is_gone_and_its_name_is_free(build: Build) -> None:
-    async with Supervisor([build()]) as running:
+    async with Supervisor() as running:
+        await running.add(build())
         pid = running.pids["sleeper"]
         with pytest.raises(ValueError, match="sleeper"):
             await running.add(build())

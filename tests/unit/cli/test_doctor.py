@@ -13,12 +13,12 @@ from services.annotator.settings import AnnotatorSettings
 from services.cache.settings import CacheSettings
 from services.chassis.settings import ServiceSettings
 from services.cli import doctor, machine_checks, state, system_checks
-from services.cli.findings import Finding, Place, ok, warning
+from services.cli.findings import Finding, Site, ok, warning
 from services.cli.room import GIGABYTE
 from services.gateway.settings import GatewaySettings
 
 
-def place(folder: Path, **environment: str) -> Place:
+def site(folder: Path, **environment: str) -> Site:
     return doctor.look_around(folder, environment)
 
 
@@ -35,9 +35,9 @@ def killed_run(folder: Path) -> None:
 
 
 async def test_a_folder_that_takes_no_file_is_a_problem(tmp_path: Path) -> None:
-    assert (await machine_checks.state_folder(place(tmp_path / "new"))).word == "ok"
+    assert (await machine_checks.state_folder(site(tmp_path / "new"))).word == "ok"
     assert not (tmp_path / "new").exists()
-    found = await machine_checks.state_folder(place(Path("/proc/annobus")))
+    found = await machine_checks.state_folder(site(Path("/proc/annobus")))
     assert found.word == "problem"
     assert "/proc cannot be written" in found.found
     assert "--state" in found.advice
@@ -51,7 +51,7 @@ async def test_a_full_disk_is_said(
 ) -> None:
     usage = SimpleNamespace(free=int(free * GIGABYTE))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    found = await machine_checks.disk(place(tmp_path))
+    found = await machine_checks.disk(site(tmp_path))
     assert found.word == word
     assert f"{free:.1f} GB free" in found.found
 
@@ -62,7 +62,7 @@ async def test_little_memory_is_a_warning_before_a_start(
     file = tmp_path / "meminfo"
     file.write_text("MemTotal: 9000000 kB\nMemAvailable: 500000 kB\n")
     monkeypatch.setattr(machine_checks, "MEMORY_FILE", file)
-    found = await machine_checks.memory(place(tmp_path))
+    found = await machine_checks.memory(site(tmp_path))
     assert (found.word, found.found) == ("warning", "0.5 GB available")
 
 
@@ -72,16 +72,16 @@ async def test_a_taken_port_of_the_gateway_is_a_warning(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(machine_checks, "GATEWAY_PORT", port)
-        found = await machine_checks.gateway_port(place(tmp_path))
+        found = await machine_checks.gateway_port(site(tmp_path))
         assert (found.word, found.found) == ("warning", f"{port} is taken by another program")
-    assert (await machine_checks.gateway_port(place(tmp_path))).word == "ok"
+    assert (await machine_checks.gateway_port(site(tmp_path))).word == "ok"
 
 
 async def test_a_java_that_cannot_run_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine_checks, "JAVA", tmp_path / "java")
-    found = await machine_checks.java(place(tmp_path))
+    found = await machine_checks.java(site(tmp_path))
     assert found.word == "problem"
     assert "does not start: No such file" in found.found
 
@@ -90,7 +90,7 @@ async def test_damaged_jars_are_named_and_missing_ones_are_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    here = place(tmp_path / "state")
+    here = site(tmp_path / "state")
     assert "will be fetched" in (await machine_checks.jars(here)).found
     assert not (tmp_path / "cache").exists()
 
@@ -104,18 +104,18 @@ async def test_damaged_jars_are_named_and_missing_ones_are_fetched(
 
 
 async def test_what_a_killed_start_left_is_said(tmp_path: Path) -> None:
-    assert (await system_checks.cluster(place(tmp_path))).word == "not running"
+    assert (await system_checks.cluster(site(tmp_path))).word == "not running"
     killed_run(tmp_path)
-    killed = await system_checks.cluster(place(tmp_path))
+    killed = await system_checks.cluster(site(tmp_path))
     assert (killed.word, "was killed" in killed.found) == ("warning", True)
     (tmp_path / "kafka" / "unfinished").mkdir(parents=True)
-    half = await system_checks.cluster(place(tmp_path))
+    half = await system_checks.cluster(site(tmp_path))
     assert half.word == "warning"
     assert f"{tmp_path / 'kafka' / 'unfinished'} half-written" in half.found
 
 
 async def test_a_server_that_does_not_answer_is_one_problem(tmp_path: Path) -> None:
-    here = place(
+    here = site(
         tmp_path,
         ANNOBUS_DATABASE_URL="postgresql://annobus:secret@127.0.0.1:1/annobus",
         ANNOBUS_KAFKA_BOOTSTRAP="127.0.0.1:1",
@@ -128,13 +128,13 @@ async def test_a_server_that_does_not_answer_is_one_problem(tmp_path: Path) -> N
 
 
 async def test_a_check_that_fails_is_a_problem_and_the_others_go_on(tmp_path: Path) -> None:
-    async def broken(_place: Place) -> Finding:
+    async def broken(_site: Site) -> Finding:
         raise OSError("the disk is gone")
 
-    async def fine(_place: Place) -> Finding:
+    async def fine(_site: Site) -> Finding:
         return ok("fine")
 
-    findings = await doctor.examine(place(tmp_path), {"broken": broken, "fine": fine})
+    findings = await doctor.examine(site(tmp_path), {"broken": broken, "fine": fine})
     assert [finding.word for finding in findings.values()] == ["problem", "ok"]
     assert findings["broken"].found == "the disk is gone"
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import ports, state
+from infra import ports
+from services.cli import state
 from services.cli.errors import CommandFailed, Refused
 from services.cli.logs import Tail
+from services.cli.processes import Options
+from services.cli.system import choose_ports
 
 
 def system(pid: int, started: int) -> state.SystemState:
@@ -47,28 +50,17 @@ def test_no_state_is_no_system_and_a_damaged_one_is_said(tmp_path: Path) -> None
         state.read(tmp_path)
 
 
-def test_ports_are_remembered_and_a_taken_one_is_replaced(tmp_path: Path) -> None:
-    first = ports.choose(tmp_path, ["gateway", "cache", "mirror"], 8377, None)
-    assert len(set(first.values())) == 3
-    assert ports.choose(tmp_path, ["gateway", "cache", "mirror"], 8377, None) == first
-    with socket.create_server(("127.0.0.1", first["cache"])):
-        second = ports.choose(tmp_path, ["gateway", "cache", "mirror"], 8377, None)
-        assert second["cache"] != first["cache"]
-        assert second["gateway"] == first["gateway"]
-
-
-def test_a_damaged_memory_of_ports_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "service-ports.json").write_text("{")
-    first = ports.choose(tmp_path, ["gateway", "cache"], 8377, None)
-    assert ports.choose(tmp_path, ["gateway", "cache"], 8377, None) == first
-
-
 def test_a_named_port_is_kept_or_refused_but_never_replaced(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server((ports.HOST, 0)) as server:
+        port = server.getsockname()[1]
+        options = Options(state=tmp_path, port=port)
         with pytest.raises(Refused, match=f"--port {port} is taken"):
-            ports.choose(tmp_path, ["gateway"], 8377, port)
-    assert ports.choose(tmp_path, ["gateway"], 8377, port) == {"gateway": port}
+            choose_ports(options, taken=())
+    with pytest.raises(Refused, match=f"--port {port} is taken"):
+        choose_ports(options, taken=[port])
+    chosen = choose_ports(options, taken=())
+    assert chosen["gateway"] == port
+    assert choose_ports(Options(state=tmp_path), taken=()) == chosen
 
 
 def test_a_log_is_followed_across_its_replacement(tmp_path: Path) -> None:

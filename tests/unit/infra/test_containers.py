@@ -10,7 +10,7 @@ import yaml
 from dotenv import dotenv_values
 
 from infra import kafka, postgres
-from infra.cluster import DATABASE_URLS
+from infra.addresses import DATABASE_URLS
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import UPSTREAMS
 from services.cache.settings import CacheSettings
