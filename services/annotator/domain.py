@@ -75,10 +75,6 @@ class Catalogue:
     genes: Sequence[Gene]
 
     @cached_property
-    def by_hgnc_id(self) -> Mapping[str, Gene]:
-        return {gene.hgnc_id: gene for gene in self.genes}
-
-    @cached_property
     def by_symbol(self) -> Mapping[str, Gene]:
         return {gene.symbol: gene for gene in self.genes}
 

@@ -11,29 +11,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source, is_api
-from services.annotator.errors import GenesWithdrawn, LeaseLost, SourceRetired
+from services.annotator.errors import (
+    AttemptsUsedUp,
+    CatalogueEmpty,
+    GenesWithdrawn,
+    LeaseLost,
+    SourceRetired,
+)
 from services.annotator.failpoints import Failpoint
 from services.annotator.store import annotations, batches, counting, releases, runs, staged
 from services.chassis import database, failpoints, outbox
-from services.chassis.errors import PermanentError, problem_of
+from services.chassis.errors import problem_of
 
 log = structlog.get_logger()
 
 PERIOD_SECONDS = 1.0  # What a lost wake-up costs, and how late a retry may be.
 COALESCE_SECONDS = 0.05  # Batches end in bursts: refill once for all of them.
 SWEEP_SECONDS = 2.0
-
-
-class CatalogueMissing(PermanentError):
-    """The gene catalogue is empty."""
-
-    kind = "catalogue-missing"
-
-
-class AttemptsUsedUp(PermanentError):
-    """The worker died each time it tried."""
-
-    kind = "attempts-used-up"
 
 
 @dataclass
@@ -84,7 +78,7 @@ class Planner:
         return 1
 
     async def plan(self, tx: AsyncConnection, run_id: UUID) -> list[RunFact]:
-        named = await runs.keep_approved_genes(tx, run_id)
+        withdrawn = await runs.drop_withdrawn_genes(tx, run_id)
         gene_count = await runs.count_genes(tx, run_id)
         retired = await runs.retired_sources(tx, run_id)
         if gene_count:  # Before any lock: it may wait for a release that is just being accepted.
@@ -99,9 +93,12 @@ class Planner:
         ]
         if gene_count == 0:
             reason = (
-                GenesWithdrawn("no gene that the run names is approved: order their successors")
-                if named
-                else CatalogueMissing("no gene is known: the source hgnc failed")
+                GenesWithdrawn(
+                    f"none of the {len(withdrawn)} genes that the run names is approved, the first"
+                    f" is {withdrawn[0]}; accepted are their successors"
+                )
+                if withdrawn
+                else CatalogueEmpty("no gene is known: the source hgnc failed; order a run of it")
             )
             for source in waiting:
                 facts += await counting.fail_source(tx, run_id, source, 0, reason.problem())

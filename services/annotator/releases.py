@@ -88,7 +88,7 @@ class Releases:
                     await self._ask_instead(batch, api)
                 raise  # The files are tried again, for whoever was not answered.
             if release.state == "rejected":
-                raise ReleaseRefused(str((release.problem or {}).get("detail", "rejected before")))
+                raise _refusal(release)
             if await self._needs_staging(release, source):
                 await stager.stage(release)
                 failpoints.hit(Failpoint.RELEASE_STAGED)
@@ -98,7 +98,7 @@ class Releases:
             release = await releases.get_release(tx, release.id)
             await batches.finish_batch(tx, batch)
             if release.state == "rejected":
-                raise ReleaseRefused(str((release.problem or {}).get("detail")))
+                raise _refusal(release)
             if release.state == "fetched":
                 raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
             if release.state == "staged":
@@ -158,7 +158,7 @@ class Releases:
                 origin = Origin(release_id, file.id, batch.claimed_at, parser_version, None)
                 changed += await annotations.store_offered(tx, batch.source, offered, origin, now)
             if not await batches.renew_lease(tx, batch):
-                raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+                raise LeaseLost(batch.id, batch.lease_token)
             facts = await counting.attach_runs(
                 tx, batch.source, release_id, is_api=False, run_ids=list(waiting)
             )
@@ -242,6 +242,12 @@ class Releases:
                 return False
             await staged.unstage_release(tx, release.id)
         return True
+
+
+def _refusal(release: Release) -> ReleaseRefused:
+    """Why a release was rejected, by whoever read it."""
+    assert release.problem is not None  # Its table demands it of rejected ones.
+    return ReleaseRefused(str(release.problem["detail"]))
 
 
 def _same(known: Release, files: Sequence[FetchedFile]) -> bool:

@@ -304,7 +304,7 @@ def _lines(file: BufferedReader) -> Iterator[tuple[int, bytes]]:
 def _first(lines: Iterator[tuple[int, bytes]]) -> bytes:
     for _, line in lines:
         return line.removeprefix(codecs.BOM_UTF8)
-    raise SchemaChanged(f"{FILE} is empty")
+    raise SchemaChanged(f"{FILE} is empty; accepted is a header and a line for each transcript")
 
 
 class _Row(NamedTuple):

@@ -10,14 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.annotator.domain import Batch, Offered
-from services.annotator.errors import ReleaseMissing
-from services.chassis.errors import AnnobusError, Problem
-
-
-class StoreIncomplete(AnnobusError):
-    """A store that did not account for every value it was offered."""
-
-    kind = "store-incomplete"
+from services.annotator.errors import ReleaseMissing, StoreIncomplete
+from services.chassis.errors import Problem
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ async def save_checkpoint(tx: AsyncConnection, batch: Batch, gene_count: int) ->
         )
     ).one_or_none()
     if row is None:
-        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+        raise LeaseLost(batch.id, batch.lease_token)
     return bool(row.finished)
 
 
@@ -92,7 +92,7 @@ async def finish_batch(tx: AsyncConnection, batch: Batch) -> None:
         {"batch_id": batch.id, "token": batch.lease_token},
     )
     if finished.rowcount == 0:
-        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+        raise LeaseLost(batch.id, batch.lease_token)
 
 
 async def give_back_batch(
@@ -128,7 +128,7 @@ async def give_back_batch(
         },
     )
     if given_back.rowcount == 0:
-        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+        raise LeaseLost(batch.id, batch.lease_token)
 
 
 @dataclass(frozen=True)

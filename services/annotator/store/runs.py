@@ -139,20 +139,18 @@ async def lock_waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
     return list(rows)
 
 
-async def keep_approved_genes(tx: AsyncConnection, run_id: UUID) -> bool:
+async def drop_withdrawn_genes(tx: AsyncConnection, run_id: UUID) -> list[str]:
     """Let a list be its genes that are approved now, for each of its sources, whatever becomes of
-    them later. Returns whether the run has a list."""
-    await tx.execute(
+    them later. Returns the others."""
+    dropped = await tx.scalars(
         text("""
             DELETE FROM run_gene s WHERE s.run_id = :run_id AND NOT EXISTS (
                 SELECT FROM gene g WHERE g.hgnc_id = s.hgnc_id AND g.status = 'approved')
+            RETURNING s.hgnc_id
         """),
         {"run_id": run_id},
     )
-    named = await tx.scalar(
-        text("SELECT NOT all_genes FROM run WHERE id = :run_id"), {"run_id": run_id}
-    )
-    return bool(named)
+    return list(dropped)
 
 
 async def count_genes(tx: AsyncConnection, run_id: UUID) -> int:

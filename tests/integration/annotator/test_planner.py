@@ -93,6 +93,8 @@ async def test_a_run_whose_genes_were_all_withdrawn_fails_with_that_reason(desk:
     problem = (await desk.row("SELECT problem FROM run_source")).problem
     assert problem["type"] == "urn:annobus:problem:genes-withdrawn"
     assert "hgnc" not in problem["detail"]
+    assert "none of the 2 genes that the run names is approved" in problem["detail"]
+    assert any(hgnc_id in problem["detail"] for hgnc_id in IDS[:2])
 
 
 async def test_a_source_that_is_not_known_here_yet_leaves_its_run_to_who_knows_it(
@@ -155,7 +157,7 @@ async def test_a_burial_that_another_was_faster_at_holds_up_no_other(
     async def lose_the_first(planner: Planner, batch: Batch) -> None:
         tried.append(batch.source)
         if len(tried) == 1:
-            raise LeaseLost("another buried it")
+            raise LeaseLost(batch.id, batch.lease_token)
         await bury(planner, batch)
 
     monkeypatch.setattr(Planner, "bury_worn_out", lose_the_first)

@@ -168,10 +168,10 @@ async def test_without_any_catalogue_a_run_fails_with_the_reason(
         await desk.work()
 
     assert (await desk.row("SELECT state FROM run")).state == "failed"
-    rows = await desk.rows("SELECT source, state, problem->>'detail' AS detail FROM run_source")
-    details = {row.source: row.detail for row in rows}
-    assert "403" in details["hgnc"]
-    assert "no gene is known" in details["ensembl"]
+    rows = await desk.rows("SELECT source, problem FROM run_source")
+    problems = {row.source: row.problem for row in rows}
+    assert "403" in problems["hgnc"]["detail"]
+    assert problems["ensembl"]["type"] == "urn:annobus:problem:catalogue-empty"
 
 
 async def test_two_runs_share_one_look_at_the_upstream(desk: Desk) -> None:

@@ -61,7 +61,6 @@ def test_the_catalogue_finds_genes_by_each_of_their_names() -> None:
     second = Gene("HGNC:2", "TSTB1", "10", None)
     third = Gene("HGNC:3", "TSTC1", None, "ENSG01")
     catalogue = Catalogue([first, second, third])
-    assert catalogue.by_hgnc_id["HGNC:2"] == second
     assert catalogue.by_symbol["TSTC1"] == third
     assert catalogue.by_entrez_id == {"10": [first, second]}
     assert catalogue.by_ensembl_gene_id == {"ENSG01": [first, third]}
