@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import (
     AnnotateBatch,
@@ -22,6 +22,7 @@ from services.annotator.raw_store import RawStore
 from services.annotator.store import (
     annotations,
     batches,
+    burials,
     catalogue,
     counting,
     releases,
@@ -196,7 +197,7 @@ class Handlers:
             await batches.give_back_batch(
                 tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
             )
-            facts = await bury(tx, batch, error) if delay is None else []
+            facts = await burials.bury(tx, batch, error) if delay is None else []
         outcome = "dead" if delay is None else "retried"
         log.warning(
             "batch_failed",
@@ -209,19 +210,6 @@ class Handlers:
         )
         telemetry.BATCHES.labels(batch.source, outcome).inc()
         return facts
-
-
-async def bury(tx: AsyncConnection, batch: Batch, error: Exception) -> list[RunFact]:
-    """Count what a dead batch leaves undone, and say so."""
-    problem = problem_of(error)
-    touched: list[str] = []
-    if batch.kind == "fetch":
-        left = sorted(batch.genes[batch.checkpoint :])
-        touched = await annotations.mark_failed(tx, batch.source, left, problem, batch.claimed_at)
-    facts = await counting.count_dead(tx, batch, problem)
-    await runs.save_facts(tx, facts)
-    await outbox.add(tx, *facts, *domain.changes(batch.source, None, touched))
-    return facts
 
 
 async def offer(answers: Iterable[domain.Answer]) -> Offered:

@@ -1,7 +1,7 @@
 """Plans runs, keeps a small window of batches in Kafka, and takes back what was lost."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from services.annotator.errors import (
     SourceRetired,
 )
 from services.annotator.failpoints import Failpoint
-from services.annotator.store import annotations, batches, counting, releases, runs, staged
+from services.annotator.store import annotations, batches, burials, counting, releases, runs, staged
 from services.chassis import database, failpoints, outbox
 from services.chassis.errors import problem_of
 
@@ -36,7 +36,6 @@ class Planner:
     sources: Mapping[str, Source]
     instance: str
     report: Callable[[Iterable[UUID]], None]
-    bury: Callable[[AsyncConnection, Batch, Exception], Awaitable[list[RunFact]]]
     _swept_at: float = field(default=0.0)
 
     async def work(self, _: AsyncConnection) -> bool:
@@ -191,7 +190,7 @@ class Planner:
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)
             await batches.give_back_batch(tx, batch, None, error.problem())
-            facts = await self.bury(tx, batch, error)
+            facts = await burials.bury(tx, batch, error)
         self.report({fact.run_id for fact in facts})
 
 

@@ -6,7 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,6 +27,7 @@ from services.annotator.errors import (
     UpstreamUnavailable,
 )
 from services.annotator.failpoints import Failpoint
+from services.annotator.settings import AnnotatorSettings, UpstreamSettings
 from services.chassis import failpoints, telemetry
 from services.chassis.errors import AnnobusError
 
@@ -186,6 +187,25 @@ class Upstream:
                 telemetry.UPSTREAM_REQUESTS.labels(self._name, outcome).observe(
                     time.perf_counter() - started
                 )
+
+
+@asynccontextmanager
+async def open_upstreams(
+    declared: Mapping[str, Declaration], settings: AnnotatorSettings
+) -> AsyncIterator[Mapping[str, Upstream]]:
+    """One client for each of these, where the settings or the declaration itself say."""
+    async with AsyncExitStack() as stack:
+        upstreams = {}
+        for name, declaration in declared.items():
+            chosen = settings.upstreams.get(name, UpstreamSettings())
+            rate = chosen.requests_per_second
+            upstreams[name] = Upstream(
+                declaration,
+                chosen.base_url or declaration.base_url,
+                declaration.requests_per_second if rate is None else rate,
+            )
+            stack.push_async_callback(upstreams[name].close)
+        yield upstreams
 
 
 async def _raise_for_status(response: httpx2.Response) -> None:

@@ -32,13 +32,13 @@ GENES_IN_TWO_PAGES = PAGE_SIZE + 50
 async def known(desk: Desk) -> Desk:
     """A desk that has good values of both kinds of sources: a file's and an API's."""
     await write_catalogue(desk)
-    handlers = desk.handlers
+    upstreams = desk.handlers.upstreams
     keep_unchanged(desk)
     await write_release(desk, [IDS])
     assert await end(desk, await desk.order(["hpo", "ensembl"], IDS)) == "completed"
     async with desk.engine.begin() as tx:  # The mirror says "unchanged" to whoever has any file.
         await tx.execute(text("UPDATE release_file SET etag = '*'"))
-    desk.handlers = handlers
+    desk.use(upstreams=upstreams)
     await desk.relay()
     desk.published.clear()
     return desk

@@ -111,7 +111,7 @@ async def test_a_source_that_is_not_known_here_yet_leaves_its_run_to_who_knows_i
     await desk.work()
     assert await run_states(desk) == ["planning", "completed"]
 
-    desk.planner.sources = {**SOURCES, "exac": SOURCES["hpo"]}
+    desk.use(sources={"exac": SOURCES["hpo"]})
     assert await desk.planner.plan_once() == 1
     assert await run_states(desk) == ["running", "completed"]
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -245,7 +244,7 @@ class Broken:
         return SOURCES["ensembl"].declaration
 
     async def version(self, _: Client) -> Version:
-        raise NotImplementedError
+        return Version("115", synthetic=True)
 
     async def fetch(self, _: Client, genes: Sequence[Gene]) -> Page:
         raise ZeroDivisionError(f"{len(genes)} genes by nothing")
@@ -255,7 +254,7 @@ async def test_an_unexpected_error_waits_for_its_next_attempt_and_keeps_its_reas
     desk: Desk,
 ) -> None:
     await write_catalogue(desk)
-    desk.handlers = replace(desk.handlers, sources={**SOURCES, "ensembl": Broken()})
+    desk.use(sources={"ensembl": Broken()})
     await desk.order(["ensembl"], ASKABLE)
     await desk.work()
 
