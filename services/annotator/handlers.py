@@ -67,7 +67,7 @@ class Handlers:
             if not await runs.insert_run(tx, command):
                 return
             if await runs.awaits_catalogue(tx, command.run_id):
-                await releases.open_release_batches(
+                await batches.open_release_batches(
                     tx, (name for name, s in self.sources.items() if s.declaration.is_catalogue)
                 )
             failpoints.hit(Failpoint.RUN_WRITTEN)
@@ -192,7 +192,7 @@ class Handlers:
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)  # Nobody attaches to what is buried.
             if isinstance(error, ReleaseMissing) and batch.release_id is not None:
-                await releases.open_release_batches(tx, [batch.source])
+                await batches.open_release_batches(tx, [batch.source])
                 await staged.unstage_release(tx, batch.release_id)
             await batches.give_back_batch(
                 tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)

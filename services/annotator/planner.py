@@ -19,7 +19,7 @@ from services.annotator.errors import (
     SourceRetired,
 )
 from services.annotator.failpoints import Failpoint
-from services.annotator.store import annotations, batches, burials, counting, releases, runs, staged
+from services.annotator.store import annotations, batches, burials, counting, runs, staged
 from services.chassis import database, failpoints, outbox
 from services.chassis.errors import problem_of
 
@@ -63,7 +63,7 @@ class Planner:
             return 0
         try:
             async with self.engine.begin() as tx:
-                await releases.allow_long_transaction(tx)
+                await database.allow_long_transaction(tx)
                 await announce(tx, await self.plan(tx, run_id))
                 failpoints.hit(Failpoint.PLAN_WRITTEN)
         except Exception as error:
@@ -82,7 +82,7 @@ class Planner:
         retired = await runs.retired_sources(tx, run_id)
         if gene_count:  # Before any lock: it may wait for a release that is just being accepted.
             sources = await runs.waiting_sources(tx, run_id)
-            await releases.open_release_batches(tx, (s for s in sources if s not in retired))
+            await batches.open_release_batches(tx, (s for s in sources if s not in retired))
         waiting = await runs.lock_waiting_sources(tx, run_id)
         seq = await runs.mark_planned(tx, run_id, gene_count)
         if seq is None:

@@ -30,12 +30,13 @@ from services.annotator.store import (
     counting,
     releases,
     runs,
+    slices,
     staged,
 )
 from services.annotator.store.annotations import Origin
 from services.annotator.store.releases import FetchedFile, Release
 from services.annotator.upstream import Upstream, within
-from services.chassis import failpoints, outbox
+from services.chassis import database, failpoints, outbox
 from services.chassis.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
@@ -93,7 +94,7 @@ class Releases:
                 await stager.stage(release)
                 failpoints.hit(Failpoint.RELEASE_STAGED)
         async with self.engine.begin() as tx:
-            await releases.allow_long_transaction(tx)
+            await database.allow_long_transaction(tx)
             await annotations.lock_store(tx, batch.source)
             release = await releases.get_release(tx, release.id)
             await batches.finish_batch(tx, batch)
@@ -105,9 +106,10 @@ class Releases:
                 if source.declaration.is_catalogue:
                     restated = await catalogue.rewrite_catalogue(tx, release.id)
                     await outbox.add(tx, *domain.changes(batch.source, release.id, restated))
-                await releases.accept_release(tx, release)
+                await releases.accept_release(tx, release.id)
+                await slices.cut_slices(tx, release)
                 await counting.detach_runs(tx, batch.source, release.id)
-            await releases.revive_slices(tx, release.id)
+            await slices.revive_slices(tx, release.id)
             facts = await counting.attach_runs(tx, batch.source, release.id, is_api=False)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts)
@@ -237,7 +239,7 @@ class Releases:
                 catalogue_id = await catalogue.current_catalogue_id(tx)
                 if source.declaration.is_catalogue or release.catalogue_id == catalogue_id:
                     return False
-                await releases.delete_finished_slices(tx, release.id)
+                await slices.delete_slices(tx, release.id)
             elif release.state != "fetched" and await staged.is_staged(tx, release.id):
                 return False
             await staged.unstage_release(tx, release.id)

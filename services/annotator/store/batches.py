@@ -1,5 +1,6 @@
-"""Batches: claimed under a lease, renewed, finished or given back; and which are due."""
+"""Batches: opened, claimed under a lease, renewed, finished or given back; and which are due."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -20,6 +21,24 @@ QUEUED_MAX = timedelta(seconds=60)
 # waits for the planner, and no more, so that a run that comes later soon has its turn.
 WINDOW = 32
 SWEPT_MAX = 500
+
+
+async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> None:
+    """Have somebody look what is new at these sources, unless somebody does already.
+
+    A batch that is open stays locked until the caller commits: whoever finishes it then sees
+    what the caller wrote, and a run that waits for it is never forgotten.
+    """
+    await tx.execute(
+        text("""
+            INSERT INTO batch (kind, source)
+            SELECT 'release', name FROM unnest(CAST(:sources AS text[])) AS s (name)
+            ORDER BY name  -- One order for all, so that two of these cannot deadlock.
+            ON CONFLICT (source) WHERE kind = 'release' AND state NOT IN ('done', 'dead')
+            DO UPDATE SET source = excluded.source  -- Only for the lock.
+        """),
+        {"sources": sorted(sources)},
+    )
 
 
 async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch | None:
