@@ -298,15 +298,4 @@ async def get_progress(connection: AsyncConnection, run_id: UUID) -> RunProgress
         )
         for row in found
     }
-    totals = [source.total_count for source in sources.values()]
-    known = [total for total in totals if total is not None]
-    return RunProgress(
-        run_id=run_id,
-        seq=found[0]["seq"],
-        state=found[0]["run_state"],
-        total_count=sum(known) if len(known) == len(totals) else None,
-        done_count=sum(source.done_count for source in sources.values()),
-        no_data_count=sum(source.no_data_count for source in sources.values()),
-        failed_count=sum(source.failed_count for source in sources.values()),
-        sources=sources,
-    )
+    return RunProgress.of(run_id, found[0]["seq"], found[0]["run_state"], sources)
