@@ -5,8 +5,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.annotator.domain import STORE_GENES_MAX
 from services.annotator.store.releases import Release
+
+SLICE_GENES_MAX = 4_000  # Fewer are stored more slowly, and more hold others up for longer.
 
 
 async def cut_slices(tx: AsyncConnection, release: Release) -> None:
@@ -31,7 +32,7 @@ async def cut_slices(tx: AsyncConnection, release: Release) -> None:
             WHERE NOT EXISTS (SELECT FROM batch WHERE release_id = :release_id)
             GROUP BY place / :size ORDER BY place / :size
         """),
-        {"source": release.source, "release_id": release.id, "size": STORE_GENES_MAX},
+        {"source": release.source, "release_id": release.id, "size": SLICE_GENES_MAX},
     )
 
 

@@ -69,8 +69,8 @@ async def finish_staging(
         },
     )
     await tx.execute(
-        text("INSERT INTO staged_release (release_id, rows) VALUES (:release_id, :row_count)"),
-        {"release_id": release_id, "row_count": row_count},
+        text("INSERT INTO staged_release (release_id) VALUES (:release_id)"),
+        {"release_id": release_id},
     )
     await tx.execute(
         text("""

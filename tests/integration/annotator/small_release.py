@@ -84,8 +84,8 @@ async def stage(tx: AsyncConnection, release_id: UUID) -> None:
         {"release_id": release_id, "genes": WITH_VALUE},
     )
     await tx.execute(
-        text("INSERT INTO staged_release (release_id, rows) VALUES (:release_id, :rows)"),
-        {"release_id": release_id, "rows": len(WITH_VALUE)},
+        text("INSERT INTO staged_release (release_id) VALUES (:release_id)"),
+        {"release_id": release_id},
     )
 
 

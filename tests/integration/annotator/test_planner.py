@@ -174,8 +174,8 @@ async def test_staged_rows_that_somebody_holds_keep_no_batch_from_being_fed(desk
     async with desk.engine.begin() as tx:
         await tx.execute(
             text("""
-                INSERT INTO staged_release (release_id, rows)
-                SELECT id, 0 FROM release WHERE source = 'hgnc' AND state = 'stored'
+                INSERT INTO staged_release (release_id)
+                SELECT id FROM release WHERE source = 'hgnc' AND state = 'stored'
             """)
         )
     async with desk.engine.begin() as holding:

@@ -111,11 +111,5 @@ def test_the_sources_are_of_two_kinds_and_one_is_the_catalogue() -> None:
         "gnomad": "bulk",
         "ensembl": "api",
     }
-    assert {name: domain.batch_size(source) for name, source in SOURCES.items()} == {
-        "hgnc": 4_000,
-        "hpo": 4_000,
-        "gnomad": 4_000,
-        "ensembl": 100,
-    }
     declared = [source.declaration for source in SOURCES.values()]
     assert [one.name for one in declared if one.is_catalogue] == ["hgnc"]
