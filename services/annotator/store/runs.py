@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import RunFact, RunProgress, SourceProgress, StartRun
 from services.annotator.domain import Identifier
+from services.annotator.store import scope
 
 
 async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
@@ -154,15 +155,8 @@ async def drop_withdrawn_genes(tx: AsyncConnection, run_id: UUID) -> list[str]:
 
 
 async def count_genes(tx: AsyncConnection, run_id: UUID) -> int:
-    """The approved genes in a run's scope."""
     count = await tx.scalar(
-        text("""
-            SELECT count(*) FROM gene g
-            WHERE g.status = 'approved'
-              AND ((SELECT all_genes FROM run WHERE id = :run_id)
-                   OR EXISTS (SELECT FROM run_gene s
-                              WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
-        """),
+        text(f"SELECT (SELECT count(*) FROM ({scope.GENES}) g) FROM run WHERE id = :run_id"),
         {"run_id": run_id},
     )
     return int(count or 0)
@@ -184,17 +178,14 @@ async def plan_fetches(
     assert identifier in get_args(Identifier)  # It becomes a column's name.
     planned = await tx.scalar(
         text(f"""
-            WITH scope AS (
+            WITH askable AS (
                 SELECT g.hgnc_id, row_number() OVER (ORDER BY g.hgnc_number) - 1 AS place
-                FROM gene g
-                WHERE g.status = 'approved' AND g.{identifier} IS NOT NULL
-                  AND ((SELECT all_genes FROM run WHERE id = :run_id)
-                       OR EXISTS (SELECT FROM run_gene s
-                                  WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
+                FROM run CROSS JOIN LATERAL ({scope.GENES}) s JOIN gene g USING (hgnc_id)
+                WHERE run.id = :run_id AND g.{identifier} IS NOT NULL
             ), planned AS (
                 INSERT INTO batch (kind, source, run_id, genes)
                 SELECT 'fetch', :source, :run_id, array_agg(hgnc_id ORDER BY place)
-                FROM scope GROUP BY place / :batch_size ORDER BY place / :batch_size
+                FROM askable GROUP BY place / :batch_size ORDER BY place / :batch_size
                 RETURNING cardinality(genes) AS genes
             )
             SELECT coalesce(sum(genes), 0) FROM planned
@@ -216,11 +207,8 @@ async def mark_unaskable(
         text(f"""
             INSERT INTO checked (hgnc_id, source, checked_at, retrieved_at, outcome)
             SELECT g.hgnc_id, :source, now(), now(), 'empty'
-            FROM gene g
-            WHERE g.status = 'approved' AND g.{identifier} IS NULL
-              AND ((SELECT all_genes FROM run WHERE id = :run_id)
-                   OR EXISTS (SELECT FROM run_gene s
-                              WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
+            FROM run CROSS JOIN LATERAL ({scope.GENES}) s JOIN gene g USING (hgnc_id)
+            WHERE run.id = :run_id AND g.{identifier} IS NULL
             ORDER BY g.hgnc_id
             -- A value from when it had one stays, and grows stale: nobody has said that it is gone.
             ON CONFLICT (hgnc_id, source) DO UPDATE SET

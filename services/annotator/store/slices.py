@@ -5,6 +5,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.annotator.store import scope
 from services.annotator.store.releases import Release
 
 SLICE_GENES_MAX = 4_000  # Fewer are stored more slowly, and more hold others up for longer.
@@ -50,7 +51,7 @@ async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
     Runs that follow it have counted those genes as failed; they will be counted again.
     """
     await tx.execute(
-        text("""
+        text(f"""
             WITH taken_back AS (
                 UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes,
                     problem = CASE WHEN rs.failed_count > dead.genes THEN rs.problem END
@@ -61,9 +62,7 @@ async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
                         AND b.state = 'dead'
                     CROSS JOIN unnest(b.genes) AS g (hgnc_id)
                     WHERE rs.release_id = :release_id AND rs.state = 'running'
-                      AND (run.all_genes OR EXISTS (
-                          SELECT FROM run_gene s
-                          WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+                      AND {scope.HAS_GENE}
                     GROUP BY rs.run_id
                 ) dead
                 WHERE rs.run_id = dead.run_id AND rs.release_id = :release_id
