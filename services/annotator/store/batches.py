@@ -224,9 +224,12 @@ async def take_worn_out_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
     """Take over batches whose last attempt died with its worker: nobody may claim them again."""
     rows = await tx.execute(
         text("""
+            -- An array is made once; a subquery might be asked again for each row, and take all.
             UPDATE batch SET lease_owner = :owner, lease_token = lease_token + 1
-            WHERE id IN (SELECT id FROM batch WHERE state = 'leased' AND attempt >= :attempts_max
-                         AND lease_until < now() - CAST(:grace AS interval) LIMIT :swept_max)
+            WHERE id = ANY (ARRAY(
+                SELECT id FROM batch WHERE state = 'leased' AND attempt >= :attempts_max
+                AND lease_until < now() - CAST(:grace AS interval) LIMIT :swept_max
+                FOR UPDATE SKIP LOCKED))  -- Whoever holds one renews it, or ends it.
             RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
                       lease_token, clock_timestamp() AS claimed_at
         """),

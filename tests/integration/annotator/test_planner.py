@@ -11,7 +11,7 @@ from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost
 from services.annotator.planner import Planner
 from services.annotator.sources import SOURCES
-from services.annotator.store import counting
+from services.annotator.store import batches, counting
 from tests.integration.annotator.catalogue import ASKABLE, IDS, write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import keep_unchanged, write_release
@@ -133,6 +133,32 @@ async def test_a_source_that_was_removed_fails_with_that_reason(
     assert (row.state, row.failed_count) == ("failed", len(ASKABLE))
     assert row.problem["type"] == "urn:annobus:problem:source-retired"
     assert await desk.rows("SELECT 1 FROM batch WHERE source = 'exac'") == []
+
+
+async def test_worn_out_batches_are_taken_a_few_at_a_time_and_none_that_somebody_holds(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_catalogue(desk)
+    await desk.order(["hpo", "gnomad", "ensembl"], IDS)
+    await desk.planner.plan_once()
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("""
+                UPDATE batch SET state = 'leased', attempt = 5, lease_owner = 'annotator-9',
+                                 lease_until = now() - interval '1 minute'
+                WHERE kind = 'release'
+            """)
+        )
+    async with desk.engine.begin() as renewing:
+        await renewing.execute(
+            text("UPDATE batch SET lease_until = now() + interval '6 s' WHERE source = 'hpo'")
+        )
+        async with desk.engine.begin() as tx:
+            taken = await batches.take_worn_out_batches(tx, "annotator-0")
+            assert sorted(batch.source for batch in taken) == ["ensembl", "gnomad"]
+    monkeypatch.setattr(batches, "SWEPT_MAX", 1)
+    async with desk.engine.begin() as tx:
+        assert len(await batches.take_worn_out_batches(tx, "annotator-0")) == 1
 
 
 async def test_a_burial_that_another_was_faster_at_holds_up_no_other(
