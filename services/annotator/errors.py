@@ -12,7 +12,7 @@ PermanentError
 ├── GenesWithdrawn          no gene of a run is approved any more
 └── AttemptsUsedUp          the last attempt at a batch ended with its worker
 TransientError
-├── UpstreamUnavailable     no answer, a 5xx, too slow, or a page where data was expected
+├── UpstreamUnavailable     no answer, a 5xx, too slow, or HTML in place of data
 ├── UpstreamTruncated       fewer bytes or entries than announced
 ├── RateLimited             429; carries when to come back
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again

@@ -37,9 +37,11 @@ from services.chassis.errors import problem_of
 
 log = structlog.get_logger()
 
-FETCHING_SECONDS_MAX = 600.0  # All pages of a batch together, with the turns that they wait for.
+BATCH_FETCHING_SECONDS_MAX = (
+    600.0  # All pages of a batch together, with the turns that they wait for.
+)
 RENEW_SECONDS = 2.0  # Two of these may fail before the lease of 6 s ends.
-SLICE = 20  # Values serialised before the loop may do something else: under 1 ms.
+VALUES_PER_STEP = 20  # Values serialised before the loop may do something else: under 1 ms.
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Handlers:
             return await self.prepare_release(batch)
         if batch.kind == "store":
             return await self.store_slice(batch)
-        async with within(FETCHING_SECONDS_MAX, f"a batch of {batch.source}"):
+        async with within(BATCH_FETCHING_SECONDS_MAX, f"a batch of {batch.source}"):
             return await self.fetch_pages(batch, genes)
 
     async def store_slice(self, batch: Batch) -> list[RunFact]:
@@ -213,11 +215,11 @@ class Handlers:
 
 
 async def offer(answers: Iterable[domain.Answer]) -> Offered:
-    """What an API said, column by column, made in slices so that the loop stays free."""
+    """What an API said, column by column, made in steps so that the loop stays free."""
     offered = Offered()
     for number, answer in enumerate(answers, start=1):
         offered.add(answer)
-        if number % SLICE == 0:
+        if number % VALUES_PER_STEP == 0:
             await asyncio.sleep(0)
     return offered
 

@@ -41,7 +41,7 @@ from services.chassis.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
 
-FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
+RELEASE_FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Releases:
             )
         async with (
             self.raw_store.workspace() as workspace,
-            within(FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
+            within(RELEASE_FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
         ):
             # One by one: who is ill, or says when to come back, is asked once in an attempt.
             fetched = [

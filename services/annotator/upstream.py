@@ -43,8 +43,8 @@ BYTES_PER_SECOND_MIN = 1_000
 ANSWER_BYTES_MAX = 32 * 1024 * 1024  # An API answer, packed or not.
 CHUNK_BYTES = 64 * 1024  # Unpacked and hashed in one step of the loop: some 0.2 ms.
 EXPLANATION_BYTES = 200  # Of what comes with an error.
-START_BYTES = 64  # As much as it takes to tell a page from data.
-PAGES = ("text/html", "application/xhtml+xml")
+START_BYTES = 64  # As much as it takes to tell HTML from data.
+HTML_TYPES = ("text/html", "application/xhtml+xml")
 RETRY_AFTER_SECONDS_MAX = 24 * 3600.0
 USER_AGENT = "annobus/0.1"
 
@@ -108,7 +108,7 @@ class Upstream:
             async for chunk in _unpacked(response, ANSWER_BYTES_MAX):
                 content += chunk
                 failpoints.hit(Failpoint.ANSWER_BEGUN)
-            _refuse_page(response, content[:START_BYTES])
+            _refuse_html(response, content[:START_BYTES])
             return Response(_asked(response), bytes(content), _is_synthetic(response))
 
     async def download(
@@ -148,7 +148,7 @@ class Upstream:
             async for chunk in _unpacked(response, bytes_max):
                 if len(start) < START_BYTES:
                     start += chunk[:START_BYTES]
-                    _refuse_page(response, start)
+                    _refuse_html(response, start)
                 size += len(chunk)
                 sha256.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
@@ -303,22 +303,25 @@ def _asked(response: httpx2.Response) -> str:
 
 
 def _refuse_type(response: httpx2.Response, *, is_json: bool) -> None:
-    """What is said to be a page is none of ours, whatever it holds; one that says nothing may be.
+    """What is said to be HTML is none of ours, whatever it holds; what says nothing may be.
 
     Files bear many types, and the right ones often a wrong type; answers are JSON.
     """
     media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_wrong = not media.endswith(("/json", "+json")) if is_json else media in PAGES
+    is_wrong = not media.endswith(("/json", "+json")) if is_json else media in HTML_TYPES
     if media and is_wrong:
         accepted = "application/json" if is_json else "a file"
         raise UpstreamUnavailable(f"{_asked(response)} answers {media}; accepted is {accepted}")
 
 
-def _refuse_page(response: httpx2.Response, start: bytes | bytearray) -> None:
+def _refuse_html(response: httpx2.Response, start: bytes | bytearray) -> None:
     """A maintenance or proxy page comes with status 200: it is no data, and no 'none' either."""
-    # No upstream here has data in XML, so whatever begins with a tag is a page.
+    # No upstream here has data in XML, so whatever begins with a tag is HTML.
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise UpstreamUnavailable(f"{_asked(response)} answers a page where data was expected")
+        said = bytes(start).decode(errors="replace")
+        raise UpstreamUnavailable(
+            f"{_asked(response)} begins with {said!r:.40}, as HTML does; accepted is data"
+        )
 
 
 def _is_synthetic(response: httpx2.Response) -> bool:

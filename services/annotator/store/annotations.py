@@ -166,7 +166,7 @@ async def mark_checked(
     tx: AsyncConnection, source: str, offered: Offered, retrieved_at: datetime
 ) -> list[str]:
     """Note that an API was asked for these genes. Returns those whose outcome is another now."""
-    outcomes = ["empty" if value is None else "value" for value in offered.values]
+    outcomes = ["empty" if value is None else "ok" for value in offered.values]
     return await _mark(tx, source, offered.hgnc_ids, outcomes, None, retrieved_at)
 
 

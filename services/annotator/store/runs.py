@@ -155,6 +155,7 @@ async def drop_withdrawn_genes(tx: AsyncConnection, run_id: UUID) -> list[str]:
 
 
 async def count_genes(tx: AsyncConnection, run_id: UUID) -> int:
+    """How many genes a run is over."""
     count = await tx.scalar(
         text(f"SELECT (SELECT count(*) FROM ({scope.GENES}) g) FROM run WHERE id = :run_id"),
         {"run_id": run_id},
@@ -214,7 +215,7 @@ async def mark_unaskable(
             ON CONFLICT (hgnc_id, source) DO UPDATE SET
                 checked_at = excluded.checked_at, retrieved_at = excluded.retrieved_at,
                 outcome = 'empty', problem = NULL
-            WHERE checked.outcome <> 'value' AND NOT EXISTS (
+            WHERE checked.outcome <> 'ok' AND NOT EXISTS (
                 SELECT FROM annotation a
                 WHERE a.hgnc_id = checked.hgnc_id AND a.source = checked.source
                   AND a.valid_to = 'infinity' AND a.value IS NOT NULL)

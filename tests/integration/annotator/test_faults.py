@@ -110,7 +110,7 @@ async def test_a_fault_fails_its_source_alone_and_a_new_run_gets_everything(
 
 
 async def test_a_run_of_which_everything_failed_is_failed(known: Desk, mirror: Mirror) -> None:
-    with mirror.fault("hpo", kind="page"):
+    with mirror.fault("hpo", kind="html"):
         run_id = await known.order(["hpo"], IDS)
         assert await end(known, run_id) == "failed"
     row = await known.row("SELECT problem FROM run_source WHERE run_id = :id", id=run_id)

@@ -265,7 +265,7 @@ CREATE TABLE checked (  -- API sources only: a bulk gene was checked when its re
     source text NOT NULL,  -- No foreign key, either: names come from batch and run_source.
     checked_at timestamptz NOT NULL,
     retrieved_at timestamptz NOT NULL,  -- What was asked before is never stored over it.
-    outcome text NOT NULL CHECK (outcome IN ('value', 'empty', 'error')),
+    outcome text NOT NULL CHECK (outcome IN ('ok', 'empty', 'error')),  -- A status, but for time.
     problem jsonb,
     PRIMARY KEY (hgnc_id, source),
     CHECK ((outcome = 'error') = (problem IS NOT NULL))
