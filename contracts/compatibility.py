@@ -18,17 +18,17 @@ UNDERSTOOD = {
 }
 
 
-class Place(NamedTuple):
+class SchemaPlace(NamedTuple):
     """A node of a schema: where it is, and the definitions it may refer to."""
 
     node: JsonSchema
     definitions: Mapping[str, JsonSchema]
 
-    def at(self, node: JsonSchema | bool) -> "Place":
+    def at(self, node: JsonSchema | bool) -> "SchemaPlace":
         """Another node of the same schema; `True` says what `{}` says."""
-        return Place({} if isinstance(node, bool) else node, self.definitions)
+        return SchemaPlace({} if isinstance(node, bool) else node, self.definitions)
 
-    def alternatives(self) -> "list[Place]":
+    def alternatives(self) -> "list[SchemaPlace]":
         """What a value may be, one by one, references followed."""
         if "$ref" in self.node:
             name = self.node["$ref"].removeprefix("#/$defs/")
@@ -69,11 +69,11 @@ def moved_or_lost(old: JsonSchema, new: JsonSchema) -> list[str]:
     return [*moved, *(f"{path} is lost" for path in lost)]
 
 
-def whole(schema: JsonSchema) -> Place:
-    return Place(schema, schema.get("$defs", {}))
+def whole(schema: JsonSchema) -> SchemaPlace:
+    return SchemaPlace(schema, schema.get("$defs", {}))
 
 
-def field_paths(place: Place, path: str = "") -> Iterator[str]:
+def field_paths(place: SchemaPlace, path: str = "") -> Iterator[str]:
     """Every field by its path: `sources.*.state`, `files[].name`."""
     for one in place.alternatives():
         for name, field in one.node.get("properties", {}).items():
@@ -82,7 +82,7 @@ def field_paths(place: Place, path: str = "") -> Iterator[str]:
         yield from field_paths_within(one, path.removesuffix("."))
 
 
-def field_paths_within(place: Place, path: str) -> Iterator[str]:
+def field_paths_within(place: SchemaPlace, path: str) -> Iterator[str]:
     """The fields of what a list or a mapping holds."""
     if "items" in place.node:
         yield from field_paths(place.at(place.node["items"]), f"{path}[].")
@@ -95,7 +95,7 @@ def obstacles(reader: JsonSchema, writer: JsonSchema) -> list[str]:
     return between(whole(reader), whole(writer), "")
 
 
-def between(reader: Place, writer: Place, path: str) -> list[str]:
+def between(reader: SchemaPlace, writer: SchemaPlace, path: str) -> list[str]:
     """Everything that may be written must suit one of the alternatives that are read."""
     found: list[str] = []
     for sent in writer.alternatives():
@@ -107,7 +107,7 @@ def between(reader: Place, writer: Place, path: str) -> list[str]:
     return found
 
 
-def between_simple(reader: Place, writer: Place, path: str) -> list[str]:
+def between_simple(reader: SchemaPlace, writer: SchemaPlace, path: str) -> list[str]:
     here = path or "the message"
     accepted, sent = reader.node.get("type"), writer.node.get("type")
     if accepted not in (None, sent) and (accepted, sent) != ("number", "integer"):
@@ -148,7 +148,7 @@ def between_limits(reader: JsonSchema, writer: JsonSchema, here: str) -> Iterato
             yield f"{here} has {keyword} {writer.get(keyword)!r}; accepted is {reader[keyword]!r}"
 
 
-def between_fields(reader: Place, writer: Place, path: str) -> Iterator[str]:
+def between_fields(reader: SchemaPlace, writer: SchemaPlace, path: str) -> Iterator[str]:
     prefix = f"{path}." if path else ""
     known, sent = reader.node.get("properties", {}), writer.node.get("properties", {})
     for name in reader.node.get("required", ()):
@@ -159,7 +159,7 @@ def between_fields(reader: Place, writer: Place, path: str) -> Iterator[str]:
             yield from between(reader.at(known[name]), writer.at(sent[name]), prefix + name)
 
 
-def between_contents(reader: Place, writer: Place, path: str) -> Iterator[str]:
+def between_contents(reader: SchemaPlace, writer: SchemaPlace, path: str) -> Iterator[str]:
     """What lists and mappings hold. A model that takes no unknown fields cannot be added to."""
     if reader.node.get("additionalProperties") is False:
         yield f"{path or 'the message'} may have fields that are unknown; none is accepted"

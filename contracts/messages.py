@@ -1,7 +1,7 @@
 """Every command, fact and snapshot that services exchange, grouped by topic."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -178,6 +178,25 @@ class RunProgress(RunMessage):
     no_data_count: int
     failed_count: int
     sources: Mapping[str, SourceProgress]
+
+    @classmethod
+    def of(
+        cls, run_id: UUID, seq: int, state: RunState, sources: Mapping[str, SourceProgress]
+    ) -> Self:
+        """The run's counters are its sources' added up; its total is known when all of theirs
+        are."""
+        totals = [source.total_count for source in sources.values()]
+        known = [total for total in totals if total is not None]
+        return cls(
+            run_id=run_id,
+            seq=seq,
+            state=state,
+            total_count=sum(known) if len(known) == len(totals) else None,
+            done_count=sum(source.done_count for source in sources.values()),
+            no_data_count=sum(source.no_data_count for source in sources.values()),
+            failed_count=sum(source.failed_count for source in sources.values()),
+            sources=sources,
+        )
 
 
 # annotation.changes.v1

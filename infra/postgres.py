@@ -52,7 +52,7 @@ TEXT = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerPlace:
     """Where the server and its data lie, and the account that runs it when it is not ours."""
 
     package: Path
@@ -182,9 +182,9 @@ class EmbeddedPostgres:
         """The file that says where root's server and data lie."""
         return self._state.path / "postgres-place"
 
-    def _existing_place(self) -> Place | None:
+    def _existing_place(self) -> ServerPlace | None:
         if os.geteuid() != 0:
-            return Place(_wheel_package(), self._state.path / "postgres", None)
+            return ServerPlace(_wheel_package(), self._state.path / "postgres", None)
         account = pwd.getpwnam(UNPRIVILEGED_ACCOUNT)
         try:
             folder = Path(self._note.read_text().strip())
@@ -193,9 +193,9 @@ class EmbeddedPostgres:
         if not folder.is_dir() or folder.stat().st_uid != account.pw_uid:
             return None
         server = folder / f"server-{importlib.metadata.version(WHEEL)}"
-        return Place(server / PACKAGE, folder / "data", (account.pw_uid, account.pw_gid))
+        return ServerPlace(server / PACKAGE, folder / "data", (account.pw_uid, account.pw_gid))
 
-    def _make_place(self) -> Place:
+    def _make_place(self) -> ServerPlace:
         """For root outside its folders: PostgreSQL refuses root, and nobody else may enter them."""
         place = self._existing_place()
         if place is None:
@@ -249,7 +249,7 @@ def _locked_by(lock_file: Path) -> int | None:
     return None
 
 
-def _sessions(place: Place) -> list[int]:
+def _sessions(place: ServerPlace) -> list[int]:
     """The server and its sessions: all run its program and work in its data folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -260,7 +260,7 @@ def _sessions(place: Place) -> list[int]:
     return found
 
 
-def _kill_sessions(place: Place) -> None:
+def _kill_sessions(place: ServerPlace) -> None:
     """A session that computes outlives a killed server and keeps the next one from starting."""
     for pid in _sessions(place):
         with contextlib.suppress(ProcessLookupError):

@@ -25,7 +25,7 @@ BOMB_MIB_MAX: Final = 64 * 1024
 BOMB_STEP_MIB: Final = 32  # In one piece of the answer, of some 32 KB: a client reads it at once.
 PIECES_PER_SECOND: Final = 10  # Of a drip; a slower one sends a byte at a time.
 GZIP: Final = zlib.MAX_WBITS | 16
-PAGE: Final = "<!DOCTYPE html><html><body>Down for maintenance</body></html>\n"
+HTML: Final = "<!DOCTYPE html><html><body>Down for maintenance</body></html>\n"
 VALUE_CHARACTERS_MAX: Final = 80
 
 Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX)]
@@ -165,13 +165,13 @@ class CutGzip(Fault):
         await app(_unconditional(scope, drop=("accept-encoding",)), receive, pack)
 
 
-class Page(Fault):
-    """A page for people, with status 200."""
+class Html(Fault):
+    """What people get to see of a site that is down, with status 200."""
 
-    kind: Literal["page"]
+    kind: Literal["html"]
 
     async def answer(self, _app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        await HTMLResponse(PAGE)(scope, receive, send)
+        await HTMLResponse(HTML)(scope, receive, send)
 
 
 class ContentType(Fault):
@@ -227,7 +227,7 @@ AnyFault = (
     | Truncated
     | Reset
     | CutGzip
-    | Page
+    | Html
     | ContentType
     | Bomb
 )

@@ -1,17 +1,15 @@
 """The annotator's composition root."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 
-from services.annotator.handlers import Handlers, bury, subscriptions
+from services.annotator.handlers import Handlers, subscriptions
 from services.annotator.planner import COALESCE_SECONDS, PERIOD_SECONDS, Planner
 from services.annotator.progress import Progress
 from services.annotator.raw_store import RawStore
 from services.annotator.releases import Releases
-from services.annotator.settings import AnnotatorSettings, UpstreamSettings
+from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES, UPSTREAMS
-from services.annotator.upstream import Upstream
+from services.annotator.upstream import open_upstreams
 from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
 from services.chassis.process import Process
@@ -22,7 +20,7 @@ REVISION = "annotator_0001"
 async def main(settings: AnnotatorSettings) -> None:
     async with Process("annotator", settings) as life:
         engine = await life.enter(database.open_engine(settings, "annotator"))
-        upstreams = await life.enter(open_upstreams(settings))
+        upstreams = await life.enter(open_upstreams(UPSTREAMS, settings))
         bus = Bus(settings.shared, "annotator")
         checks = {"schema": life.schema_check(engine, REVISION), "kafka": bus.problems}
         await life.enter(
@@ -44,7 +42,7 @@ async def main(settings: AnnotatorSettings) -> None:
             report=progress.report,
             prepare_release=releases.prepare_release,
         )
-        planner = Planner(engine, SOURCES, instance, progress.report, bury)
+        planner = Planner(engine, SOURCES, instance, progress.report)
 
         bus.subscribe(subscriptions(handlers), instance)
         life.at_stop(bus.stop)
@@ -63,23 +61,6 @@ async def main(settings: AnnotatorSettings) -> None:
             ),
         )
         await life.until_stopped()
-
-
-@asynccontextmanager
-async def open_upstreams(settings: AnnotatorSettings) -> AsyncIterator[dict[str, Upstream]]:
-    """One client per upstream, where the settings or the source itself say."""
-    async with AsyncExitStack() as stack:
-        upstreams = {}
-        for name, declared in UPSTREAMS.items():
-            chosen = settings.upstreams.get(name, UpstreamSettings())
-            rate = chosen.requests_per_second
-            upstreams[name] = Upstream(
-                declared,
-                chosen.base_url or declared.base_url,
-                declared.requests_per_second if rate is None else rate,
-            )
-            stack.push_async_callback(upstreams[name].close)
-        yield upstreams
 
 
 if __name__ == "__main__":

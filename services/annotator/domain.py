@@ -26,7 +26,6 @@ CHANGE_BUCKETS = 8  # Streams of changes per source.
 CHANGED_GENES_MAX = 4_000  # Genes in one message; 50 KB.
 FALLBACK_ATTEMPT = 2  # Whoever stands in for files is asked when they failed twice.
 FALLBACK_GENES_MAX = 200  # Of all runs that wait, at once; ten requests of gnomAD's.
-STORE_GENES_MAX = 4_000  # Genes in a batch that reads staged rows; API sources say their own.
 
 Kind = Literal["bulk", "api"]
 Identifier = Literal["hgnc_id", "entrez_id", "ensembl_gene_id"]
@@ -73,10 +72,6 @@ class Catalogue:
     """The approved genes, for joining a release's rows to them."""
 
     genes: Sequence[Gene]
-
-    @cached_property
-    def by_hgnc_id(self) -> Mapping[str, Gene]:
-        return {gene.hgnc_id: gene for gene in self.genes}
 
     @cached_property
     def by_symbol(self) -> Mapping[str, Gene]:
@@ -229,11 +224,6 @@ def fallback(source: Source) -> ApiSource | None:
 
 def kind(source: Source) -> Kind:
     return "api" if is_api(source) else "bulk"
-
-
-def batch_size(source: Source) -> int:
-    """How many genes one batch of this source names."""
-    return source.page_size if is_api(source) else STORE_GENES_MAX
 
 
 def canonical(value: BaseModel) -> bytes:

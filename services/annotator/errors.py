@@ -8,15 +8,20 @@ PermanentError
 ├── UpstreamBlocked         403: we are shut out; a person has to look
 ├── SourceUnknown           a command names a source that was never declared
 ├── SourceRetired           a run asks for a source that was removed since
-└── GenesWithdrawn          no gene of a run is approved any more
+├── CatalogueEmpty          a run over all genes, and there are none
+├── GenesWithdrawn          no gene of a run is approved any more
+└── AttemptsUsedUp          the last attempt at a batch ended with its worker
 TransientError
-├── UpstreamUnavailable     no answer, a 5xx, too slow, or a page where data was expected
+├── UpstreamUnavailable     no answer, a 5xx, too slow, or HTML in place of data
 ├── UpstreamTruncated       fewer bytes or entries than announced
 ├── RateLimited             429; carries when to come back
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again
 ├── StagingFailed           the child process that reads a release ended without a result
+├── StoreIncomplete         a store did not account for every value that it was offered
 └── LeaseLost               another worker has the batch
 """
+
+from uuid import UUID
 
 from services.chassis.errors import PermanentError, Problem, TransientError
 
@@ -63,10 +68,22 @@ class SourceRetired(PermanentError):
     kind = "source-retired"
 
 
+class CatalogueEmpty(PermanentError):
+    """The gene catalogue is empty."""
+
+    kind = "catalogue-empty"
+
+
 class GenesWithdrawn(PermanentError):
     """The genes are not approved any more."""
 
     kind = "genes-withdrawn"
+
+
+class AttemptsUsedUp(PermanentError):
+    """The worker died each time it tried."""
+
+    kind = "attempts-used-up"
 
 
 class UpstreamUnavailable(TransientError):
@@ -108,7 +125,16 @@ class StagingFailed(TransientError):
     kind = "staging-failed"
 
 
+class StoreIncomplete(TransientError):
+    """A store that did not account for every value it was offered."""
+
+    kind = "store-incomplete"
+
+
 class LeaseLost(TransientError):
     """Another worker has claimed the batch since."""
 
     kind = "lease-lost"
+
+    def __init__(self, batch_id: UUID, lease_token: int) -> None:
+        super().__init__(f"batch {batch_id} is not leased under token {lease_token} any more")

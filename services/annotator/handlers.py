@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import (
     AnnotateBatch,
@@ -22,6 +22,7 @@ from services.annotator.raw_store import RawStore
 from services.annotator.store import (
     annotations,
     batches,
+    burials,
     catalogue,
     counting,
     releases,
@@ -36,9 +37,11 @@ from services.chassis.errors import problem_of
 
 log = structlog.get_logger()
 
-FETCHING_SECONDS_MAX = 600.0  # All pages of a batch together, with the turns that they wait for.
+BATCH_FETCHING_SECONDS_MAX = (
+    600.0  # All pages of a batch together, with the turns that they wait for.
+)
 RENEW_SECONDS = 2.0  # Two of these may fail before the lease of 6 s ends.
-SLICE = 20  # Values serialised before the loop may do something else: under 1 ms.
+VALUES_PER_STEP = 20  # Values serialised before the loop may do something else: under 1 ms.
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Handlers:
             if not await runs.insert_run(tx, command):
                 return
             if await runs.awaits_catalogue(tx, command.run_id):
-                await releases.open_release_batches(
+                await batches.open_release_batches(
                     tx, (name for name, s in self.sources.items() if s.declaration.is_catalogue)
                 )
             failpoints.hit(Failpoint.RUN_WRITTEN)
@@ -119,7 +122,7 @@ class Handlers:
             return await self.prepare_release(batch)
         if batch.kind == "store":
             return await self.store_slice(batch)
-        async with within(FETCHING_SECONDS_MAX, f"a batch of {batch.source}"):
+        async with within(BATCH_FETCHING_SECONDS_MAX, f"a batch of {batch.source}"):
             return await self.fetch_pages(batch, genes)
 
     async def store_slice(self, batch: Batch) -> list[RunFact]:
@@ -191,12 +194,12 @@ class Handlers:
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)  # Nobody attaches to what is buried.
             if isinstance(error, ReleaseMissing) and batch.release_id is not None:
-                await releases.open_release_batches(tx, [batch.source])
+                await batches.open_release_batches(tx, [batch.source])
                 await staged.unstage_release(tx, batch.release_id)
             await batches.give_back_batch(
                 tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
             )
-            facts = await bury(tx, batch, error) if delay is None else []
+            facts = await burials.bury(tx, batch, error) if delay is None else []
         outcome = "dead" if delay is None else "retried"
         log.warning(
             "batch_failed",
@@ -211,25 +214,12 @@ class Handlers:
         return facts
 
 
-async def bury(tx: AsyncConnection, batch: Batch, error: Exception) -> list[RunFact]:
-    """Count what a dead batch leaves undone, and say so."""
-    problem = problem_of(error)
-    touched: list[str] = []
-    if batch.kind == "fetch":
-        left = sorted(batch.genes[batch.checkpoint :])
-        touched = await annotations.mark_failed(tx, batch.source, left, problem, batch.claimed_at)
-    facts = await counting.count_dead(tx, batch, problem)
-    await runs.save_facts(tx, facts)
-    await outbox.add(tx, *facts, *domain.changes(batch.source, None, touched))
-    return facts
-
-
 async def offer(answers: Iterable[domain.Answer]) -> Offered:
-    """What an API said, column by column, made in slices so that the loop stays free."""
+    """What an API said, column by column, made in steps so that the loop stays free."""
     offered = Offered()
     for number, answer in enumerate(answers, start=1):
         offered.add(answer)
-        if number % SLICE == 0:
+        if number % VALUES_PER_STEP == 0:
             await asyncio.sleep(0)
     return offered
 

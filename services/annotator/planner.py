@@ -1,7 +1,7 @@
 """Plans runs, keeps a small window of batches in Kafka, and takes back what was lost."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -11,11 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
 from services.annotator.domain import ApiSource, Batch, Counts, Source, is_api
-from services.annotator.errors import GenesWithdrawn, LeaseLost, SourceRetired
+from services.annotator.errors import (
+    AttemptsUsedUp,
+    CatalogueEmpty,
+    GenesWithdrawn,
+    LeaseLost,
+    SourceRetired,
+)
 from services.annotator.failpoints import Failpoint
-from services.annotator.store import annotations, batches, counting, releases, runs, staged
+from services.annotator.store import annotations, batches, burials, counting, runs, staged
 from services.chassis import database, failpoints, outbox
-from services.chassis.errors import PermanentError, problem_of
+from services.chassis.errors import problem_of
 
 log = structlog.get_logger()
 
@@ -24,25 +30,12 @@ COALESCE_SECONDS = 0.05  # Batches end in bursts: refill once for all of them.
 SWEEP_SECONDS = 2.0
 
 
-class CatalogueMissing(PermanentError):
-    """The gene catalogue is empty."""
-
-    kind = "catalogue-missing"
-
-
-class AttemptsUsedUp(PermanentError):
-    """The worker died each time it tried."""
-
-    kind = "attempts-used-up"
-
-
 @dataclass
 class Planner:
     engine: AsyncEngine
     sources: Mapping[str, Source]
     instance: str
     report: Callable[[Iterable[UUID]], None]
-    bury: Callable[[AsyncConnection, Batch, Exception], Awaitable[list[RunFact]]]
     _swept_at: float = field(default=0.0)
 
     async def work(self, _: AsyncConnection) -> bool:
@@ -70,7 +63,7 @@ class Planner:
             return 0
         try:
             async with self.engine.begin() as tx:
-                await releases.allow_long_transaction(tx)
+                await database.allow_long_transaction(tx)
                 await announce(tx, await self.plan(tx, run_id))
                 failpoints.hit(Failpoint.PLAN_WRITTEN)
         except Exception as error:
@@ -84,12 +77,12 @@ class Planner:
         return 1
 
     async def plan(self, tx: AsyncConnection, run_id: UUID) -> list[RunFact]:
-        named = await runs.keep_approved_genes(tx, run_id)
+        withdrawn = await runs.drop_withdrawn_genes(tx, run_id)
         gene_count = await runs.count_genes(tx, run_id)
         retired = await runs.retired_sources(tx, run_id)
         if gene_count:  # Before any lock: it may wait for a release that is just being accepted.
             sources = await runs.waiting_sources(tx, run_id)
-            await releases.open_release_batches(tx, (s for s in sources if s not in retired))
+            await batches.open_release_batches(tx, (s for s in sources if s not in retired))
         waiting = await runs.lock_waiting_sources(tx, run_id)
         seq = await runs.mark_planned(tx, run_id, gene_count)
         if seq is None:
@@ -99,9 +92,12 @@ class Planner:
         ]
         if gene_count == 0:
             reason = (
-                GenesWithdrawn("no gene that the run names is approved: order their successors")
-                if named
-                else CatalogueMissing("no gene is known: the source hgnc failed")
+                GenesWithdrawn(
+                    f"none of the {len(withdrawn)} genes that the run names is approved, the first"
+                    f" is {withdrawn[0]}; accepted are their successors"
+                )
+                if withdrawn
+                else CatalogueEmpty("no gene is known: the source hgnc failed; order a run of it")
             )
             for source in waiting:
                 facts += await counting.fail_source(tx, run_id, source, 0, reason.problem())
@@ -194,7 +190,7 @@ class Planner:
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)
             await batches.give_back_batch(tx, batch, None, error.problem())
-            facts = await self.bury(tx, batch, error)
+            facts = await burials.bury(tx, batch, error)
         self.report({fact.run_id for fact in facts})
 
 

@@ -31,17 +31,18 @@ from services.annotator.store import (
     counting,
     releases,
     runs,
+    slices,
     staged,
 )
 from services.annotator.store.annotations import Origin
 from services.annotator.store.releases import FetchedFile, Release
 from services.annotator.upstream import Upstream, within
-from services.chassis import failpoints, outbox
+from services.chassis import database, failpoints, outbox
 from services.chassis.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
 
-FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
+RELEASE_FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
 
 
 @dataclass(frozen=True)
@@ -90,26 +91,27 @@ class Releases:
                     await self._ask_instead(batch, api)
                 raise  # The files are tried again, for whoever was not answered.
             if release.state == "rejected":
-                raise ReleaseRefused(str((release.problem or {}).get("detail", "rejected before")))
+                raise _refusal(release)
             if await self._needs_staging(release, source):
                 await stager.stage(release)
                 failpoints.hit(Failpoint.RELEASE_STAGED)
         async with self.engine.begin() as tx:
-            await releases.allow_long_transaction(tx)
+            await database.allow_long_transaction(tx)
             await annotations.lock_store(tx, batch.source)
             release = await releases.get_release(tx, release.id)
             await batches.finish_batch(tx, batch)
             if release.state == "rejected":
-                raise ReleaseRefused(str((release.problem or {}).get("detail")))
+                raise _refusal(release)
             if release.state == "fetched":
                 raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
             if release.state == "staged":
                 if source.declaration.is_catalogue:
                     restated = await catalogue.rewrite_catalogue(tx, release.id)
                     await outbox.add(tx, *domain.changes(batch.source, release.id, restated))
-                await releases.accept_release(tx, release)
+                await releases.accept_release(tx, release.id)
+                await slices.cut_slices(tx, release)
                 await counting.detach_runs(tx, batch.source, release.id)
-            await releases.revive_slices(tx, release.id)
+            await slices.revive_slices(tx, release.id)
             facts = await counting.attach_runs(tx, batch.source, release.id, is_api=False)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts)
@@ -160,7 +162,7 @@ class Releases:
                 origin = Origin(release_id, file.id, batch.claimed_at, parser_version, None)
                 changed += await annotations.store_offered(tx, batch.source, offered, origin, now)
             if not await batches.renew_lease(tx, batch):
-                raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+                raise LeaseLost(batch.id, batch.lease_token)
             facts = await counting.attach_runs(
                 tx, batch.source, release_id, is_api=False, run_ids=list(waiting)
             )
@@ -176,7 +178,7 @@ class Releases:
             )
         async with (
             self.raw_store.workspace() as workspace,
-            within(FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
+            within(RELEASE_FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
         ):
             # One by one: who is ill, or says when to come back, is asked once in an attempt.
             fetched = [
@@ -239,11 +241,17 @@ class Releases:
                 catalogue_id = await catalogue.current_catalogue_id(tx)
                 if source.declaration.is_catalogue or release.catalogue_id == catalogue_id:
                     return False
-                await releases.delete_finished_slices(tx, release.id)
+                await slices.delete_slices(tx, release.id)
             elif release.state != "fetched" and await staged.is_staged(tx, release.id):
                 return False
             await staged.unstage_release(tx, release.id)
         return True
+
+
+def _refusal(release: Release) -> ReleaseRefused:
+    """Why a release was rejected, by whoever read it."""
+    assert release.problem is not None  # Its table demands it of rejected ones.
+    return ReleaseRefused(str(release.problem["detail"]))
 
 
 def _same(known: Release, files: Sequence[FetchedFile]) -> bool:

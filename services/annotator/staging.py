@@ -107,7 +107,7 @@ async def _stage(
         reading = Reading(source, release, RawStore(settings.raw_folder))
         try:
             async with engine.begin() as tx:
-                await releases.allow_long_transaction(tx)
+                await database.allow_long_transaction(tx)
                 await staged.clear_staged(tx, release_id)
                 await copy(tx, reading.rows(genes))
                 await staged.finish_staging(

@@ -6,7 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,6 +27,7 @@ from services.annotator.errors import (
     UpstreamUnavailable,
 )
 from services.annotator.failpoints import Failpoint
+from services.annotator.settings import AnnotatorSettings, UpstreamSettings
 from services.chassis import failpoints, telemetry
 from services.chassis.errors import AnnobusError
 
@@ -42,8 +43,8 @@ BYTES_PER_SECOND_MIN = 1_000
 ANSWER_BYTES_MAX = 32 * 1024 * 1024  # An API answer, packed or not.
 CHUNK_BYTES = 64 * 1024  # Unpacked and hashed in one step of the loop: some 0.2 ms.
 EXPLANATION_BYTES = 200  # Of what comes with an error.
-START_BYTES = 64  # As much as it takes to tell a page from data.
-PAGES = ("text/html", "application/xhtml+xml")
+START_BYTES = 64  # As much as it takes to tell HTML from data.
+HTML_TYPES = ("text/html", "application/xhtml+xml")
 RETRY_AFTER_SECONDS_MAX = 24 * 3600.0
 USER_AGENT = "annobus/0.1"
 
@@ -107,7 +108,7 @@ class Upstream:
             async for chunk in _unpacked(response, ANSWER_BYTES_MAX):
                 content += chunk
                 failpoints.hit(Failpoint.ANSWER_BEGUN)
-            _refuse_page(response, content[:START_BYTES])
+            _refuse_html(response, content[:START_BYTES])
             return Response(_asked(response), bytes(content), _is_synthetic(response))
 
     async def download(
@@ -147,7 +148,7 @@ class Upstream:
             async for chunk in _unpacked(response, bytes_max):
                 if len(start) < START_BYTES:
                     start += chunk[:START_BYTES]
-                    _refuse_page(response, start)
+                    _refuse_html(response, start)
                 size += len(chunk)
                 sha256.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
@@ -186,6 +187,25 @@ class Upstream:
                 telemetry.UPSTREAM_REQUESTS.labels(self._name, outcome).observe(
                     time.perf_counter() - started
                 )
+
+
+@asynccontextmanager
+async def open_upstreams(
+    declared: Mapping[str, Declaration], settings: AnnotatorSettings
+) -> AsyncIterator[Mapping[str, Upstream]]:
+    """One client for each of these, where the settings or the declaration itself say."""
+    async with AsyncExitStack() as stack:
+        upstreams = {}
+        for name, declaration in declared.items():
+            chosen = settings.upstreams.get(name, UpstreamSettings())
+            rate = chosen.requests_per_second
+            upstreams[name] = Upstream(
+                declaration,
+                chosen.base_url or declaration.base_url,
+                declaration.requests_per_second if rate is None else rate,
+            )
+            stack.push_async_callback(upstreams[name].close)
+        yield upstreams
 
 
 async def _raise_for_status(response: httpx2.Response) -> None:
@@ -283,22 +303,25 @@ def _asked(response: httpx2.Response) -> str:
 
 
 def _refuse_type(response: httpx2.Response, *, is_json: bool) -> None:
-    """What is said to be a page is none of ours, whatever it holds; one that says nothing may be.
+    """What is said to be HTML is none of ours, whatever it holds; what says nothing may be.
 
     Files bear many types, and the right ones often a wrong type; answers are JSON.
     """
     media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_wrong = not media.endswith(("/json", "+json")) if is_json else media in PAGES
+    is_wrong = not media.endswith(("/json", "+json")) if is_json else media in HTML_TYPES
     if media and is_wrong:
         accepted = "application/json" if is_json else "a file"
         raise UpstreamUnavailable(f"{_asked(response)} answers {media}; accepted is {accepted}")
 
 
-def _refuse_page(response: httpx2.Response, start: bytes | bytearray) -> None:
+def _refuse_html(response: httpx2.Response, start: bytes | bytearray) -> None:
     """A maintenance or proxy page comes with status 200: it is no data, and no 'none' either."""
-    # No upstream here has data in XML, so whatever begins with a tag is a page.
+    # No upstream here has data in XML, so whatever begins with a tag is HTML.
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise UpstreamUnavailable(f"{_asked(response)} answers a page where data was expected")
+        said = bytes(start).decode(errors="replace")
+        raise UpstreamUnavailable(
+            f"{_asked(response)} begins with {said!r:.40}, as HTML does; accepted is data"
+        )
 
 
 def _is_synthetic(response: httpx2.Response) -> bool:

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 CONNECT_TIMEOUT_SECONDS = 5
 COMMAND_TIMEOUT_SECONDS = 30
 TRANSACTION_TIMEOUT = "5s"  # A store that takes longer is stuck, and others wait for its locks.
+LONG_TRANSACTION_TIMEOUT = "120s"  # For the few that read or write a table as a whole.
 POOL_TIMEOUT_SECONDS = 10
 LOCK_RETRY_SECONDS = 0.5
 RECONNECT_SECONDS = 0.5
@@ -110,6 +111,13 @@ async def open_session(
             yield connection
     finally:
         await engine.dispose()
+
+
+async def allow_long_transaction(tx: AsyncConnection) -> None:
+    """From now on this transaction has LONG_TRANSACTION_TIMEOUT."""
+    # Switched off first: PostgreSQL does not move the end of a timeout that runs already.
+    await tx.execute(text("SET LOCAL transaction_timeout = 0"))
+    await tx.execute(text(f"SET LOCAL transaction_timeout = '{LONG_TRANSACTION_TIMEOUT}'"))
 
 
 async def try_lock(connection: AsyncConnection, name: str) -> bool:

@@ -24,6 +24,7 @@ ADVICE = {
     "gene-unknown": "Look for it: annobus genes list --filter symbol=…",
     "run-unknown": "See the runs there are: annobus runs list",
     "source-unknown": "See the sources there are: annobus sources list",
+    "sources-refused": "See the sources there are: annobus sources list",
     "gene-not-built": "Try again in a few seconds",
     "unavailable": "See what runs: annobus status",
 }

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 import services
 from contracts.topics import Topic, topics
 from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
-from services.annotator.domain import batch_size, kind
+from services.annotator.domain import kind
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
 from services.chassis.settings import SharedSettings
@@ -39,13 +39,13 @@ REPLICAS_MAX = 3  # Copies of each topic; fewer where there are fewer brokers.
 
 DECLARE = """
 INSERT INTO annotator.source (name, title, kind, is_catalogue, identifier, homepage, licence,
-                              citation, ttl, parser_version, batch_size)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                              citation, ttl, parser_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 ON CONFLICT (name) DO UPDATE SET
     title = excluded.title, kind = excluded.kind, is_catalogue = excluded.is_catalogue,
     identifier = excluded.identifier, homepage = excluded.homepage, licence = excluded.licence,
     citation = excluded.citation, ttl = excluded.ttl, parser_version = excluded.parser_version,
-    batch_size = excluded.batch_size, is_retired = false
+    is_retired = false
 WHERE (source.*) IS DISTINCT FROM (excluded.*)
 RETURNING name
 """
@@ -147,7 +147,6 @@ async def declare_sources(database_url: str) -> tuple[list[str], list[str]]:
                     declared.citation,
                     declared.ttl,
                     declared.parser_version,
-                    batch_size(source),
                 )
                 for source in SOURCES.values()
                 for declared in [source.declaration]

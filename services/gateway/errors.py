@@ -8,11 +8,11 @@ RequestError
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
 ├── GeneAmbiguous           409  a name that several genes bear
 ├── GeneWithdrawn           410  carries the successors
-├── SourceNotFound          404  a source in the path
+├── SourceUnknown           404  a source in the path
 ├── NamespaceUnknown        404
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
 ├── OrderInvalid            422  an order that contradicts itself
-├── SourceUnknown           422  a source in an order
+├── SourcesRefused          422  sources of an order; `errors` has an entry for each
 ├── GenesRefused            422  genes of an order; `errors` has an entry for each
 └── IdempotencyMismatch     422  the same key with another order
 """
@@ -75,7 +75,7 @@ class GeneWithdrawn(RequestError):
     status = 410
 
 
-class SourceNotFound(RequestError):
+class SourceUnknown(RequestError):
     """No such source."""
 
     kind = "source-unknown"
@@ -103,10 +103,10 @@ class OrderInvalid(RequestError):
     status = 422
 
 
-class SourceUnknown(RequestError):
-    """Unknown sources in the order."""
+class SourcesRefused(RequestError):
+    """Sources of the order cannot be asked."""
 
-    kind = "source-unknown"
+    kind = "sources-refused"
     status = 422
 
 

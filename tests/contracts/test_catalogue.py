@@ -3,20 +3,21 @@
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from contracts import generate
 from contracts.messages import TYPES, AnnotateBatch
 from contracts.topics import FIXED, WORK
-from contracts.views import VIEWS
+from contracts.views import VIEWS, AnnotationStatus
 from services.chassis import outbox
 
 README = Path(generate.__file__).parent / "README.md"
 SET_BY_THE_RELAY = {"ce_id", "ce_source"}
 WORDS = (
-    "run, source, release, gene, annotation, change, batch, attempt, lease, checkpoint, "
-    "dead letter, namespace, epoch"
+    "run, source, release, gene, annotation, change, batch, slice, page, attempt, lease, "
+    "checkpoint, dead letter, namespace, epoch"
 )
 
 Row = Mapping[str, str]
@@ -101,8 +102,9 @@ def test_every_header_is_listed_once() -> None:
     assert sorted(row["header"] for row in table("header")) == sorted(written)
 
 
-def test_the_glossary_explains_the_words_and_the_counters() -> None:
+def test_the_glossary_explains_the_words_the_counters_and_the_statuses() -> None:
     words = [row["word"] for row in table("word")]
     assert set(WORDS.split(", ")) <= set(words)
     assert len(words) == len(set(words))
     assert [row["counter"] for row in table("counter")] == ["done", "no data", "failed", "changed"]
+    assert [row["status"] for row in table("status")] == list(get_args(AnnotationStatus))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from contracts import generate
 from contracts.compatibility import obstacles
-from contracts.messages import TYPES, Message
+from contracts.messages import TYPES, Message, RunProgress, SourceProgress
 from contracts.topics import topics
 from services.chassis import outbox
 
@@ -185,10 +185,19 @@ def test_the_examples_tell_one_run_whose_counters_agree() -> None:
     assert len(run_ids) == 1
     assert counts["SourceCompleted"] == [4, 1, 0]
     assert counts["RunCompleted"] == [9, 1, 5]
-    progress = load(read("RunProgress.v1.json")).model_dump()
-    for word in COUNTED:
-        sources = progress["sources"].values()
-        assert progress[f"{word}_count"] == sum(source[f"{word}_count"] for source in sources)
+    told = load(read("RunProgress.v1.json"))
+    assert isinstance(told, RunProgress)
+    assert RunProgress.of(told.run_id, told.seq, told.state, told.sources) == told
+
+
+def test_a_runs_total_is_unknown_while_that_of_one_source_is() -> None:
+    told = load(read("RunProgress.v1.json"))
+    assert isinstance(told, RunProgress)
+    open_source = SourceProgress(
+        state="waiting", total_count=None, done_count=0, no_data_count=0, failed_count=0
+    )
+    later = RunProgress.of(told.run_id, 9, "running", {**told.sources, "later": open_source})
+    assert (later.total_count, later.done_count) == (None, told.done_count)
 
 
 COUNTED = ("done", "no_data", "failed")

@@ -124,7 +124,9 @@ class Ensembl:
                 f" the first one without an answer is {absent[0]}"
             )
         if len(ids) > UNKNOWN_MAX and not any(found[id_] for id_ in ids):
-            raise UpstreamUnavailable(f"{response.url} knows none of {len(ids)} ids")
+            raise UpstreamUnavailable(
+                f"{response.url} knows none of {len(ids)} ids; expected is one at least"
+            )
         positions = {id_: position for position, id_ in enumerate(ids)}
         answers = [_answer(gene, found, positions, response.url) for gene in genes]
         return Page(response.url, response.content, answers)

@@ -181,8 +181,8 @@ COLUMNS: Final = (V2, V4_1_1, V4)
 
 
 @dataclass(frozen=True)
-class Release:
-    """What has to be known of a release beforehand; `threshold` is gnomAD's own for LOEUF."""
+class GnomadRelease:
+    """What has to be known of one beforehand; `threshold` is gnomAD's own for LOEUF."""
 
     path: str
     columns: Columns
@@ -190,13 +190,17 @@ class Release:
     threshold: float
 
 
-RELEASES: Final[Mapping[str, Release]] = {
-    "v2.1.1": Release(
+RELEASES: Final[Mapping[str, GnomadRelease]] = {
+    "v2.1.1": GnomadRelease(
         "release/2.1.1/constraint/gnomad.v2.1.1.lof_metrics.by_gene.txt.bgz", V2, "GRCh37", 0.35
     ),
-    "v4.0": Release("release/4.0/constraint/gnomad.v4.0.constraint_metrics.tsv", V4, "GRCh38", 0.6),
-    "v4.1": Release("release/4.1/constraint/gnomad.v4.1.constraint_metrics.tsv", V4, "GRCh38", 0.6),
-    "v4.1.1": Release(
+    "v4.0": GnomadRelease(
+        "release/4.0/constraint/gnomad.v4.0.constraint_metrics.tsv", V4, "GRCh38", 0.6
+    ),
+    "v4.1": GnomadRelease(
+        "release/4.1/constraint/gnomad.v4.1.constraint_metrics.tsv", V4, "GRCh38", 0.6
+    ),
+    "v4.1.1": GnomadRelease(
         "release/4.1.1/constraint/gnomad.v4.1.1.constraint_metrics.tsv.bgz",
         V4_1_1,
         "GRCh38",
@@ -304,7 +308,7 @@ def _lines(file: BufferedReader) -> Iterator[tuple[int, bytes]]:
 def _first(lines: Iterator[tuple[int, bytes]]) -> bytes:
     for _, line in lines:
         return line.removeprefix(codecs.BOM_UTF8)
-    raise SchemaChanged(f"{FILE} is empty")
+    raise SchemaChanged(f"{FILE} is empty; accepted is a header and a line for each transcript")
 
 
 class _Row(NamedTuple):
@@ -407,7 +411,7 @@ def _match(table: _Table, catalogue: Catalogue) -> Mapping[str, _Match | str]:
     return matches
 
 
-def _value(row: _Row, matched_by: MatchedBy, release: Release) -> GnomadGene:
+def _value(row: _Row, matched_by: MatchedBy, release: GnomadRelease) -> GnomadGene:
     fields: dict[str, Any] = {}
     for cell, (name, column) in zip(row.cells, release.columns.names.items(), strict=True):
         try:

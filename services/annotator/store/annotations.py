@@ -10,14 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.annotator.domain import Batch, Offered
-from services.annotator.errors import ReleaseMissing
-from services.chassis.errors import AnnobusError, Problem
-
-
-class StoreIncomplete(AnnobusError):
-    """A store that did not account for every value it was offered."""
-
-    kind = "store-incomplete"
+from services.annotator.errors import ReleaseMissing, StoreIncomplete
+from services.chassis.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -172,7 +166,7 @@ async def mark_checked(
     tx: AsyncConnection, source: str, offered: Offered, retrieved_at: datetime
 ) -> list[str]:
     """Note that an API was asked for these genes. Returns those whose outcome is another now."""
-    outcomes = ["empty" if value is None else "value" for value in offered.values]
+    outcomes = ["empty" if value is None else "ok" for value in offered.values]
     return await _mark(tx, source, offered.hgnc_ids, outcomes, None, retrieved_at)
 
 

@@ -1,5 +1,6 @@
-"""Batches: claimed under a lease, renewed, finished or given back; and which are due."""
+"""Batches: opened, claimed under a lease, renewed, finished or given back; and which are due."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -20,6 +21,24 @@ QUEUED_MAX = timedelta(seconds=60)
 # waits for the planner, and no more, so that a run that comes later soon has its turn.
 WINDOW = 32
 SWEPT_MAX = 500
+
+
+async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> None:
+    """Have somebody look what is new at these sources, unless somebody does already.
+
+    A batch that is open stays locked until the caller commits: whoever finishes it then sees
+    what the caller wrote, and a run that waits for it is never forgotten.
+    """
+    await tx.execute(
+        text("""
+            INSERT INTO batch (kind, source)
+            SELECT 'release', name FROM unnest(CAST(:sources AS text[])) AS s (name)
+            ORDER BY name  -- One order for all, so that two of these cannot deadlock.
+            ON CONFLICT (source) WHERE kind = 'release' AND state NOT IN ('done', 'dead')
+            DO UPDATE SET source = excluded.source  -- Only for the lock.
+        """),
+        {"sources": sorted(sources)},
+    )
 
 
 async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch | None:
@@ -77,7 +96,7 @@ async def save_checkpoint(tx: AsyncConnection, batch: Batch, gene_count: int) ->
         )
     ).one_or_none()
     if row is None:
-        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+        raise LeaseLost(batch.id, batch.lease_token)
     return bool(row.finished)
 
 
@@ -92,7 +111,7 @@ async def finish_batch(tx: AsyncConnection, batch: Batch) -> None:
         {"batch_id": batch.id, "token": batch.lease_token},
     )
     if finished.rowcount == 0:
-        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+        raise LeaseLost(batch.id, batch.lease_token)
 
 
 async def give_back_batch(
@@ -128,7 +147,7 @@ async def give_back_batch(
         },
     )
     if given_back.rowcount == 0:
-        raise LeaseLost(f"batch {batch.id}, token {batch.lease_token}")
+        raise LeaseLost(batch.id, batch.lease_token)
 
 
 @dataclass(frozen=True)
@@ -205,9 +224,12 @@ async def take_worn_out_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
     """Take over batches whose last attempt died with its worker: nobody may claim them again."""
     rows = await tx.execute(
         text("""
+            -- An array is made once; a subquery might be asked again for each row, and take all.
             UPDATE batch SET lease_owner = :owner, lease_token = lease_token + 1
-            WHERE id IN (SELECT id FROM batch WHERE state = 'leased' AND attempt >= :attempts_max
-                         AND lease_until < now() - CAST(:grace AS interval) LIMIT :swept_max)
+            WHERE id = ANY (ARRAY(
+                SELECT id FROM batch WHERE state = 'leased' AND attempt >= :attempts_max
+                AND lease_until < now() - CAST(:grace AS interval) LIMIT :swept_max
+                FOR UPDATE SKIP LOCKED))  -- Whoever holds one renews it, or ends it.
             RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
                       lease_token, clock_timestamp() AS claimed_at
         """),

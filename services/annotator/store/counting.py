@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import BatchAnnotated, BatchDead, RunCompleted, RunFact, SourceCompleted
 from services.annotator.domain import Batch, Counts
 from services.annotator.failpoints import Failpoint
+from services.annotator.store import scope
 from services.chassis import failpoints
 from services.chassis.errors import Problem
 
@@ -139,7 +140,7 @@ async def count_fetched(
 async def count_stored(tx: AsyncConnection, batch: Batch, changed: list[str]) -> list[RunFact]:
     """Count a slice of a release for every run that follows it."""
     rows = await tx.execute(
-        text("""
+        text(f"""
             SELECT rs.run_id, count(*) FILTER (WHERE a.value IS NOT NULL) AS done,
                    count(*) FILTER (WHERE a.value IS NULL) AS no_data,
                    count(*) FILTER (WHERE g.hgnc_id = ANY(CAST(:changed AS text[]))) AS changed
@@ -149,8 +150,7 @@ async def count_stored(tx: AsyncConnection, batch: Batch, changed: list[str]) ->
                 SELECT a.value FROM annotation a WHERE a.hgnc_id = g.hgnc_id
                 AND a.source = :source AND a.valid_to = 'infinity' LIMIT 1) a ON true
             WHERE rs.source = :source AND rs.release_id = :release_id AND rs.state = 'running'
-              AND (run.all_genes OR EXISTS (
-                  SELECT FROM run_gene s WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
+              AND {scope.HAS_GENE}
             GROUP BY rs.run_id ORDER BY rs.run_id
         """),
         {
@@ -182,25 +182,21 @@ def _annotated(batch: Batch, step: Step, counts: Counts) -> BatchAnnotated:
 async def count_dead(tx: AsyncConnection, batch: Batch, problem: Problem) -> list[RunFact]:
     """Count what a dead batch leaves undone as failed, for every run that waits for it."""
     rows = await tx.execute(
-        text("""
+        text(f"""
             SELECT * FROM (
                 SELECT rs.run_id, CASE :kind
                     WHEN 'fetch' THEN :left
-                    WHEN 'release' THEN coalesce(rs.total_count, scope.genes)
+                    WHEN 'release' THEN t.total
                         - rs.done_count - rs.no_data_count - rs.failed_count
                     ELSE (SELECT count(*) FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
-                          WHERE run.all_genes OR EXISTS (SELECT FROM run_gene s
-                              WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
-                    END AS failed,
-                    coalesce(rs.total_count, scope.genes) AS total
+                          WHERE {scope.HAS_GENE})
+                    END AS failed, t.total
                 FROM run_source rs JOIN run ON run.id = rs.run_id
                 JOIN source ON source.name = rs.source
                 CROSS JOIN LATERAL (
-                    SELECT count(*) AS genes FROM gene g
-                    WHERE g.status = 'approved' AND (run.all_genes OR EXISTS (
-                        SELECT FROM run_gene s
-                        WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
-                ) scope
+                    SELECT coalesce(rs.total_count, (SELECT count(*) FROM ({scope.GENES}) g))
+                        AS total
+                ) t
                 WHERE rs.source = :source AND CASE :kind
                     WHEN 'fetch' THEN rs.run_id = :run_id AND rs.state = 'running'
                     WHEN 'release' THEN rs.state = 'waiting'
@@ -286,16 +282,14 @@ async def attach_runs(
     stored by now is counted here, what comes is counted by its batch.
     """
     rows = await tx.execute(
-        text("""
+        text(f"""
             UPDATE run_source rs SET state = 'running', release_id = :release_id,
                    started_at = coalesce(rs.started_at, now()), total_count = CASE
                        WHEN :is_api THEN rs.total_count
                        WHEN run.all_genes AND release.state = 'accepted' THEN (
                            SELECT coalesce(sum(cardinality(genes)), 0) FROM batch
                            WHERE batch.release_id = :release_id AND kind = 'store')
-                       WHEN run.all_genes THEN (
-                           SELECT count(*) FROM gene WHERE status = 'approved')
-                       ELSE (SELECT count(*) FROM run_gene s WHERE s.run_id = rs.run_id)
+                       ELSE (SELECT count(*) FROM ({scope.GENES}) g)
                    END
             FROM run, source, release
             WHERE rs.source = :source AND rs.state = 'waiting' AND run.id = rs.run_id
@@ -325,12 +319,10 @@ async def _count_present(
     """
     row = (
         await tx.execute(
-            text("""
+            text(f"""
                 WITH scope AS (
-                    SELECT g.hgnc_id FROM gene g, run
-                    WHERE run.id = :run_id AND run.all_genes AND g.status = 'approved'
-                    UNION ALL
-                    SELECT s.hgnc_id FROM run_gene s WHERE s.run_id = :run_id
+                    SELECT g.hgnc_id FROM run CROSS JOIN LATERAL ({scope.GENES}) g
+                    WHERE run.id = :run_id
                 ), slices AS (
                     SELECT unnest(b.genes) AS hgnc_id, b.state FROM batch b
                     JOIN release r ON r.id = b.release_id

@@ -1,4 +1,4 @@
-"""Releases: their files, what became of them, and the batches that store them."""
+"""Releases: their files, and what became of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,12 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.views import ReleaseState
-from services.annotator.domain import STORE_GENES_MAX
 from services.annotator.store.annotations import Origin
 from services.chassis.errors import Problem
-
-# Rewriting the catalogue, and staging, are the two transactions that may take longer.
-LONG_TRANSACTION = "120s"
 
 
 @dataclass(frozen=True)
@@ -52,30 +48,6 @@ class Release:
         """Where the staged values of this release come from."""
         first = min(file.id for file in self.files.values())
         return Origin(self.id, first, self.retrieved_at, self.parser_version, run_id=None)
-
-
-async def allow_long_transaction(tx: AsyncConnection) -> None:
-    # Switched off first: PostgreSQL does not move the end of a timeout that runs already.
-    await tx.execute(text("SET LOCAL transaction_timeout = 0"))
-    await tx.execute(text(f"SET LOCAL transaction_timeout = '{LONG_TRANSACTION}'"))
-
-
-async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> None:
-    """Have somebody look what is new at these sources, unless somebody does already.
-
-    A batch that is open stays locked until the caller commits: whoever finishes it then sees
-    what the caller wrote, and a run that waits for it is never forgotten.
-    """
-    await tx.execute(
-        text("""
-            INSERT INTO batch (kind, source)
-            SELECT 'release', name FROM unnest(CAST(:sources AS text[])) AS s (name)
-            ORDER BY name  -- One order for all, so that two of these cannot deadlock.
-            ON CONFLICT (source) WHERE kind = 'release' AND state NOT IN ('done', 'dead')
-            DO UPDATE SET source = excluded.source  -- Only for the lock.
-        """),
-        {"sources": sorted(sources)},
-    )
 
 
 async def newest_release(tx: AsyncConnection, source: str, files: Iterable[str]) -> Release | None:
@@ -226,84 +198,12 @@ async def record_page(
     return row.release_id, row.id
 
 
-async def delete_finished_slices(tx: AsyncConnection, release_id: UUID) -> None:
-    """A release that is stored again is cut into batches again."""
-    await tx.execute(
-        text("DELETE FROM batch WHERE release_id = :release_id AND kind = 'store'"),
-        {"release_id": release_id},
-    )
-
-
-async def accept_release(tx: AsyncConnection, release: Release) -> None:
-    """Let readers have a staged release: cut the catalogue into batches that store it.
-
-    A release that is accepted again, because its staged rows were lost, keeps its batches.
-    """
+async def accept_release(tx: AsyncConnection, release_id: UUID) -> None:
+    """A staged release is what readers shall have: its slices may be stored."""
     await tx.execute(
         text("""
             UPDATE release SET state = 'accepted', accepted_at = now()
             WHERE id = :release_id AND state = 'staged'
-        """),
-        {"release_id": release.id},
-    )
-    await tx.execute(
-        text("""
-            DELETE FROM batch USING release
-            WHERE batch.source = :source AND batch.kind = 'store' AND release.id = batch.release_id
-              AND release.id <> :release_id AND batch.state NOT IN ('done', 'dead')
-        """),
-        {"source": release.source, "release_id": release.id},
-    )
-    await tx.execute(
-        text("""
-            INSERT INTO batch (kind, source, release_id, genes)
-            SELECT 'store', :source, :release_id, array_agg(hgnc_id ORDER BY place)
-            FROM (SELECT hgnc_id, (row_number() OVER (ORDER BY hgnc_number) - 1) AS place
-                  FROM gene WHERE status = 'approved') placed
-            WHERE NOT EXISTS (SELECT FROM batch WHERE release_id = :release_id)
-            GROUP BY place / :size ORDER BY place / :size
-        """),
-        {"source": release.source, "release_id": release.id, "size": STORE_GENES_MAX},
-    )
-
-
-async def revive_slices(tx: AsyncConnection, release_id: UUID) -> None:
-    """Try again what is dead of a release that somebody asks for anew.
-
-    Runs that follow it have counted those genes as failed; they will be counted again.
-    """
-    await tx.execute(
-        text("""
-            WITH taken_back AS (
-                UPDATE run_source rs SET failed_count = rs.failed_count - dead.genes,
-                    problem = CASE WHEN rs.failed_count > dead.genes THEN rs.problem END
-                FROM (
-                    SELECT rs.run_id, count(*) AS genes
-                    FROM run_source rs JOIN run ON run.id = rs.run_id
-                    JOIN batch b ON b.release_id = rs.release_id AND b.kind = 'store'
-                        AND b.state = 'dead'
-                    CROSS JOIN unnest(b.genes) AS g (hgnc_id)
-                    WHERE rs.release_id = :release_id AND rs.state = 'running'
-                      AND (run.all_genes OR EXISTS (
-                          SELECT FROM run_gene s
-                          WHERE s.run_id = rs.run_id AND s.hgnc_id = g.hgnc_id))
-                    GROUP BY rs.run_id
-                ) dead
-                WHERE rs.run_id = dead.run_id AND rs.release_id = :release_id
-                RETURNING rs.run_id
-            ), moved AS MATERIALIZED (  -- Locked in one order, as wherever several runs move.
-                SELECT id FROM run WHERE id IN (SELECT run_id FROM taken_back)
-                ORDER BY id FOR UPDATE
-            )
-            UPDATE run SET seq = seq + 1 FROM moved WHERE run.id = moved.id
-        """),
-        {"release_id": release_id},
-    )
-    await tx.execute(
-        text("""
-            UPDATE batch SET state = 'pending', attempt = 0, problem = NULL, finished_at = NULL,
-                             next_attempt_at = now()
-            WHERE release_id = :release_id AND kind = 'store' AND state = 'dead'
         """),
         {"release_id": release_id},
     )

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import RunFact, RunProgress, SourceProgress, StartRun
 from services.annotator.domain import Identifier
+from services.annotator.store import scope
 
 
 async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
@@ -139,32 +140,24 @@ async def lock_waiting_sources(tx: AsyncConnection, run_id: UUID) -> list[str]:
     return list(rows)
 
 
-async def keep_approved_genes(tx: AsyncConnection, run_id: UUID) -> bool:
+async def drop_withdrawn_genes(tx: AsyncConnection, run_id: UUID) -> list[str]:
     """Let a list be its genes that are approved now, for each of its sources, whatever becomes of
-    them later. Returns whether the run has a list."""
-    await tx.execute(
+    them later. Returns the others."""
+    dropped = await tx.scalars(
         text("""
             DELETE FROM run_gene s WHERE s.run_id = :run_id AND NOT EXISTS (
                 SELECT FROM gene g WHERE g.hgnc_id = s.hgnc_id AND g.status = 'approved')
+            RETURNING s.hgnc_id
         """),
         {"run_id": run_id},
     )
-    named = await tx.scalar(
-        text("SELECT NOT all_genes FROM run WHERE id = :run_id"), {"run_id": run_id}
-    )
-    return bool(named)
+    return list(dropped)
 
 
 async def count_genes(tx: AsyncConnection, run_id: UUID) -> int:
-    """The approved genes in a run's scope."""
+    """How many genes a run is over."""
     count = await tx.scalar(
-        text("""
-            SELECT count(*) FROM gene g
-            WHERE g.status = 'approved'
-              AND ((SELECT all_genes FROM run WHERE id = :run_id)
-                   OR EXISTS (SELECT FROM run_gene s
-                              WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
-        """),
+        text(f"SELECT (SELECT count(*) FROM ({scope.GENES}) g) FROM run WHERE id = :run_id"),
         {"run_id": run_id},
     )
     return int(count or 0)
@@ -186,17 +179,14 @@ async def plan_fetches(
     assert identifier in get_args(Identifier)  # It becomes a column's name.
     planned = await tx.scalar(
         text(f"""
-            WITH scope AS (
+            WITH askable AS (
                 SELECT g.hgnc_id, row_number() OVER (ORDER BY g.hgnc_number) - 1 AS place
-                FROM gene g
-                WHERE g.status = 'approved' AND g.{identifier} IS NOT NULL
-                  AND ((SELECT all_genes FROM run WHERE id = :run_id)
-                       OR EXISTS (SELECT FROM run_gene s
-                                  WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
+                FROM run CROSS JOIN LATERAL ({scope.GENES}) s JOIN gene g USING (hgnc_id)
+                WHERE run.id = :run_id AND g.{identifier} IS NOT NULL
             ), planned AS (
                 INSERT INTO batch (kind, source, run_id, genes)
                 SELECT 'fetch', :source, :run_id, array_agg(hgnc_id ORDER BY place)
-                FROM scope GROUP BY place / :batch_size ORDER BY place / :batch_size
+                FROM askable GROUP BY place / :batch_size ORDER BY place / :batch_size
                 RETURNING cardinality(genes) AS genes
             )
             SELECT coalesce(sum(genes), 0) FROM planned
@@ -218,17 +208,14 @@ async def mark_unaskable(
         text(f"""
             INSERT INTO checked (hgnc_id, source, checked_at, retrieved_at, outcome)
             SELECT g.hgnc_id, :source, now(), now(), 'empty'
-            FROM gene g
-            WHERE g.status = 'approved' AND g.{identifier} IS NULL
-              AND ((SELECT all_genes FROM run WHERE id = :run_id)
-                   OR EXISTS (SELECT FROM run_gene s
-                              WHERE s.run_id = :run_id AND s.hgnc_id = g.hgnc_id))
+            FROM run CROSS JOIN LATERAL ({scope.GENES}) s JOIN gene g USING (hgnc_id)
+            WHERE run.id = :run_id AND g.{identifier} IS NULL
             ORDER BY g.hgnc_id
             -- A value from when it had one stays, and grows stale: nobody has said that it is gone.
             ON CONFLICT (hgnc_id, source) DO UPDATE SET
                 checked_at = excluded.checked_at, retrieved_at = excluded.retrieved_at,
                 outcome = 'empty', problem = NULL
-            WHERE checked.outcome <> 'value' AND NOT EXISTS (
+            WHERE checked.outcome <> 'ok' AND NOT EXISTS (
                 SELECT FROM annotation a
                 WHERE a.hgnc_id = checked.hgnc_id AND a.source = checked.source
                   AND a.valid_to = 'infinity' AND a.value IS NOT NULL)
@@ -300,15 +287,4 @@ async def get_progress(connection: AsyncConnection, run_id: UUID) -> RunProgress
         )
         for row in found
     }
-    totals = [source.total_count for source in sources.values()]
-    known = [total for total in totals if total is not None]
-    return RunProgress(
-        run_id=run_id,
-        seq=found[0]["seq"],
-        state=found[0]["run_state"],
-        total_count=sum(known) if len(known) == len(totals) else None,
-        done_count=sum(source.done_count for source in sources.values()),
-        no_data_count=sum(source.no_data_count for source in sources.values()),
-        failed_count=sum(source.failed_count for source in sources.values()),
-        sources=sources,
-    )
+    return RunProgress.of(run_id, found[0]["seq"], found[0]["run_state"], sources)

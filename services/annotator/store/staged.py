@@ -69,8 +69,8 @@ async def finish_staging(
         },
     )
     await tx.execute(
-        text("INSERT INTO staged_release (release_id, rows) VALUES (:release_id, :row_count)"),
-        {"release_id": release_id, "row_count": row_count},
+        text("INSERT INTO staged_release (release_id) VALUES (:release_id)"),
+        {"release_id": release_id},
     )
     await tx.execute(
         text("""
@@ -111,7 +111,7 @@ async def _require_lease(tx: AsyncConnection, batch_id: UUID, lease_token: int) 
         {"batch_id": batch_id, "lease_token": lease_token},
     )
     if not held:
-        raise LeaseLost(f"batch {batch_id}, token {lease_token}")
+        raise LeaseLost(batch_id, lease_token)
 
 
 async def drop_stored_rows(tx: AsyncConnection) -> int:

@@ -10,7 +10,7 @@ from contracts.messages import InvalidateNamespace
 from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import jsonapi
-from services.gateway.errors import NamespaceUnknown, SourceNotFound
+from services.gateway.errors import NamespaceUnknown, SourceUnknown
 from services.gateway.store import catalogue
 from services.gateway.store.catalogue import Row
 
@@ -45,7 +45,7 @@ class CatalogueRoutes:
         if found is None:
             accepted = ", ".join(known) or "none before `annobus migrate` has run"
             error = field_error("path name", name, accepted)
-            raise SourceNotFound(f"no source {error['value']!r}; known: {accepted}", [error])
+            raise SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
         return jsonapi.respond(_source(found), {"self": f"/api/sources/{name}"})
 
     async def list_namespaces(self, request: Request) -> Response:

@@ -21,7 +21,7 @@ from services.gateway.errors import (
     IdempotencyMismatch,
     OrderInvalid,
     ParameterInvalid,
-    SourceNotFound,
+    SourcesRefused,
     SourceUnknown,
 )
 from services.gateway.failpoints import Failpoint
@@ -103,7 +103,7 @@ class RunRoutes:
         if source not in known:
             accepted = ", ".join(["annotation_pipeline", *known])
             error = field_error("path source", source, accepted)
-            raise SourceNotFound(f"no source {source!r}; known: {accepted}", [error])
+            raise SourceUnknown(f"no source {source!r}; known: {accepted}", [error])
         return await self._accept(Order(all=True, sources=[source]), idempotency_key)
 
     async def list_runs(self, request: Request) -> Response:
@@ -189,7 +189,7 @@ async def _choose_sources(tx: AsyncConnection, chosen: list[str] | None) -> tupl
     ]
     if errors or not wanted:
         unknown = ", ".join(repr(error["value"]) for error in errors) or "no source at all"
-        raise SourceUnknown(f"{unknown}: not known; accepted: {accepted}", errors)
+        raise SourcesRefused(f"{unknown}: not known; accepted: {accepted}", errors)
     return tuple(name for name in known if name in wanted)
 
 

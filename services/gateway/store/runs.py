@@ -157,23 +157,8 @@ def _run(row: RowMapping) -> Run:
         requested_at=row["requested_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
-        progress=_progress(run_id, row, sources),
+        progress=RunProgress.of(run_id, row["seq"] or 0, row["state"] or "planning", sources),
         source_times={name: _times(published.get(name, {})) for name in sources},
-    )
-
-
-def _progress(run_id: UUID, row: RowMapping, sources: dict[str, SourceProgress]) -> RunProgress:
-    totals = [source.total_count for source in sources.values()]
-    known = [total for total in totals if total is not None]
-    return RunProgress(
-        run_id=run_id,
-        seq=row["seq"] or 0,
-        state=row["state"] or "planning",
-        total_count=sum(known) if len(known) == len(totals) else None,
-        done_count=sum(source.done_count for source in sources.values()),
-        no_data_count=sum(source.no_data_count for source in sources.values()),
-        failed_count=sum(source.failed_count for source in sources.values()),
-        sources=sources,
     )
 
 

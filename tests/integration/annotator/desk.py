@@ -1,8 +1,8 @@
 """An annotator on a desk: its handlers and planner on a real database, the tests as its bus."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import TYPES, AnnotateBatch, Message, StartRun
-from services.annotator.__main__ import open_upstreams
-from services.annotator.handlers import Handlers, bury
+from services.annotator.domain import Source
+from services.annotator.handlers import Handlers
 from services.annotator.planner import Planner
 from services.annotator.raw_store import RawStore
 from services.annotator.releases import Releases
 from services.annotator.settings import AnnotatorSettings
-from services.annotator.sources import SOURCES
+from services.annotator.sources import SOURCES, UPSTREAMS
+from services.annotator.upstream import Upstream, open_upstreams
 from services.chassis.settings import SharedSettings
 from tests.system import Database, Mirror
 
@@ -28,10 +29,28 @@ PASSES_MAX = 2_000
 @dataclass
 class Desk:
     engine: AsyncEngine
+    releases: Releases
     handlers: Handlers
     planner: Planner
     published: list[Message] = field(default_factory=list)
     reported: list[UUID] = field(default_factory=list)
+
+    def use(
+        self,
+        sources: Mapping[str, Source] | None = None,
+        upstreams: Mapping[str, Upstream] | None = None,
+    ) -> None:
+        """From now on ask these in place of those that bear their names."""
+        sources = {**self.handlers.sources, **(sources or {})}
+        upstreams = {**self.handlers.upstreams, **(upstreams or {})}
+        self.releases = replace(self.releases, sources=sources, upstreams=upstreams)
+        self.handlers = replace(
+            self.handlers,
+            sources=sources,
+            upstreams=upstreams,
+            prepare_release=self.releases.prepare_release,
+        )
+        self.planner.sources = sources
 
     async def order(self, sources: Iterable[str], genes: Iterable[str] | None = None) -> UUID:
         run_id = uuid4()
@@ -130,7 +149,10 @@ async def open_desk(
         }
     )
     reported: list[UUID] = []
-    async with database.engine("annotator") as engine, open_upstreams(settings) as upstreams:
+    async with (
+        database.engine("annotator") as engine,
+        open_upstreams(UPSTREAMS, settings) as upstreams,
+    ):
         raw_store = RawStore(raw_folder)
         releases = Releases(settings, engine, SOURCES, upstreams, raw_store)
         handlers = Handlers(
@@ -142,5 +164,5 @@ async def open_desk(
             report=reported.extend,
             prepare_release=releases.prepare_release,
         )
-        planner = Planner(engine, SOURCES, instance, reported.extend, bury)
-        yield Desk(engine, handlers, planner, reported=reported)
+        planner = Planner(engine, SOURCES, instance, reported.extend)
+        yield Desk(engine, releases, handlers, planner, reported=reported)

@@ -54,7 +54,7 @@ CASES = [
     Case("truncated", {"kind": "truncated"}, UpstreamTruncated, "(?i)peer closed|incomplete"),
     Case("cut gzip", {"kind": "cut_gzip"}, UpstreamTruncated, "gzip without its end"),
     Case("reset", {"kind": "reset"}, UpstreamUnavailable, "ReadError"),
-    Case("page", {"kind": "page"}, UpstreamUnavailable, "answers text/html"),
+    Case("html", {"kind": "html"}, UpstreamUnavailable, "answers text/html"),
     Case("wrong type", {"kind": "content_type"}, UpstreamUnavailable, "answers text/html"),
     Case("bomb", {"kind": "bomb"}, UpstreamOversized, "[0-9]+ are unpacked"),
 ]

@@ -1,7 +1,6 @@
 """A bulk release of a few genes, made by hand, and an upstream that publishes nothing newer."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import AnnotateBatch
 from services.annotator import domain
 from services.annotator.sources import SOURCES
+from services.annotator.upstream import Upstream
 from tests.builders import IDS, build_file, build_release
 from tests.integration.annotator.desk import Desk
 
@@ -18,21 +18,20 @@ FILE = b"made up"
 WITH_VALUE = IDS[:6]  # The release says nothing of the others.
 
 
-class Unchanged:
+class Unchanged(Upstream):
     """Stands for an upstream that answers 304 to every question for a file."""
 
-    async def download(self, *_: Any) -> None:
+    def __init__(self) -> None:
+        """It calls nobody, so it needs no client."""
+
+    async def download(self, *_: Any, **__: Any) -> None:
         return None
 
 
 def keep_unchanged(desk: Desk) -> None:
     """From now on no bulk source publishes anything that the desk does not know."""
-    releases = desk.handlers.prepare_release.__self__  # type: ignore[attr-defined]  # A method.
     bulk = (name for name, source in SOURCES.items() if not domain.is_api(source))
-    upstreams = {**desk.handlers.upstreams, **dict.fromkeys(bulk, Unchanged())}
-    desk.handlers = replace(
-        desk.handlers, prepare_release=replace(releases, upstreams=upstreams).prepare_release
-    )
+    desk.use(upstreams=dict.fromkeys(bulk, Unchanged()))
 
 
 async def write_release(desk: Desk, slices: Sequence[Sequence[str]]) -> UUID:
@@ -77,8 +76,8 @@ async def stage(tx: AsyncConnection, release_id: UUID) -> None:
         {"release_id": release_id, "genes": WITH_VALUE},
     )
     await tx.execute(
-        text("INSERT INTO staged_release (release_id, rows) VALUES (:release_id, :rows)"),
-        {"release_id": release_id, "rows": len(WITH_VALUE)},
+        text("INSERT INTO staged_release (release_id) VALUES (:release_id)"),
+        {"release_id": release_id},
     )
 
 

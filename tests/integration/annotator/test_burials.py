@@ -9,7 +9,7 @@ from sqlalchemy import text
 from contracts.messages import AnnotateBatch, BatchDead
 from services.annotator import domain
 from services.annotator.domain import Batch, Counts
-from services.annotator.store import batches, counting, releases
+from services.annotator.store import batches, counting, slices
 from services.chassis.errors import PermanentError, Problem
 from tests.builders import IDS
 from tests.integration.annotator.catalogue import write_catalogue
@@ -116,7 +116,7 @@ async def test_counters_that_are_taken_back_are_another_snapshot(desk: Desk) -> 
     before = (await desk.row("SELECT seq FROM run")).seq
 
     async with desk.engine.begin() as tx:
-        await releases.revive_slices(tx, release_id)
+        await slices.revive_slices(tx, release_id)
     assert await failed(desk, run_id) == 0
     assert (await desk.row("SELECT seq FROM run")).seq > before
 

@@ -33,13 +33,13 @@ GENES_IN_TWO_PAGES = PAGE_SIZE + 50
 async def known(desk: Desk) -> Desk:
     """A desk that has good values of both kinds of sources: a file's and an API's."""
     await write_catalogue(desk)
-    handlers = desk.handlers
+    upstreams = desk.handlers.upstreams
     keep_unchanged(desk)
     await write_release(desk, [IDS])
     assert await end(desk, await desk.order(["hpo", "ensembl"], IDS)) == "completed"
     async with desk.engine.begin() as tx:  # The mirror says "unchanged" to whoever has any file.
         await tx.execute(text("UPDATE release_file SET etag = '*'"))
-    desk.handlers = handlers
+    desk.use(upstreams=upstreams)
     await desk.relay()
     desk.published.clear()
     return desk
@@ -111,7 +111,7 @@ async def test_a_fault_fails_its_source_alone_and_a_new_run_gets_everything(
 
 
 async def test_a_run_of_which_everything_failed_is_failed(known: Desk, mirror: Mirror) -> None:
-    with mirror.fault("hpo", kind="page"):
+    with mirror.fault("hpo", kind="html"):
         run_id = await known.order(["hpo"], IDS)
         assert await end(known, run_id) == "failed"
     row = await known.row("SELECT problem FROM run_source WHERE run_id = :id", id=run_id)

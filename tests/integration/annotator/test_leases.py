@@ -108,7 +108,7 @@ async def test_a_fenced_worker_stores_nothing(desk: Desk) -> None:
         await desk.handlers.fetch_pages(zombie, genes)
 
     assert await desk.rows("SELECT * FROM annotation") == []
-    assert await desk.rows("SELECT * FROM checked WHERE outcome = 'value'") == []
+    assert await desk.rows("SELECT * FROM checked WHERE outcome = 'ok'") == []
     assert (await desk.row("SELECT done_count FROM run_source")).done_count == 0
 
 

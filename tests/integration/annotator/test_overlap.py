@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -51,21 +50,6 @@ class ChangingUpstream:
         return Page("http://made.up/lookup", content, answers)
 
 
-async def give(desk: Desk, upstream: ChangingUpstream) -> Desk:
-    """The same desk, asking this upstream for what Ensembl says."""
-    sources = {**SOURCES, "ensembl": upstream}
-    desk.handlers = replace(
-        desk.handlers,
-        sources=sources,
-        prepare_release=replace(
-            desk.handlers.prepare_release.__self__,  # type: ignore[attr-defined]  # A method.
-            sources=sources,
-        ).prepare_release,
-    )
-    desk.planner.sources = sources
-    return desk
-
-
 async def hints(desk: Desk) -> list[AnnotateBatch]:
     await desk.planner.plan_and_feed()
     return [message for message in await desk.relay() if isinstance(message, AnnotateBatch)]
@@ -83,8 +67,8 @@ async def test_two_overlapping_runs_leave_the_newest_releases_values(
         open_desk(database, mirror, tmp_path, "annotator-0") as slow,
         open_desk(database, mirror, tmp_path, "annotator-1") as fast,
     ):
-        await give(slow, old)
-        await give(fast, new)
+        slow.use(sources={"ensembl": old})
+        fast.use(sources={"ensembl": new})
         await write_catalogue(slow)
         cursor = asyncio.create_task(follow_changes(fast, versions=len(ASKABLE)))
 

@@ -11,7 +11,7 @@ from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost
 from services.annotator.planner import Planner
 from services.annotator.sources import SOURCES
-from services.annotator.store import counting
+from services.annotator.store import batches, counting
 from tests.builders import ASKABLE, IDS
 from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
@@ -94,6 +94,8 @@ async def test_a_run_whose_genes_were_all_withdrawn_fails_with_that_reason(desk:
     problem = (await desk.row("SELECT problem FROM run_source")).problem
     assert problem["type"] == "urn:annobus:problem:genes-withdrawn"
     assert "hgnc" not in problem["detail"]
+    assert "none of the 2 genes that the run names is approved" in problem["detail"]
+    assert any(hgnc_id in problem["detail"] for hgnc_id in IDS[:2])
 
 
 async def test_a_source_that_is_not_known_here_yet_leaves_its_run_to_who_knows_it(
@@ -110,7 +112,7 @@ async def test_a_source_that_is_not_known_here_yet_leaves_its_run_to_who_knows_i
     await desk.work()
     assert await run_states(desk) == ["planning", "completed"]
 
-    desk.planner.sources = {**SOURCES, "exac": SOURCES["hpo"]}
+    desk.use(sources={"exac": SOURCES["hpo"]})
     assert await desk.planner.plan_once() == 1
     assert await run_states(desk) == ["running", "completed"]
 
@@ -132,6 +134,32 @@ async def test_a_source_that_was_removed_fails_with_that_reason(
     assert (row.state, row.failed_count) == ("failed", len(ASKABLE))
     assert row.problem["type"] == "urn:annobus:problem:source-retired"
     assert await desk.rows("SELECT 1 FROM batch WHERE source = 'exac'") == []
+
+
+async def test_worn_out_batches_are_taken_a_few_at_a_time_and_none_that_somebody_holds(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_catalogue(desk)
+    await desk.order(["hpo", "gnomad", "ensembl"], IDS)
+    await desk.planner.plan_once()
+    async with desk.engine.begin() as tx:
+        await tx.execute(
+            text("""
+                UPDATE batch SET state = 'leased', attempt = 5, lease_owner = 'annotator-9',
+                                 lease_until = now() - interval '1 minute'
+                WHERE kind = 'release'
+            """)
+        )
+    async with desk.engine.begin() as renewing:
+        await renewing.execute(
+            text("UPDATE batch SET lease_until = now() + interval '6 s' WHERE source = 'hpo'")
+        )
+        async with desk.engine.begin() as tx:
+            taken = await batches.take_worn_out_batches(tx, "annotator-0")
+            assert sorted(batch.source for batch in taken) == ["ensembl", "gnomad"]
+    monkeypatch.setattr(batches, "SWEPT_MAX", 1)
+    async with desk.engine.begin() as tx:
+        assert len(await batches.take_worn_out_batches(tx, "annotator-0")) == 1
 
 
 async def test_a_burial_that_another_was_faster_at_holds_up_no_other(
@@ -156,7 +184,7 @@ async def test_a_burial_that_another_was_faster_at_holds_up_no_other(
     async def lose_the_first(planner: Planner, batch: Batch) -> None:
         tried.append(batch.source)
         if len(tried) == 1:
-            raise LeaseLost("another buried it")
+            raise LeaseLost(batch.id, batch.lease_token)
         await bury(planner, batch)
 
     monkeypatch.setattr(Planner, "bury_worn_out", lose_the_first)
@@ -173,8 +201,8 @@ async def test_staged_rows_that_somebody_holds_keep_no_batch_from_being_fed(desk
     async with desk.engine.begin() as tx:
         await tx.execute(
             text("""
-                INSERT INTO staged_release (release_id, rows)
-                SELECT id, 0 FROM release WHERE source = 'hgnc' AND state = 'stored'
+                INSERT INTO staged_release (release_id)
+                SELECT id FROM release WHERE source = 'hgnc' AND state = 'stored'
             """)
         )
     async with desk.engine.begin() as holding:

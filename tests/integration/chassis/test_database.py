@@ -8,7 +8,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.annotator.store.releases import allow_long_transaction
 from services.chassis import database as chassis_database
 from tests.system import Database
 
@@ -196,7 +195,7 @@ async def test_a_transaction_ends_at_its_limit_and_a_long_one_may_go_on(
             async with engine.begin() as tx:
                 await tx.execute(text("SELECT pg_sleep(1)"))
         async with engine.begin() as tx:
-            await allow_long_transaction(tx)
+            await chassis_database.allow_long_transaction(tx)
             await tx.execute(text("SELECT pg_sleep(1)"))
 
 

@@ -72,7 +72,6 @@ async def test_a_changed_declaration_is_written_again(cluster: SharedCluster) ->
         name: source.declaration.title for name, source in SOURCES.items()
     }
     assert [row["name"] for row in rows if row["is_catalogue"]] == ["hgnc"]
-    assert {row["name"]: row["batch_size"] for row in rows}["hpo"] == 4_000
 
 
 async def test_a_topic_that_differs_is_reported_and_not_changed(cluster: SharedCluster) -> None:

@@ -75,7 +75,8 @@ async def test_a_source_that_was_retired_is_shown_and_not_ordered(desk: Desk) ->
     await desk.start(all=True)
     (command,) = await desk.outbox()
     assert command["sources"] == [name for name in SOURCES if name != "gnomad"]
-    await refused(desk, 422, all=True, sources=["gnomad"])
+    problem = await refused(desk, 422, all=True, sources=["gnomad"])
+    assert problem["type"] == "urn:annobus:problem:sources-refused"
     shown = (await desk.client.get("/api/sources/gnomad")).json()["data"]["attributes"]
     assert shown["is_retired"] is True
 

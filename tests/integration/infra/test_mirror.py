@@ -470,7 +470,7 @@ class TestControls:
 
     def test_an_unknown_upstream_is_named(self, mirror: httpx2.Client) -> None:
         for answer in (
-            mirror.post("/_control/atlantis", json={"kind": "page"}),
+            mirror.post("/_control/atlantis", json={"kind": "html"}),
             mirror.delete("/_control/atlantis"),
             mirror.get("/_requests/atlantis"),
         ):
@@ -559,8 +559,8 @@ class TestFaults:
         assert unpacker.decompress(packed) == usual
         assert not unpacker.eof
 
-    def test_a_page_comes_with_200(self, mirror: httpx2.Client) -> None:
-        with told(mirror, "hgnc", kind="page"):
+    def test_html_comes_with_200(self, mirror: httpx2.Client) -> None:
+        with told(mirror, "hgnc", kind="html"):
             answer = mirror.get(WITHDRAWN)
         assert (answer.status_code, answer.headers["content-type"]) == (
             200,

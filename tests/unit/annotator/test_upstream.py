@@ -283,7 +283,7 @@ async def test_a_file_that_comes_too_slowly_is_unavailable(
 
 
 @pytest.mark.parametrize(
-    "page",
+    "html",
     [
         b"<!DOCTYPE html><html>Down for maintenance</html>",
         b"\n  <HTML>",
@@ -292,24 +292,20 @@ async def test_a_file_that_comes_too_slowly_is_unavailable(
         b'<?xml version="1.0"?><html>',
     ],
 )
-async def test_a_page_where_data_was_expected_is_no_data(
-    server: Server, download: Download, page: bytes
-) -> None:
-    for content, packing in ((page, "identity"), (gzip.compress(page), "gzip")):
+async def test_html_is_no_data(server: Server, download: Download, html: bytes) -> None:
+    for content, packing in ((html, "identity"), (gzip.compress(html), "gzip")):
         server.answer = answer("200 OK", content, Content_Encoding=packing)
-        with pytest.raises(UpstreamUnavailable, match="answers a page"):
+        with pytest.raises(UpstreamUnavailable, match="as HTML does"):
             await download()
         async with connected(server) as upstream:
-            with pytest.raises(UpstreamUnavailable, match="answers a page"):
+            with pytest.raises(UpstreamUnavailable, match="as HTML does"):
                 await upstream.get("info/data")
 
 
-async def test_a_page_is_known_even_if_it_comes_in_crumbs(
-    server: Server, download: Download
-) -> None:
+async def test_html_is_known_even_if_it_comes_in_crumbs(server: Server, download: Download) -> None:
     crumbs = b"".join(gzip.compress(bytes([byte])) for byte in b"\n \n<html>")
     server.answer = answer("200 OK", crumbs, Content_Encoding="gzip")
-    with pytest.raises(UpstreamUnavailable, match="answers a page"):
+    with pytest.raises(UpstreamUnavailable, match="as HTML does"):
         await download()
 
 

@@ -28,16 +28,7 @@ def build_progress(
         no_data_count=no_data,
         failed_count=failed,
     )
-    return RunProgress(
-        run_id=RUN_ID,
-        seq=5,
-        state=state,
-        total_count=total,
-        done_count=done,
-        no_data_count=no_data,
-        failed_count=failed,
-        sources={"hpo": source},
-    )
+    return RunProgress.of(RUN_ID, 5, state, {"hpo": source})
 
 
 @pytest.mark.parametrize("text", ["HGNC:9008", "hgnc:9008", "hgnc:HGNC:9008", " HGNC:9008 "])

@@ -11,7 +11,6 @@ CREATE TABLE source (  -- What the source files declare; written by `annobus mig
     citation text NOT NULL,
     ttl interval NOT NULL CHECK (ttl > interval '0'),
     parser_version integer NOT NULL,
-    batch_size integer NOT NULL CHECK (batch_size BETWEEN 1 AND 4000),
     is_retired boolean NOT NULL DEFAULT false  -- No file declares it any more; its values stay.
 );
 CREATE UNIQUE INDEX source_one_catalogue ON source (is_catalogue) WHERE is_catalogue;
@@ -66,10 +65,7 @@ CREATE UNLOGGED TABLE staged (
     position integer NOT NULL,
     PRIMARY KEY (release_id, hgnc_id)
 );
-CREATE UNLOGGED TABLE staged_release (
-    release_id uuid PRIMARY KEY,
-    rows integer NOT NULL
-);
+CREATE UNLOGGED TABLE staged_release (release_id uuid PRIMARY KEY);
 
 CREATE TABLE unmapped (
     release_id uuid NOT NULL REFERENCES release,
@@ -269,7 +265,7 @@ CREATE TABLE checked (  -- API sources only: a bulk gene was checked when its re
     source text NOT NULL,  -- No foreign key, either: names come from batch and run_source.
     checked_at timestamptz NOT NULL,
     retrieved_at timestamptz NOT NULL,  -- What was asked before is never stored over it.
-    outcome text NOT NULL CHECK (outcome IN ('value', 'empty', 'error')),
+    outcome text NOT NULL CHECK (outcome IN ('ok', 'empty', 'error')),  -- A status, but for time.
     problem jsonb,
     PRIMARY KEY (hgnc_id, source),
     CHECK ((outcome = 'error') = (problem IS NOT NULL))
