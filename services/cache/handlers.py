@@ -33,7 +33,9 @@ class Handlers:
     async def on_release_stored(self, event: ReleaseStored) -> None:
         """Genes that the release does not name are known to have no data now."""
         async with self.engine.begin() as tx:
-            await store.lock_documents(tx)  # A rebuild under way may just be writing "pending".
+            # Who is rebuilding may be writing "pending"; whoever begins now sees the release.
+            await store.outlast_rebuilds(tx)
+        async with self.engine.begin() as tx:
             await store.mark_pending_dirty(tx, event.source)
             await store.wake_rebuilder(tx)
 

@@ -16,13 +16,13 @@ async def wake_rebuilder(tx: AsyncConnection) -> None:
     await database.notify(tx, REBUILDER)
 
 
-async def share_documents(tx: AsyncConnection) -> None:
-    """Rebuild documents beside others who do, and never while `lock_documents` is held."""
+async def begin_rebuild(tx: AsyncConnection) -> None:
+    """Say so, beside others who do; `outlast_rebuilds` waits for all of them."""
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtextextended('documents', 0))"))
 
 
-async def lock_documents(tx: AsyncConnection) -> None:
-    """Keep documents as they are while those to rebuild are looked for."""
+async def outlast_rebuilds(tx: AsyncConnection) -> None:
+    """Wait until what all rebuilds under way write can be seen."""
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('documents', 0))"))
 
 
