@@ -1,7 +1,7 @@
 """HPO: which phenotypic abnormalities and diseases are known of a gene, and how inherited."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -214,7 +214,7 @@ class _Diseases:
 
 def _read_diseases(files: _Files, ontology: _Ontology, unread: _Unread) -> _Diseases:
     diseases = _Diseases()
-    affirmed: dict[str, set[str]] = {}
+    affirmed: dict[str, set[str]] = defaultdict(set)
     for _, (disease, name, qualifier, term, aspect) in _rows(files, DISEASES, DISEASES_COLUMNS):
         diseases.names.setdefault(disease, name)
         current = ontology.current(term)
@@ -223,7 +223,7 @@ def _read_diseases(files: _Files, ontology: _Ontology, unread: _Unread) -> _Dise
         elif qualifier == "NOT":
             diseases.denied.setdefault(disease, set()).add(current)
         else:
-            affirmed.setdefault(disease, set()).add(current)
+            affirmed[disease].add(current)
             if aspect == "I":
                 diseases.inheritance.setdefault(disease, set()).add(current)
     for disease, terms in diseases.denied.items():
@@ -403,7 +403,7 @@ def _rows(
         else:
             picked = pick(cells)
             # Most lines have no space beside a tab: they are spared a call for each cell.
-            padded = " \t" in line or "\t " in line or line[0] == " " or line[-1] == " "
+            padded = " \t" in line or "\t " in line
             yield number, tuple(map(str.strip, picked)) if padded else picked
     if pick is None:
         raise SchemaChanged(f"{name} has no header; accepted is one with {columns}")
@@ -412,7 +412,8 @@ def _rows(
 def _lines(files: _Files, name: str) -> Iterator[tuple[int, str]]:
     try:
         with files[name].path.open(encoding="utf-8-sig") as file:
-            yield from enumerate(map(str.rstrip, file, repeat("\n")), start=1)
+            # Not the tabs at its ends: an empty cell is one, too.
+            yield from enumerate(map(str.strip, file, repeat(" \n")), start=1)
     except UnicodeDecodeError as error:
         raise SchemaChanged(f"{name} is not UTF-8: {error}") from error
 
