@@ -13,7 +13,7 @@ GENES_MAX = 1_000
 LANES = 2  # While one commits or reads, the other computes.
 PASSES_MAX = 10  # Of a lane, before the duty is looked at again: about a second.
 PERIOD_SECONDS = 2.0  # What a lost wake-up costs.
-COALESCE_SECONDS = 0.3  # Changes come in bursts, and a gene is in several of them.
+COALESCE_SECONDS = 0.3  # Between two rebuilds: a gene is in several changes of a burst.
 
 
 class Rebuilder:

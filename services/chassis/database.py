@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -178,8 +179,10 @@ async def alone(
     """Repeat `work` for ever, in one process at a time per database.
 
     `duty` names the session lock and the channel that wakes it; the period is what a lost
-    wake-up costs. `work` gets the session that holds the lock, in autocommit, and returns
-    whether it left something to do. A database that is gone ends the session, and the lock.
+    wake-up costs. Work that comes after a quiet time is done at once, and then one piece at most
+    in `coalesce_seconds`: what wakes it comes in bursts. `work` gets the session that holds the
+    lock, in autocommit, and returns whether it left something to do. A database that is gone ends
+    the session, and the lock.
     """
     while True:
         try:
@@ -193,12 +196,11 @@ async def alone(
                     await connection.execute(text("SELECT 1"))  # The lock is held as long as this.
                     if await work(connection):
                         continue
-                    try:
+                    ended = time.monotonic()
+                    with suppress(TimeoutError):
                         async with asyncio.timeout(period_seconds):
                             await heard.wait()
-                        await asyncio.sleep(coalesce_seconds)
-                    except TimeoutError:
-                        pass
+                    await asyncio.sleep(ended + coalesce_seconds - time.monotonic())
         except OUR_MISTAKES:
             log.exception("duty_failed", duty=duty)
             await asyncio.sleep(MISTAKE_SECONDS)

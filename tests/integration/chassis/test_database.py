@@ -1,6 +1,7 @@
 """Locks of a database: instance names, duties that one process has at a time, and time limits."""
 
 import asyncio
+import time
 
 import asyncpg
 import pytest
@@ -94,6 +95,47 @@ async def test_a_duty_is_woken_by_a_notification_and_repeats_while_there_is_work
     async with asyncio.timeout(WAIT_SECONDS):
         await idle.wait()
     assert len(passes) == 5
+    duty.cancel()
+    await asyncio.wait({duty})
+
+
+async def test_a_duty_works_at_once_after_a_quiet_time_and_once_for_a_burst(
+    database: Database,
+) -> None:
+    coalesce_seconds = 1.0
+    began: asyncio.Queue[float] = asyncio.Queue()
+
+    async def work(_: AsyncConnection) -> bool:
+        began.put_nowait(time.monotonic())
+        return False
+
+    duty = asyncio.create_task(
+        chassis_database.alone(
+            database.settings("cache"),
+            "some-duty",
+            work,
+            period_seconds=60,
+            coalesce_seconds=coalesce_seconds,
+        )
+    )
+    async with asyncio.timeout(WAIT_SECONDS), database.engine("cache") as engine:
+
+        async def wake() -> None:
+            async with engine.begin() as tx:
+                await chassis_database.notify(tx, "some-duty")
+
+        await began.get()
+        await asyncio.sleep(coalesce_seconds)
+        woken = time.monotonic()
+        await wake()
+        first = await began.get()
+        for _ in range(4):
+            await wake()
+        second = await began.get()
+        await asyncio.sleep(2 * coalesce_seconds)
+    assert first - woken < coalesce_seconds / 2
+    assert second - first >= coalesce_seconds
+    assert began.empty()
     duty.cancel()
     await asyncio.wait({duty})
 
