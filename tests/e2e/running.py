@@ -82,12 +82,12 @@ class Running:
     async def run_state(self, run_id: str) -> str:
         return str((await self.get(f"/api/runs/{run_id}"))["data"]["attributes"]["state"])
 
-    async def until_ended(self, run_id: str) -> str:
-        async def ended() -> str | None:
-            state = await self.run_state(run_id)
-            return state if state not in ("planning", "running") else None
+    async def has_ended(self, run_id: str) -> bool:
+        return await self.run_state(run_id) not in ("planning", "running")
 
-        return str(await until(ended, f"run {run_id} ends", WAIT_SECONDS_MAX))
+    async def until_ended(self, run_id: str) -> str:
+        await until(lambda: self.has_ended(run_id), f"run {run_id} ends", WAIT_SECONDS_MAX)
+        return await self.run_state(run_id)
 
 
 @asynccontextmanager
