@@ -36,6 +36,7 @@ from tests.integration.chassis.supervised import (
     supervised,
 )
 from tests.system import Database, SharedCluster
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -49,9 +50,15 @@ class OtherKafka:
     async def frozen(self) -> AsyncIterator[None]:
         os.kill(self._pid, signal.SIGSTOP)
         try:
+            await until(self._is_stopped, "Kafka is stopped")
             yield
         finally:
             os.kill(self._pid, signal.SIGCONT)
+
+    def _is_stopped(self) -> bool:
+        """Each thread of it: under load some go on for a while, and may answer."""
+        stats = [task.read_text() for task in Path(f"/proc/{self._pid}/task").glob("*/stat")]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     @asynccontextmanager
     async def broker(self) -> AsyncIterator[Broker]:
