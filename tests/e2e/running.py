@@ -18,7 +18,7 @@ from infra.supervisor import Supervisor
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
 from services.cli.migrate import create_topics
-from tests.system import ROOT, Database, Mirror, free_ports
+from tests.system import ROOT, Database, Mirror, free_ports, http_client
 from tests.waiting import until
 
 READY_TIMEOUT_SECONDS = 30
@@ -68,13 +68,13 @@ class Running:
         return {name: _is_ready(port) for name, port in self.ports.items()}
 
     async def get(self, path: str) -> Any:
-        async with httpx2.AsyncClient(base_url=self.url) as client:
+        async with http_client(self.url) as client:
             answer = await client.get(path)
             answer.raise_for_status()
             return answer.json()
 
     async def order(self, **body: Any) -> str:
-        async with httpx2.AsyncClient(base_url=self.url) as client:
+        async with http_client(self.url) as client:
             answer = await client.post("/api/runs", json=body)
             assert answer.status_code == 202, answer.text
             return str(answer.json()["data"]["id"])
@@ -144,7 +144,7 @@ async def run_services(
 def _is_ready(port: int) -> Callable[[], Awaitable[bool]]:
     async def ready() -> bool:
         try:
-            async with httpx2.AsyncClient() as client:
+            async with http_client() as client:
                 return bool(
                     (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
                 )

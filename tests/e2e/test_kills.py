@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from services.annotator.failpoints import Failpoint
@@ -13,7 +12,7 @@ from tests.e2e.running import WAIT_SECONDS_MAX, Fired, run_services
 from tests.faults.checker import violations
 from tests.faults.client import Client
 from tests.faults.evidence import Tap, gather, install_audit, settle
-from tests.system import Database, Mirror
+from tests.system import Database, Mirror, http_client
 from tests.waiting import until
 
 
@@ -27,7 +26,7 @@ async def wrong_values(database: Database, mirror: Mirror) -> list[str]:
                WHERE a.source = 'ensembl' AND a.valid_to = 'infinity' AND a.value IS NOT NULL"""
         )
     wrong = []
-    async with httpx2.AsyncClient(base_url=mirror.url) as client:
+    async with http_client(mirror.url) as client:
         for start in range(0, len(rows), 1000):
             part = rows[start : start + 1000]
             ids = [row["ensembl_gene_id"] for row in part]
@@ -152,7 +151,7 @@ async def test_an_invalidated_namespace_is_forgotten_by_the_gateway(
         kept = (await running.get("/api/genes/HGNC:9008"))["data"]["attributes"]["symbol"]
         assert kept == "PKD1"  # From memory: nothing has told the gateway to forget.
 
-        async with httpx2.AsyncClient(base_url=running.url) as client:
+        async with http_client(running.url) as client:
             answer = await client.post("/api/cache/namespaces/genes/invalidate")
             assert answer.status_code == 202
 

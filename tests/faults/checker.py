@@ -193,11 +193,8 @@ def wrong_values(history: History) -> list[str]:
 
 
 def leftovers(history: History) -> list[str]:
-    """Nothing that only the machine did to us is parked, and readers see what is stored."""
-    return [
-        *(f"dead letter: {letter}" for letter in history.dead_letters),
-        *(f"the document of {gene} is not up to date" for gene in history.old_documents),
-    ]
+    """Nothing that only the machine did to us is parked."""
+    return [f"dead letter: {letter}" for letter in history.dead_letters]
 
 
 def slow_recoveries(history: History) -> list[str]:

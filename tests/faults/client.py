@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from contracts.messages import RunCompleted
+from tests.system import http_client
 
 ENDED = ("completed", "completed_with_errors", "failed")
 RETRY_SECONDS = 0.1
@@ -49,7 +50,7 @@ class Client:
     async def _post(self, path: str, body: dict[str, Any] | None) -> httpx2.Response | None:
         """None where nothing is known: no answer, or one that says to come again."""
         try:
-            async with httpx2.AsyncClient(base_url=self.url, timeout=ANSWER_SECONDS_MAX) as client:
+            async with http_client(self.url, ANSWER_SECONDS_MAX) as client:
                 answer = await client.post(path, json=body, headers={"Idempotency-Key": self.key})
         except httpx2.HTTPError:
             return None

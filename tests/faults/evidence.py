@@ -1,7 +1,7 @@
 """Gathers a run's history: from the database, from the topics, and from its client."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -105,6 +105,7 @@ class Tap:
         await consumer.start()
         found: list[Arrived] = []
         try:
+            consumer.assign(places)  # Before the ends: it asks at once about what it was assigned.
             ends = await consumer.end_offsets(places)
             left = {place for place in places if self._read.get(place, 0) < ends[place]}
             consumer.assign(left)
@@ -142,27 +143,30 @@ SELECT NOT EXISTS (SELECT FROM gateway.outbox) AND NOT EXISTS (SELECT FROM annot
 
 
 # What is between the topic and the cache is in no table.
-OLD_DOCUMENTS = """
-SELECT c.hgnc_id, c.source
-FROM annotator.current_annotation_v1 c LEFT JOIN cache.gene g USING (hgnc_id)
-WHERE (g.hgnc_id IS NOT NULL OR c.value IS NOT NULL)
-  AND (g.document->'annotations'->c.source->'value')::text
-      IS DISTINCT FROM coalesce(c.value::text, 'null')
+READABLE = """
+SELECT NOT EXISTS (
+    SELECT FROM annotator.current_annotation_v1 c
+    LEFT JOIN (SELECT hgnc_id, a.key AS source, a.value->>'value' AS value
+               FROM cache.gene, json_each(document->'annotations') a) d USING (hgnc_id, source)
+    WHERE d.value IS DISTINCT FROM c.value::text)
 """
 
 
 async def settle(database: Database) -> None:
     """Wait until nothing is left to do and readers see it, while the database may come and go."""
 
-    async def settled() -> bool:
-        try:
-            async with asyncio.timeout(READ_SECONDS_MAX), database.connect() as owner:
-                done = await owner.fetchval(SETTLED)
-                return done and not await owner.fetch(f"{OLD_DOCUMENTS} LIMIT 1")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False
+    def holds(question: str) -> Callable[[], Awaitable[bool]]:
+        async def answer() -> bool:
+            try:
+                async with asyncio.timeout(READ_SECONDS_MAX), database.connect() as owner:
+                    return bool(await owner.fetchval(question))
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                return False
 
-    await until(settled, "all is done, and readable", SETTLE_SECONDS_MAX)
+        return answer
+
+    await until(holds(SETTLED), "nothing is left to do", SETTLE_SECONDS_MAX)
+    await until(holds(READABLE), "each document has the current values", SETTLE_SECONDS_MAX)
 
 
 async def current_values(owner: "asyncpg.Connection[asyncpg.Record]") -> list[Value]:
@@ -226,7 +230,6 @@ async def _gather(
            FROM audit.batch_write w ORDER BY id"""
     )
     stored = await owner.fetch("SELECT xid::text, source FROM annotator.annotation")
-    old_documents = await owner.fetch(OLD_DOCUMENTS)
     misspelt = await owner.fetch(
         """SELECT hgnc_id, source FROM annotator.annotation
            WHERE value IS NOT NULL AND digest <> sha256(convert_to(value::text, 'UTF8'))"""
@@ -248,7 +251,6 @@ async def _gather(
         stored=[(row["xid"], row["source"]) for row in stored],
         frames=[_frame(frame) for frame in client.frames],
         dead_letters=[str(record) for record in records if record.topic == DEAD_LETTERS],
-        old_documents=[f"{row['hgnc_id']} ({row['source']})" for row in old_documents],
         misspelt=[f"{row['hgnc_id']} ({row['source']})" for row in misspelt],
         expected=expected,
         recoveries=recoveries,

@@ -122,7 +122,6 @@ class History:
     stored: Sequence[tuple[str, str]]  # Transaction and source of each version.
     frames: Sequence[Frame]
     dead_letters: Sequence[str] = ()
-    old_documents: Sequence[str] = ()  # Genes whose document does not show the current values.
     misspelt: Sequence[str] = ()  # Values whose digest is that of another text.
     expected: Sequence[Value] | None = None  # None: they are compared elsewhere.
     recoveries: Sequence[Recovery] = ()

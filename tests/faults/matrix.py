@@ -23,7 +23,7 @@ from tests.faults.client import Client
 from tests.faults.evidence import Tap, current_values, gather, install_audit, settle
 from tests.faults.faults import FaultSpec, Striker
 from tests.faults.history import Recovery, Value
-from tests.system import Database, Mirror
+from tests.system import Database, Mirror, http_client
 from tests.waiting import until
 
 SOURCES = ("ensembl", "hpo")  # One that is asked gene by gene, one that publishes files.
@@ -116,7 +116,7 @@ class System:
                 "SELECT hgnc_id, document::text FROM cache.gene ORDER BY random() LIMIT 3"
             )
         wrong = []
-        async with httpx2.AsyncClient(base_url=self.running.url) as client:
+        async with http_client(self.running.url) as client:
             for row in rows:
                 address = f"/api/genes/{row['hgnc_id']}"
 
@@ -227,7 +227,7 @@ async def _learn(system: System) -> None:
 async def write_genes(database: Database, mirror: Mirror) -> Sequence[str]:
     """A catalogue of the genes that HPO names: with fewer its release would be refused. Returns
     those of them that a run is to name."""
-    async with httpx2.AsyncClient(base_url=mirror.url, timeout=30) as client:
+    async with http_client(mirror.url, 30.0) as client:
         catalogue = (await client.get(f"/hgnc{COMPLETE_SET}")).json()
         table = (await client.get(f"/hpo{GENES_TO_PHENOTYPE}")).text.splitlines()
     named = {line.partition("\t")[0] for line in table}

@@ -171,7 +171,6 @@ def frames(*changed: Frame) -> Sequence[Frame]:
         pytest.param("values", {"values": ()}, id="missing value"),
         pytest.param("values", {"misspelt": ("HGNC:1",)}, id="wrong digest"),
         pytest.param("leftovers", {"dead_letters": ("hint",)}, id="dead letter"),
-        pytest.param("leftovers", {"old_documents": ("HGNC:1",)}, id="old document"),
     ],
 )
 def test_a_violation_is_found(invariant: str, changes: dict[str, Any]) -> None:

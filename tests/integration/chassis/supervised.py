@@ -14,7 +14,7 @@ import httpx2
 from infra.processes import Process
 from infra.supervisor import Supervisor
 from tests.integration.chassis.desk import WAIT_SECONDS, Broker
-from tests.system import ROOT, free_ports
+from tests.system import ROOT, free_ports, http_client
 from tests.waiting import is_alive, until
 
 NAME = "listener"
@@ -61,7 +61,7 @@ async def supervised(
     (port,) = free_ports(1)
     notes, log_file = folder / "notes", folder / "log"
     url = f"http://127.0.0.1:{port}"
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client, Supervisor() as running:
+    async with http_client(url) as client, Supervisor() as running:
         listener = Listener(running, notes, log_file, client)
 
         async def ready() -> bool:

@@ -21,7 +21,7 @@ from services.gateway.handlers import Handlers
 from services.gateway.http import include_routes
 from services.gateway.live import Live
 from services.gateway.reads import Reads
-from tests.system import Database
+from tests.system import Database, http_client
 
 DEADLINE_SECONDS = 10
 # In the gateway's order: the catalogue first.
@@ -229,5 +229,5 @@ async def open_desk(database: Database) -> AsyncIterator[Desk]:
         handlers = Handlers(live, active, documents)
         async with http.serve(app, "127.0.0.1", 0) as port:
             url = f"http://127.0.0.1:{port}"
-            async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+            async with http_client(url) as client:
                 yield Desk(database, engine, client, documents, live, active, handlers, port)

@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from contracts.messages import DocumentsRebuilt
 from contracts.topics import topics
 from services.chassis.outbox import envelope
-from tests.system import ROOT, Database, SharedCluster, free_ports
+from tests.system import ROOT, Database, SharedCluster, free_ports, http_client
 from tests.waiting import until
 
 DEADLINE_SECONDS = 30
@@ -36,7 +36,7 @@ async def running(database: Database, **environment: str) -> AsyncIterator[httpx
         },
     )
     url = f"http://127.0.0.1:{port}"
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+    async with http_client(url) as client:
         try:
             await until(lambda: _answers(client, "/livez"), "it lives")
             yield client
