@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import asyncpg
@@ -77,9 +77,9 @@ async def _measure(
 
 async def _origin(tx: AsyncConnection) -> Origin:
     file = FetchedFile("page", "benchmark", None, None, b"", 0)
-    release_id = await releases.insert_fetched_release(tx, SOURCE, 1, b"", True, [file])
+    release_id = await releases.insert_fetched_release(tx, SOURCE, 1, "1", b"", True, [file])
     release = await releases.get_release(tx, release_id)
-    return release.origin()
+    return replace(release.origin(), matched_by="ensembl_gene_id")
 
 
 async def _store(engine: AsyncEngine, origin: Origin, values: Sequence[Value], batch: int) -> None:
@@ -99,7 +99,7 @@ async def _copy(engine: AsyncEngine, origin: Origin, values: Sequence[Value]) ->
     now = datetime.now(UTC)
     columns = ["hgnc_id", "source", "valid_from", "value", "digest", "release_id", "file_id"]
     shared = (origin.release_id, origin.file_id)
-    later = (0, origin.retrieved_at, origin.parser_version)
+    later = (0, origin.retrieved_at, origin.parser_version, origin.matched_by)
     async with engine.begin() as tx:
         driver = (await tx.get_raw_connection()).driver_connection
         assert driver is not None
@@ -109,7 +109,7 @@ async def _copy(engine: AsyncEngine, origin: Origin, values: Sequence[Value]) ->
                 (gene, SOURCE, now, value, digest, *shared, *later)
                 for gene, value, digest in values
             ),
-            columns=[*columns, "position", "retrieved_at", "parser_version"],
+            columns=[*columns, "position", "retrieved_at", "parser_version", "matched_by"],
         )
 
 

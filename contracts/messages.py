@@ -12,6 +12,7 @@ RunState = Literal["planning", "running", "completed", "completed_with_errors", 
 RunEndState = Literal["completed", "completed_with_errors", "failed"]
 SourceState = Literal["waiting", "running", "completed", "failed"]
 SourceEndState = Literal["completed", "failed"]
+Decision = Literal["accept", "reject"]
 ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running"})
 
 
@@ -57,6 +58,21 @@ class StartRun(RunMessage):
     type: ClassVar[str] = "annobus.run.start.v1"
     sources: tuple[str, ...] = Field(min_length=1)
     genes: tuple[str, ...] | None = Field(default=None, max_length=GENES_MAX)
+
+
+class DecideRelease(Message):
+    """A person has looked at a quarantined release."""
+
+    topic: ClassVar[str] = "pipeline.commands.v1"
+    type: ClassVar[str] = "annobus.release.decide.v1"
+    source: str
+    release_id: UUID
+    decision: Decision
+    decided_by: str
+    note: str
+
+    def key(self) -> str:
+        return self.source
 
 
 class InvalidateNamespace(Message):
@@ -229,6 +245,45 @@ class ReleaseStored(Message):
         return self.source
 
 
+class ReleaseDoubt(BaseModel):
+    """One reason why a release had better not be believed unseen; the texts are for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    check: str
+    found: str
+    accepted: str
+
+
+class ReleaseQuarantined(Message):
+    """A release is not like those before it. Readers keep what they have until it is decided."""
+
+    topic: ClassVar[str] = "annotation.changes.v1"
+    type: ClassVar[str] = "annobus.release.quarantined.v1"
+    source: str
+    release_id: UUID
+    version: str
+    doubts: tuple[ReleaseDoubt, ...]
+
+    def key(self) -> str:
+        return self.source
+
+
+class ReleaseDecided(Message):
+    """A person has accepted or rejected a quarantined release."""
+
+    topic: ClassVar[str] = "annotation.changes.v1"
+    type: ClassVar[str] = "annobus.release.decided.v1"
+    source: str
+    release_id: UUID
+    decision: Decision
+    decided_by: str
+    note: str
+
+    def key(self) -> str:
+        return self.source
+
+
 # cache.events.v1
 
 
@@ -259,6 +314,7 @@ TYPES: Mapping[str, type[Message]] = {
     message.type: message
     for message in (
         StartRun,
+        DecideRelease,
         InvalidateNamespace,
         AnnotateBatch,
         RunPlanned,
@@ -269,6 +325,8 @@ TYPES: Mapping[str, type[Message]] = {
         RunProgress,
         AnnotationsChanged,
         ReleaseStored,
+        ReleaseQuarantined,
+        ReleaseDecided,
         DocumentsRebuilt,
         NamespaceInvalidated,
     )

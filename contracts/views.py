@@ -6,11 +6,13 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.messages import RunState, SourceState
+from contracts.messages import Decision, RunState, SourceState
 
 AnnotationStatus = Literal["ok", "empty", "pending", "error", "stale"]
 BatchState = Literal["pending", "queued", "leased", "done", "dead"]
-ReleaseState = Literal["fetched", "staged", "accepted", "stored", "rejected"]
+ReleaseState = Literal["fetched", "staged", "quarantined", "accepted", "stored", "rejected"]
+Cause = Literal["upstream", "parser", "mapping", "correction"]
+Severity = Literal["none", "minor", "major", "clinical"]
 
 
 class View(BaseModel):
@@ -76,7 +78,10 @@ class AnnotationV1(View):
     file_id: int
     position: int
     parser_version: int
+    matched_by: Literal["hgnc_id", "entrez_id", "ensembl_gene_id", "symbol"]
     run_id: UUID | None
+    cause: Cause | None  # Why it is another than before; None: it is the first.
+    severity: Severity | None  # None, too, for what is told as one change of its release.
 
 
 class RunV1(View):
@@ -148,9 +153,19 @@ class SourceV1(View):
     kind: Literal["bulk", "api"]
     is_catalogue: bool
     identifier: str
+    joins: list[str]
     homepage: str
     licence: str
     citation: str
+    wire_format: str
+    parser_version: int
+    requests_per_second: float
+    concurrency: int
+    page_size: int | None
+    score: str | None
+    value_schema: Any
+    severities: Any
+    expected: Any | None
     is_retired: bool  # Nobody asks it any more; what it said stays.
     ttl_seconds: int
     release_id: UUID | None
@@ -172,6 +187,15 @@ class ReleaseV1(View):
     synthetic: bool
     sha256: str | None
     parser_version: int
+    method: str
+    baseline_id: UUID | None  # What it was compared with.
+    cause: Cause | None
+    is_new_method: bool  # All its changes are one.
+    doubts: Any | None  # Why it was quarantined.
+    decision: Decision | None
+    decided_at: datetime | None
+    decided_by: str | None
+    decision_note: str | None
     row_count: int | None
     unmapped_count: int | None
     retrieved_at: datetime

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from random import uniform
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
 from zlib import crc32
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeIs
 
 from contracts.messages import AnnotationsChanged
+from contracts.views import Severity
 from services.annotator.errors import RateLimited, ReleaseMissing
 from services.chassis.errors import PermanentError
 
@@ -29,6 +30,7 @@ FALLBACK_GENES_MAX = 200  # Of all runs that wait, at once; ten requests of gnom
 
 Kind = Literal["bulk", "api"]
 Identifier = Literal["hgnc_id", "entrez_id", "ensembl_gene_id"]
+MatchedBy = Literal["hgnc_id", "entrez_id", "ensembl_gene_id", "symbol"]
 BatchKind = Literal["release", "store", "fetch"]
 
 
@@ -42,6 +44,21 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What each release of a bulk source is like; another one waits until a person decides.
+
+    Shares are of 1. Unmapped: entries that are no gene of ours, of all entries. Churn: values that
+    readers have and that would be another or none. Nulls: records whose field is null or empty.
+    """
+
+    records: tuple[int, int]  # At least, at most.
+    unmapped_share_max: float
+    churn_share_max: float = 0.2
+    nulls_share_max: Mapping[str, float] = field(default_factory=dict)
+    sentinels: tuple[str, ...]  # HGNC ids of genes that every release names.
+
+
+@dataclass(frozen=True, kw_only=True)
 class Declaration:
     """What a source says of itself; published as `annotator.source_v1`."""
 
@@ -51,11 +68,17 @@ class Declaration:
     homepage: str
     licence: str
     citation: str
+    wire_format: str  # And its version, as people call it.
     identifier: Identifier  # A gene without it has no data here.
+    joins: tuple[MatchedBy, ...]  # What an entry is matched to a gene by, in this order.
+    value: type[BaseModel]  # Each field with its unit, and with its severity unless it is minor.
     ttl: timedelta  # Older than this, a value is stale.
     parser_version: int  # Raised whenever the same bytes would give another value.
     requests_per_second: float
     concurrency: int = 1  # Batches of it that one annotator works at a time.
+    method: str = "1"  # How the upstream makes its values; with another one all are one change.
+    score: str | None = None  # The field of the value that statistics take a mean of.
+    expected: Expected | None = None  # None where there is no release to compare: an API.
     is_catalogue: bool = False
 
 
@@ -105,6 +128,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """How a file of a release names its columns, or its keys. Comes before what it holds."""
+
+    file: str
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Record:
     """What a release says of one gene. `position` is where in the file: a line from 1, an index."""
 
@@ -112,6 +143,7 @@ class Record:
     value: BaseModel
     file: str
     position: int
+    matched_by: MatchedBy
 
 
 @dataclass(frozen=True)
@@ -123,6 +155,21 @@ class Unmapped:
     row_count: int = 1
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """Why a release had better not be believed before a person has looked at it.
+
+    `check` is a word such as rows, churn or assembly; `found` and `accepted` are for people.
+    """
+
+    check: str
+    found: str
+    accepted: str
+
+
+Entry = Record | Unmapped | Columns | Doubt
+
+
 class BulkSource(Protocol):
     """A source that publishes releases as files. Runs in a child process, off every loop."""
 
@@ -132,18 +179,11 @@ class BulkSource(Protocol):
     @property
     def files(self) -> tuple[RemoteFile, ...]: ...
 
-    @property
-    def records_min(self) -> int:
-        """A release with fewer records cannot be right."""
-        ...
-
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """The release's name as people know it. Raises SchemaChanged."""
         ...
 
-    def read(
-        self, files: Mapping[str, StoredFile], catalogue: Catalogue
-    ) -> Iterator[Record | Unmapped]:
+    def read(self, files: Mapping[str, StoredFile], catalogue: Catalogue) -> Iterator[Entry]:
         """Everything the release says, at most one record per gene. Raises SchemaChanged."""
         ...
 
@@ -224,6 +264,20 @@ def fallback(source: Source) -> ApiSource | None:
 
 def kind(source: Source) -> Kind:
     return "api" if is_api(source) else "bulk"
+
+
+def severity(name: Severity) -> dict[str, Any]:
+    """For the `json_schema_extra` of a value's field: how much a change of it matters."""
+    return {"severity": name}
+
+
+def severities(value: type[BaseModel]) -> dict[str, Severity]:
+    """How much a change of each field matters: minor unless it is declared."""
+    declared: dict[str, Severity] = {}
+    for name, one in value.model_fields.items():
+        extra = one.json_schema_extra
+        declared[name] = extra["severity"] if isinstance(extra, dict) else "minor"  # type: ignore[assignment]
+    return declared
 
 
 def canonical(value: BaseModel) -> bytes:

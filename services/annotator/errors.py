@@ -2,7 +2,8 @@
 
 PermanentError
 ├── SchemaChanged           an upstream's file or answer lacks what we read it by
-├── ReleaseRefused          a release that cannot be right: too few rows
+├── ReleaseRefused          a release that cannot be right, or that a person has rejected
+├── ReleaseQuarantined      a release that is not like those before it: a person has to decide
 ├── UpstreamRefused         400 or another 4xx: our request is wrong
 ├── UpstreamOversized       more bytes than the source can have, packed or not
 ├── UpstreamBlocked         403: we are shut out; a person has to look
@@ -36,6 +37,12 @@ class ReleaseRefused(PermanentError):
     """The upstream's release cannot be right."""
 
     kind = "release-refused"
+
+
+class ReleaseQuarantined(PermanentError):
+    """The upstream's release waits until a person accepts or rejects it."""
+
+    kind = "release-quarantined"
 
 
 class UpstreamRefused(PermanentError):

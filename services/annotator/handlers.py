@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import (
     AnnotateBatch,
+    DecideRelease,
+    ReleaseDecided,
     ReleaseStored,
     RunFact,
     StartRun,
@@ -75,6 +77,17 @@ class Handlers:
             failpoints.hit(Failpoint.RUN_WRITTEN)
         failpoints.hit(Failpoint.RUN_NOTED)
         self.report([command.run_id])
+
+    async def on_decide_release(self, command: DecideRelease) -> None:
+        """Believe a quarantined release after all, or never; a release that is not quarantined any
+        more stays as it is."""
+        async with self.engine.begin() as tx:
+            await annotations.lock_store(tx, command.source)
+            if not await releases.decide_release(tx, command):
+                return
+            if command.decision == "accept":
+                await batches.open_release_batches(tx, [command.source])
+            await outbox.add(tx, ReleaseDecided(**command.model_dump()))
 
     async def on_annotate_batch(self, command: AnnotateBatch) -> None:
         """Work one batch, if it is still due."""
@@ -162,7 +175,7 @@ class Handlers:
             failpoints.hit(Failpoint.PAGE_FETCHED)
             async with self.engine.begin() as tx:
                 now = await annotations.lock_store(tx, batch.source)
-                release_id, file_id = await releases.record_page(
+                release_id, file_id, cause = await releases.record_page(
                     tx, batch.run_id, batch.source, page.url, sha256, len(page.content)
                 )
                 origin = Origin(
@@ -171,6 +184,8 @@ class Handlers:
                     batch.claimed_at,
                     source.declaration.parser_version,
                     batch.run_id,
+                    cause,
+                    matched_by=source.declaration.identifier,
                 )
                 changed = await annotations.store_offered(tx, batch.source, offered, origin, now)
                 seen = await annotations.mark_checked(tx, batch.source, offered, batch.claimed_at)
@@ -225,7 +240,10 @@ async def offer(answers: Iterable[domain.Answer]) -> Offered:
 
 
 def subscriptions(handlers: Handlers) -> list[Subscription]:
-    commands: Routes = {StartRun: handlers.on_start_run}
+    commands: Routes = {
+        StartRun: handlers.on_start_run,
+        DecideRelease: handlers.on_decide_release,
+    }
     work: Routes = {AnnotateBatch: handlers.on_annotate_batch}
     return [
         Subscription(StartRun.topic, commands, group="planner", parks_unknown=True),

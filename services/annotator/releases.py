@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import RunFact
 from services.annotator import domain
@@ -19,7 +19,12 @@ from services.annotator.domain import (
     RemoteFile,
     Source,
 )
-from services.annotator.errors import LeaseLost, ReleaseMissing, ReleaseRefused
+from services.annotator.errors import (
+    LeaseLost,
+    ReleaseMissing,
+    ReleaseQuarantined,
+    ReleaseRefused,
+)
 from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
 from services.annotator.settings import AnnotatorSettings
@@ -90,8 +95,7 @@ class Releases:
                 if api is not None and (is_permanent or batch.attempt >= domain.FALLBACK_ATTEMPT):
                     await self._ask_instead(batch, api)
                 raise  # The files are tried again, for whoever was not answered.
-            if release.state == "rejected":
-                raise _refusal(release)
+            _require_believable(release)
             if await self._needs_staging(release, source):
                 await stager.stage(release)
                 failpoints.hit(Failpoint.RELEASE_STAGED)
@@ -100,8 +104,7 @@ class Releases:
             await annotations.lock_store(tx, batch.source)
             release = await releases.get_release(tx, release.id)
             await batches.finish_batch(tx, batch)
-            if release.state == "rejected":
-                raise _refusal(release)
+            _require_believable(release)
             if release.state == "fetched":
                 raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
             if release.state == "staged":
@@ -149,6 +152,7 @@ class Releases:
                 tx,
                 batch.source,
                 parser_version,
+                api.declaration.method,
                 _hash_of_all(files),
                 version.synthetic,
                 files,
@@ -159,7 +163,15 @@ class Releases:
                 offered = Offered()
                 for answer in page.answers:
                     offered.add(answer)
-                origin = Origin(release_id, file.id, batch.claimed_at, parser_version, None)
+                origin = Origin(
+                    release_id,
+                    file.id,
+                    batch.claimed_at,
+                    parser_version,
+                    run_id=None,
+                    cause="upstream",
+                    matched_by=api.declaration.identifier,
+                )
                 changed += await annotations.store_offered(tx, batch.source, offered, origin, now)
             if not await batches.renew_lease(tx, batch):
                 raise LeaseLost(batch.id, batch.lease_token)
@@ -176,6 +188,11 @@ class Releases:
             known = await releases.newest_release(
                 tx, batch.source, (file.name for file in source.files)
             )
+            if known is not None and known.is_decided and known.state in ("fetched", "staged"):
+                return known  # What a person has accepted comes first, whatever is published now.
+            if known is not None and self._is_to_be_read_anew(known, source):
+                # By itself: so what our new parser changes is told from what upstream changes.
+                return await self._read_anew(tx, known, source)
         async with (
             self.raw_store.workspace() as workspace,
             within(RELEASE_FETCHING_SECONDS_MAX, f"the release of {batch.source}"),
@@ -188,15 +205,48 @@ class Releases:
         files = [file for file, _ in fetched]
         synthetic = any(is_synthetic for _, is_synthetic in fetched)
         failpoints.hit(Failpoint.RELEASE_FETCHED)
-        parser_version = source.declaration.parser_version
+        declared = source.declaration
         async with self.engine.begin() as tx:
-            if known and known.parser_version == parser_version and _same(known, files):
+            if (
+                known
+                and (known.parser_version, known.method)
+                == (declared.parser_version, declared.method)
+                and _same(known, files)
+            ):
                 await releases.mark_release_checked(tx, known.id)
                 return known
             release_id = await releases.insert_fetched_release(
-                tx, batch.source, parser_version, _hash_of_all(files), synthetic, files
+                tx,
+                batch.source,
+                declared.parser_version,
+                declared.method,
+                _hash_of_all(files),
+                synthetic,
+                files,
             )
             return await releases.get_release(tx, release_id)
+
+    def _is_to_be_read_anew(self, known: Release, source: BulkSource) -> bool:
+        return (
+            known.state == "stored"
+            and known.method == source.declaration.method
+            and known.parser_version != source.declaration.parser_version
+            and all(self.raw_store.holds(file.sha256) for file in known.files.values())
+        )
+
+    async def _read_anew(self, tx: AsyncConnection, known: Release, source: BulkSource) -> Release:
+        """The same bytes as a release of another parser version; the upstream was not asked."""
+        release_id = await releases.insert_fetched_release(
+            tx,
+            known.source,
+            source.declaration.parser_version,
+            known.method,
+            _hash_of_all([*known.files.values()]),
+            known.synthetic,
+            known.files.values(),
+            checked_at=known.checked_at,
+        )
+        return await releases.get_release(tx, release_id)
 
     async def _fetch_file(
         self,
@@ -230,6 +280,7 @@ class Releases:
                 last_modified=downloaded.last_modified,
                 sha256=downloaded.sha256,
                 bytes=downloaded.bytes,
+                media_type=downloaded.media_type,
             ),
             downloaded.synthetic,
         )
@@ -243,15 +294,28 @@ class Releases:
                     return False
                 await slices.delete_slices(tx, release.id)
             elif release.state != "fetched" and await staged.is_staged(tx, release.id):
-                return False
+                # While it waited for a person, the catalogue may have become another.
+                catalogue_id = await catalogue.current_catalogue_id(tx)
+                if not release.is_decided or release.catalogue_id == catalogue_id:
+                    return False
             await staged.unstage_release(tx, release.id)
         return True
 
 
-def _refusal(release: Release) -> ReleaseRefused:
-    """Why a release was rejected, by whoever read it."""
-    assert release.problem is not None  # Its table demands it of rejected ones.
-    return ReleaseRefused(str(release.problem["detail"]))
+def _require_believable(release: Release) -> None:
+    """Raises ReleaseRefused and ReleaseQuarantined."""
+    if release.state == "rejected":
+        assert release.problem is not None  # Its table demands it of rejected ones.
+        raise ReleaseRefused(str(release.problem["detail"]))
+    if release.state == "quarantined":
+        assert release.doubts is not None  # So here.
+        doubts = "; ".join(
+            f"{doubt['check']}: {doubt['found']}, accepted is {doubt['accepted']}"
+            for doubt in release.doubts
+        )
+        raise ReleaseQuarantined(
+            f"release {release.version} waits for a person to accept or reject it: {doubts}"
+        )
 
 
 def _same(known: Release, files: Sequence[FetchedFile]) -> bool:

@@ -7,33 +7,43 @@ started while the files still arrive, and told afterwards which release to read.
 import asyncio
 import gc
 from collections.abc import Iterator
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from contracts.messages import ReleaseDoubt, ReleaseQuarantined
 from services.annotator import domain
-from services.annotator.domain import BulkSource, Catalogue, Record, StoredFile
-from services.annotator.errors import ReleaseRefused
+from services.annotator.domain import (
+    BulkSource,
+    Catalogue,
+    Columns,
+    Doubt,
+    Record,
+    StoredFile,
+    Unmapped,
+)
 from services.annotator.failpoints import Failpoint
+from services.annotator.judging import Reading, judge
 from services.annotator.raw_store import RawStore
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES
-from services.annotator.store import catalogue, releases, staged
+from services.annotator.store import baselines, catalogue, releases, staged
 from services.annotator.store.releases import Release
-from services.chassis import database, failpoints
+from services.chassis import database, failpoints, outbox
 from services.chassis.child import end_with_parent
 from services.chassis.errors import PermanentError
 from services.chassis.telemetry import configure_logging
 
 COPY_SECONDS_MAX = 120
-COLUMNS = ["release_id", "hgnc_id", "value", "digest", "file_id", "position"]
-Row = tuple[UUID, str, str, bytes, int, int]
+COLUMNS = ["release_id", "hgnc_id", "value", "digest", "file_id", "position", "matched_by"]
+Row = tuple[UUID, str, str, bytes, int, int, str]
 
 
-class Reading:
-    """One pass over a release: rows to copy, and what did not map, counted on the way."""
+class Reader:
+    """One pass over a release: rows to copy, and what it is like, counted on the way."""
 
     def __init__(self, source: BulkSource, release: Release, raw_store: RawStore) -> None:
         self._source = source
@@ -44,7 +54,10 @@ class Reading:
             )
             for file in release.files.values()
         }
-        self.row_count = 0
+        expected = source.declaration.expected
+        assert expected is not None  # Every bulk source says what its releases are like.
+        self.expected = expected
+        self.found = Reading(absent=set(expected.sentinels))
         self.unmapped: dict[tuple[str, str], int] = {}
 
     def version(self) -> str:
@@ -53,25 +66,36 @@ class Reading:
         return f"{name}-synthetic" if self._release.synthetic else name
 
     def rows(self, genes: Catalogue) -> Iterator[Row]:
-        """Raises SchemaChanged, and ReleaseRefused after the last row when there were too few."""
+        """Raises SchemaChanged and ReleaseRefused."""
         for entry in self._source.read(self._files, genes):
-            if isinstance(entry, Record):
-                self.row_count += 1
-                content = domain.canonical(entry.value)
-                yield (
-                    self._release.id,
-                    entry.hgnc_id,
-                    content.decode(),
-                    domain.digest(content),
-                    self._release.files[entry.file].id,
-                    entry.position,
-                )
-            else:
-                staged.count_unmapped(self.unmapped, entry)
-        if self.row_count < self._source.records_min:
-            raise ReleaseRefused(
-                f"{self.row_count} records; at least {self._source.records_min} are expected"
-            )
+            match entry:
+                case Record():
+                    self._count(entry)
+                    content = domain.canonical(entry.value)
+                    yield (
+                        self._release.id,
+                        entry.hgnc_id,
+                        content.decode(),
+                        domain.digest(content),
+                        self._release.files[entry.file].id,
+                        entry.position,
+                        entry.matched_by,
+                    )
+                case Unmapped():
+                    key = (entry.key, entry.reason)
+                    self.unmapped[key] = self.unmapped.get(key, 0) + entry.row_count
+                case Columns():
+                    self.found.columns[entry.file] = entry.names
+                case Doubt():
+                    self.found.doubts.append(entry)
+        self.found.unmapped_count = len(self.unmapped)
+
+    def _count(self, record: Record) -> None:
+        self.found.record_count += 1
+        self.found.absent.discard(record.hgnc_id)
+        for name in self.expected.nulls_share_max:
+            if getattr(record.value, name) in (None, [], ""):
+                self.found.nulls[name] = self.found.nulls.get(name, 0) + 1
 
 
 def main(settings: AnnotatorSettings, batch_id: UUID, lease_token: int, line: Connection) -> None:
@@ -104,27 +128,41 @@ async def _stage(
                 catalogue_id, genes = await _read_catalogue(engine)
         source = SOURCES[release.source]
         assert not domain.is_api(source)  # Only files are staged.
-        reading = Reading(source, release, RawStore(settings.raw_folder))
+        reader = Reader(source, release, RawStore(settings.raw_folder))
         try:
             async with engine.begin() as tx:
                 await database.allow_long_transaction(tx)
                 await staged.clear_staged(tx, release_id)
-                await copy(tx, reading.rows(genes))
-                await staged.finish_staging(
-                    tx,
-                    batch_id,
-                    lease_token,
-                    release_id,
-                    catalogue_id,
-                    reading.version(),
-                    reading.row_count,
-                    reading.unmapped,
-                )
+                await copy(tx, reader.rows(genes))
                 await tx.execute(text("ANALYZE staged (release_id, hgnc_id)"))
+                await staged.require_lease(tx, batch_id, lease_token)
+                await _finish(tx, release, reader, catalogue_id)
                 failpoints.hit(Failpoint.ROWS_COPIED)
         except PermanentError as error:  # Whoever started us reads the release's row.
             async with engine.begin() as tx:
-                await staged.reject_release(tx, batch_id, lease_token, release_id, error.problem())
+                await staged.require_lease(tx, batch_id, lease_token)
+                await staged.reject_release(tx, release_id, error.problem())
+
+
+async def _finish(
+    tx: AsyncConnection, release: Release, reader: Reader, catalogue_id: UUID | None
+) -> None:
+    """Compare what was copied with what readers have, and mark it as complete, or as doubtful."""
+    found, version = reader.found, reader.version()
+    baseline = await baselines.find_baseline(tx, release.id)
+    media_types = {file.name: file.media_type for file in release.files.values()}
+    doubts = [] if release.is_decided else judge(reader.expected, found, media_types, baseline)
+    await staged.finish_staging(
+        tx, release.id, catalogue_id, version, found, reader.unmapped, doubts
+    )
+    if doubts:
+        told = ReleaseQuarantined(
+            source=release.source,
+            release_id=release.id,
+            version=version,
+            doubts=tuple(ReleaseDoubt(**asdict(doubt)) for doubt in doubts),
+        )
+        await outbox.add(tx, told)
 
 
 async def _read_catalogue(engine: AsyncEngine) -> tuple[UUID | None, Catalogue]:

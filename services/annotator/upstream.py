@@ -59,6 +59,7 @@ class Downloaded:
     bytes: int
     etag: str | None
     last_modified: str | None
+    media_type: str | None  # Without its parameters, in small letters.
     synthetic: bool
 
 
@@ -137,6 +138,7 @@ class Upstream:
                 size,
                 response.headers.get("etag"),
                 response.headers.get("last-modified"),
+                _media_type(response) or None,
                 _is_synthetic(response),
             )
 
@@ -302,12 +304,16 @@ def _asked(response: httpx2.Response) -> str:
     return str(first.url)
 
 
+def _media_type(response: httpx2.Response) -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _refuse_type(response: httpx2.Response, *, is_json: bool) -> None:
     """What is said to be HTML is none of ours, whatever it holds; what says nothing may be.
 
     Files bear many types, and the right ones often a wrong type; answers are JSON.
     """
-    media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media = _media_type(response)
     is_wrong = not media.endswith(("/json", "+json")) if is_json else media in HTML_TYPES
     if media and is_wrong:
         accepted = "application/json" if is_json else "a file"

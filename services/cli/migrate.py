@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import asyncpg
+import orjson
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
@@ -24,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 import services
 from contracts.topics import Topic, topics
 from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
-from services.annotator.domain import kind
+from services.annotator.domain import Source, is_api, kind, severities
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
 from services.chassis.settings import SharedSettings
@@ -38,14 +39,19 @@ TOPICS_POLL_SECONDS = 0.1
 REPLICAS_MAX = 3  # Copies of each topic; fewer where there are fewer brokers.
 
 DECLARE = """
-INSERT INTO annotator.source (name, title, kind, is_catalogue, identifier, homepage, licence,
-                              citation, ttl, parser_version)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO annotator.source (name, title, kind, is_catalogue, identifier, joins, homepage, licence,
+                              citation, wire_format, ttl, parser_version, requests_per_second,
+                              concurrency, page_size, score, value_schema, severities, expected)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 ON CONFLICT (name) DO UPDATE SET
     title = excluded.title, kind = excluded.kind, is_catalogue = excluded.is_catalogue,
-    identifier = excluded.identifier, homepage = excluded.homepage, licence = excluded.licence,
-    citation = excluded.citation, ttl = excluded.ttl, parser_version = excluded.parser_version,
-    is_retired = false
+    identifier = excluded.identifier, joins = excluded.joins, homepage = excluded.homepage,
+    licence = excluded.licence, citation = excluded.citation,
+    wire_format = excluded.wire_format, ttl = excluded.ttl,
+    parser_version = excluded.parser_version,
+    requests_per_second = excluded.requests_per_second, concurrency = excluded.concurrency,
+    page_size = excluded.page_size, score = excluded.score, value_schema = excluded.value_schema,
+    severities = excluded.severities, expected = excluded.expected, is_retired = false
 WHERE (source.*) IS DISTINCT FROM (excluded.*)
 RETURNING name
 """
@@ -135,21 +141,8 @@ async def declare_sources(database_url: str) -> tuple[list[str], list[str]]:
     try:
         async with connection.transaction():
             changed = [
-                await connection.fetchval(
-                    DECLARE,
-                    declared.name,
-                    declared.title,
-                    kind(source),
-                    declared.is_catalogue,
-                    declared.identifier,
-                    declared.homepage,
-                    declared.licence,
-                    declared.citation,
-                    declared.ttl,
-                    declared.parser_version,
-                )
+                await connection.fetchval(DECLARE, *_declared(source))
                 for source in SOURCES.values()
-                for declared in [source.declaration]
             ]
             retired = await connection.fetch(RETIRE, list(SOURCES))
         # Too few rows for autovacuum; unanalysed, a join with every source is planned as huge.
@@ -157,6 +150,37 @@ async def declare_sources(database_url: str) -> tuple[list[str], list[str]]:
     finally:
         await connection.close()
     return [name for name in changed if name is not None], [row["name"] for row in retired]
+
+
+def _declared(source: Source) -> Sequence[object]:
+    """A row of `annotator.source`, in the order of the statement."""
+    declared = source.declaration
+    expected = declared.expected
+    return (
+        declared.name,
+        declared.title,
+        kind(source),
+        declared.is_catalogue,
+        declared.identifier,
+        declared.joins,
+        declared.homepage,
+        declared.licence,
+        declared.citation,
+        declared.wire_format,
+        declared.ttl,
+        declared.parser_version,
+        declared.requests_per_second,
+        declared.concurrency,
+        source.page_size if is_api(source) else None,
+        declared.score,
+        _json(declared.value.model_json_schema(mode="serialization")),
+        _json(severities(declared.value)),
+        None if expected is None else _json(expected),
+    )
+
+
+def _json(content: object) -> str:
+    return orjson.dumps(content).decode()
 
 
 async def create_topics(

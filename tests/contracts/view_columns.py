@@ -12,6 +12,7 @@ from contracts.views import View
 DATABASE_TYPES: Mapping[Any, frozenset[str]] = {
     str: frozenset({"text"}),
     int: frozenset({"integer", "bigint", "xid8"}),
+    float: frozenset({"double precision"}),
     bool: frozenset({"boolean"}),
     UUID: frozenset({"uuid"}),
     datetime: frozenset({"timestamp with time zone"}),

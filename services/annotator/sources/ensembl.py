@@ -84,7 +84,10 @@ class Ensembl:
         homepage="https://www.ensembl.org",
         licence="no restrictions on use (EMBL-EBI terms of use)",
         citation="Ensembl 2025; Dyer et al. 2025, doi:10.1093/nar/gkae1071",
+        wire_format="REST POST /lookup/id, JSON",
         identifier="ensembl_gene_id",
+        joins=("ensembl_gene_id",),
+        value=EnsemblGene,
         ttl=timedelta(days=30),  # A release comes about four times a year.
         parser_version=1,
         requests_per_second=10,  # Ensembl shuts out who asks more than 15 for long.

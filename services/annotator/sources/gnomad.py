@@ -6,7 +6,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from io import BufferedReader
 from math import isfinite
@@ -15,14 +15,19 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.annotator import domain
 from services.annotator.domain import (
     ApiSource,
     Catalogue,
     Declaration,
+    Entry,
+    Expected,
+    MatchedBy,
     Record,
     RemoteFile,
     StoredFile,
     Unmapped,
+    severity,
 )
 from services.annotator.errors import ReleaseRefused, SchemaChanged
 
@@ -42,7 +47,6 @@ REPEATED: Final = "two transcripts of it are MANE Select, or canonical; the firs
 
 Assembly = Literal["GRCh37", "GRCh38"]
 ChosenBy = Literal["mane_select", "canonical"]
-MatchedBy = Literal["ensembl_gene_id", "symbol"]
 
 
 class GnomadGene(BaseModel):
@@ -68,18 +72,25 @@ class GnomadGene(BaseModel):
         None,
         description="canonical: the gene has no MANE Select transcript here, or the release is v2",
     )
-    pli: float | None = Field(description="probability of intolerance to loss of function, 0–1")
+    pli: float | None = Field(
+        description="probability of intolerance to loss of function, 0–1",
+        json_schema_extra=severity("major"),
+    )
     oe_lof: float | None = Field(description="observed ÷ expected loss-of-function variants")
     oe_lof_lower: float | None = Field(description="lower end of its interval")
     loeuf: float | None = Field(
-        description="upper end of its interval, LOEUF: the lower, the more constrained"
+        description="upper end of its interval, LOEUF: the lower, the more constrained",
+        json_schema_extra=severity("major"),
     )
     loeuf_decile: int | None = Field(None, description="0 (most constrained) to 9")
     loeuf_threshold: float | None = Field(
         description="the release's own; below it a gene is constrained; null when the release is"
         " not known, as by GraphQL for GRCh38"
     )
-    is_constrained: bool | None = Field(description="LOEUF < threshold; null if one is not known")
+    is_constrained: bool | None = Field(
+        description="LOEUF < threshold; null if one is not known",
+        json_schema_extra=severity("clinical"),
+    )
     obs_lof: int | None = Field(description="loss-of-function variants of high confidence")
     exp_lof: float | None
     lof_z: float | None = Field(description="z-scores: the higher, the fewer than expected")
@@ -96,7 +107,8 @@ class GnomadGene(BaseModel):
     exp_syn: float | None
     syn_z: float | None
     constraint_flags: list[str] | None = Field(
-        description="why the values are to be doubted, such as no_exp_lof or outlier_mis"
+        description="why the values are to be doubted, such as no_exp_lof or outlier_mis",
+        json_schema_extra=severity("major"),
     )
     gene_flags: list[str] | None = Field(
         None, description="such as low_exome_coverage; null where the release has no such column"
@@ -223,15 +235,26 @@ class Gnomad:
         homepage="https://gnomad.broadinstitute.org",
         licence="CC0",
         citation="gnomAD; Karczewski et al. 2020, doi:10.1038/s41586-020-2308-7",
+        wire_format="constraint metrics by transcript, TSV",
         identifier="ensembl_gene_id",
+        joins=("ensembl_gene_id", "symbol"),
+        value=GnomadGene,
         ttl=timedelta(days=30),  # A release comes every year or two, on no fixed day.
         parser_version=1,
         requests_per_second=1,
+        expected=Expected(
+            records=(15_000, 25_000),
+            unmapped_share_max=0.25,  # Transcripts of genes that HGNC does not name, most of them.
+            nulls_share_max={"loeuf": 0.2, "pli": 0.2},
+            sentinels=("HGNC:9008", "HGNC:1100", "HGNC:11998"),  # PKD1, BRCA1, TP53.
+        ),
+        score="loeuf",
     )
-    records_min = 15_000
 
     def __init__(self, release: str = "v4.1.1", fallback: ApiSource | None = None) -> None:
         self.fallback = fallback
+        # Each release has its own method: its values cannot be compared with another's.
+        self.declaration = replace(self.declaration, method=release)
         self._name = release
         self._release = RELEASES[release]
         self.files = (RemoteFile(FILE, self._release.path, FILE_BYTES_MAX),)
@@ -241,13 +264,12 @@ class Gnomad:
             self._header(_lines(file))
         return self._name
 
-    def read(
-        self, files: Mapping[str, StoredFile], catalogue: Catalogue
-    ) -> Iterator[Record | Unmapped]:
+    def read(self, files: Mapping[str, StoredFile], catalogue: Catalogue) -> Iterator[Entry]:
         """A record for each gene by its MANE Select transcript, else by its canonical one."""
         with _open(files[FILE]) as file:
             lines = _lines(file)
             header = self._header(lines)
+            yield domain.Columns(FILE, header)
             table = _read_table(lines, header, self._release.columns)
         matches = _match(table, catalogue)
         for id_, row in table.rows.items():
@@ -255,7 +277,8 @@ class Gnomad:
             if isinstance(match, str):
                 yield Unmapped(id_, match)
             else:
-                yield Record(match.hgnc_id, _value(row, match.by, self._release), FILE, row.line)
+                value = _value(row, match.by, self._release)
+                yield Record(match.hgnc_id, value, FILE, row.line, match.by)
         for id_, row_count in table.unchosen.items():
             if id_ not in table.rows:
                 yield Unmapped(id_, NONE_CHOSEN, row_count)

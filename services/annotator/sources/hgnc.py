@@ -2,7 +2,8 @@
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from email.utils import parsedate
 from pathlib import Path
@@ -14,11 +15,15 @@ from pydantic import ValidationError as Malformed
 
 from services.annotator.domain import (
     Catalogue,
+    Columns,
     Declaration,
+    Entry,
+    Expected,
     Record,
     RemoteFile,
     StoredFile,
     Unmapped,
+    severity,
 )
 from services.annotator.errors import ReleaseRefused, SchemaChanged
 
@@ -33,6 +38,7 @@ SUCCESSORS: Final = "MERGED_INTO_REPORT"
 WITHDRAWN_COLUMNS: Final = ("HGNC_ID", "STATUS", "WITHDRAWN_SYMBOL", SUCCESSORS)
 STATUSES: Final = {"Approved": "approved"}
 WITHDRAWN_STATUSES: Final = {"Entry Withdrawn": "withdrawn", "Merged/Split": "merged"}
+COMMON_SHARE: Final = 0.01
 DATE_MODIFIED: Final = re.compile(rb'"date_modified"\s*:\s*"(\d{4}-\d{2}-\d{2})')
 
 HgncId = Annotated[str, StringConstraints(pattern=r"^HGNC:[0-9]{1,9}$")]
@@ -61,34 +67,53 @@ class HgncGene(BaseModel):
 
     hgnc_id: HgncId
     status: Literal["approved", "withdrawn", "merged"] = Field(
-        description="merged: the successors stand for it"
+        description="merged: the successors stand for it", json_schema_extra=severity("clinical")
     )
-    symbol: str = Field(min_length=1, description="as HGNC writes it: C1orf127 has small letters")
+    symbol: str = Field(
+        min_length=1,
+        description="as HGNC writes it: C1orf127 has small letters",
+        json_schema_extra=severity("major"),
+    )
     name: str | None = None
     locus_group: str | None = Field(None, description="such as protein-coding gene")
     locus_type: str | None = None
     location: str | None = Field(None, description="cytogenetic band such as 7q34")
-    entrez_id: Digits | None = Field(None, description="NCBI Gene id without prefix")
-    ensembl_gene_id: str | None = Field(None, description="ENSG id without version")
+    entrez_id: Digits | None = Field(
+        None, description="NCBI Gene id without prefix", json_schema_extra=severity("major")
+    )
+    ensembl_gene_id: str | None = Field(
+        None, description="ENSG id without version", json_schema_extra=severity("major")
+    )
     aliases: list[str] = Field([], validation_alias="alias_symbol")
     previous_symbols: list[str] = Field([], validation_alias="prev_symbol")
     successors: list[HgncId] = Field(
         [],
         validation_alias="MERGED_INTO_REPORT",
         description="HGNC ids, as the file has them: one may be withdrawn itself",
+        json_schema_extra=severity("clinical"),
     )
     previous_names: list[str] = Field([], validation_alias="prev_name")
     gene_groups: list[GeneGroup] = Field([], description="gene_group_id with its gene_group")
     uniprot_ids: list[str] = Field([], description="accessions")
     refseq_accessions: list[str] = Field([], validation_alias="refseq_accession")
-    mane_select_enst: str | None = Field(None, description="ENST id with version, of mane_select")
-    mane_select_nm: str | None = Field(None, description="NM_ id with version, of mane_select")
+    mane_select_enst: str | None = Field(
+        None,
+        description="ENST id with version, of mane_select",
+        json_schema_extra=severity("major"),
+    )
+    mane_select_nm: str | None = Field(
+        None,
+        description="NM_ id with version, of mane_select",
+        json_schema_extra=severity("major"),
+    )
     ccds_ids: list[str] = Field([], validation_alias="ccds_id")
     omim_ids: list[str] = Field([], validation_alias="omim_id", description="without prefix")
     mgd_ids: list[str] = Field([], validation_alias="mgd_id", description="mouse, MGI:n")
     rgd_ids: list[str] = Field([], validation_alias="rgd_id", description="rat, RGD:n")
     approved_at: Day | None = Field(None, validation_alias="date_approved_reserved")
-    modified_at: Day | None = Field(None, validation_alias="date_modified")
+    modified_at: Day | None = Field(
+        None, validation_alias="date_modified", json_schema_extra=severity("none")
+    )
 
 
 class Hgnc:
@@ -102,17 +127,25 @@ class Hgnc:
             "HGNC Database, HUGO Gene Nomenclature Committee, EMBL-EBI;"
             " Seal et al. 2023, doi:10.1093/nar/gkac888"
         ),
+        wire_format="hgnc_complete_set.json as of 2026, withdrawn.txt",
         identifier="hgnc_id",
+        joins=("hgnc_id",),
+        value=HgncGene,
         ttl=timedelta(days=1),  # New files come on Tuesdays and Fridays.
         parser_version=1,
         requests_per_second=5,
+        expected=Expected(
+            records=(40_000, 80_000),
+            unmapped_share_max=0.001,
+            nulls_share_max={"entrez_id": 0.2, "ensembl_gene_id": 0.2},
+            sentinels=("HGNC:9008", "HGNC:1100", "HGNC:11998"),  # PKD1, BRCA1, TP53.
+        ),
         is_catalogue=True,
     )
     files: tuple[RemoteFile, ...] = (
         RemoteFile(COMPLETE_SET, "json/json/hgnc_complete_set.json", COMPLETE_SET_BYTES_MAX),
         RemoteFile(WITHDRAWN, "tsv/tsv/withdrawn.txt", WITHDRAWN_BYTES_MAX),
     )
-    records_min = 40_000
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """The day of the newest change in the complete set, the only date it says of itself.
@@ -133,11 +166,13 @@ class Hgnc:
         self,
         files: Mapping[str, StoredFile],
         catalogue: Catalogue,  # noqa: ARG002 - it is made from what is read here
-    ) -> Iterator[Record | Unmapped]:
+    ) -> Iterator[Entry]:
         """The approved genes, then what was withdrawn; of entries with one id the first counts."""
         places: dict[str, str] = {}
         for name, read in ((COMPLETE_SET, _read_complete_set), (WITHDRAWN, _read_withdrawn)):
-            for position, fields in read(files[name].path):
+            columns, entries = read(files[name].path)
+            yield Columns(name, columns)
+            for position, fields in entries:
                 place = f"{name}, {position}"
                 try:
                     value = HgncGene.model_validate(fields)
@@ -149,11 +184,14 @@ class Hgnc:
                     yield Unmapped(value.hgnc_id, reason)
                     continue
                 places[value.hgnc_id] = place
-                yield Record(value.hgnc_id, value, name, position)
+                yield Record(value.hgnc_id, value, name, position, "hgnc_id")
 
 
-def _read_complete_set(path: Path) -> Iterator[tuple[int, Fields]]:
-    """Each record with its index in `docs`."""
+_Table = tuple[Sequence[str], Iterator[tuple[int, Fields]]]
+
+
+def _read_complete_set(path: Path) -> _Table:
+    """The keys, and each record with its index in `docs`."""
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         response = orjson.loads(content)["response"]
@@ -169,8 +207,10 @@ def _read_complete_set(path: Path) -> Iterator[tuple[int, Fields]]:
     for key in REQUIRED:
         if not any(key in doc for doc in docs):
             raise SchemaChanged(f"{COMPLETE_SET}: no record has the key {key}")
-    for index, doc in enumerate(docs):
-        yield index, _fields_of(doc)
+    found = Counter(key for doc in docs for key in doc)
+    # What a few records have comes and goes; that says nothing of the form of all.
+    keys = sorted(key for key, count in found.items() if count >= len(docs) * COMMON_SHARE)
+    return keys, ((index, _fields_of(doc)) for index, doc in enumerate(docs))
 
 
 def _fields_of(doc: Fields) -> Fields:
@@ -193,8 +233,8 @@ def _fields_of(doc: Fields) -> Fields:
     return fields
 
 
-def _read_withdrawn(path: Path) -> Iterator[tuple[int, Fields]]:
-    """Each entry with its line, the header being line 1."""
+def _read_withdrawn(path: Path) -> _Table:
+    """The columns, and each entry with its line, the header being line 1."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -207,10 +247,15 @@ def _read_withdrawn(path: Path) -> Iterator[tuple[int, Fields]]:
     if None in columns:
         missing = WITHDRAWN_COLUMNS[columns.index(None)]
         raise SchemaChanged(f"{WITHDRAWN}: the column {missing} is missing, there are {header}")
-    for number, line in enumerate(lines[1:], start=2):
-        if line.strip():
-            cells = [cell.strip().strip('"') for cell in line.split("\t")]
-            yield number, _withdrawn_fields(*(_cell(cells, at) for at in columns))
+    entries = (
+        (number, [cell.strip().strip('"') for cell in line.split("\t")])
+        for number, line in enumerate(lines[1:], start=2)
+        if line.strip()
+    )
+    return [name.strip() for name in header], (
+        (number, _withdrawn_fields(*(_cell(cells, at) for at in columns)))
+        for number, cells in entries
+    )
 
 
 def _cell(cells: list[str], at: int | None) -> str:

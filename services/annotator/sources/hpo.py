@@ -14,11 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.annotator.domain import (
     Catalogue,
+    Columns,
     Declaration,
+    Entry,
+    Expected,
     Record,
     RemoteFile,
     StoredFile,
     Unmapped,
+    severity,
 )
 from services.annotator.errors import SchemaChanged
 
@@ -80,14 +84,17 @@ class HpoGene(BaseModel):
     )
     term_count: int
     terms: list[PhenotypeTerm] = Field(
-        description="phenotypic abnormalities, the most specific terms only: no ancestors"
+        description="phenotypic abnormalities, the most specific terms only: no ancestors",
+        json_schema_extra=severity("major"),
     )
     diseases: list[Named] = Field(
         description="all diseases of the gene, OMIM:n, ORPHA:n or DECIPHER:n [disease_id];"
-        " its first name in phenotype.hpoa, null when it is not there"
+        " its first name in phenotype.hpoa, null when it is not there",
+        json_schema_extra=severity("clinical"),
     )
     inheritance_modes: list[Named] = Field(
-        description="of the gene's diseases [phenotype.hpoa, aspect I]"
+        description="of the gene's diseases [phenotype.hpoa, aspect I]",
+        json_schema_extra=severity("clinical"),
     )
 
 
@@ -99,18 +106,25 @@ class Hpo:
         homepage="https://hpo.jax.org",
         licence="HPO licence: cite HPO, show the version, do not alter",
         citation="Human Phenotype Ontology; Gargano et al. 2024, doi:10.1093/nar/gkad1005",
+        wire_format="genes_to_phenotype.txt, phenotype.hpoa as of 2023, hp.obo",
         identifier="entrez_id",
+        joins=("entrez_id", "symbol"),
+        value=HpoGene,
         ttl=timedelta(days=7),  # A release comes every month or two, on no fixed day.
         parser_version=1,
         requests_per_second=1,
         concurrency=2,
+        expected=Expected(
+            records=(4_000, 10_000),
+            unmapped_share_max=0.05,
+            sentinels=("HGNC:9008", "HGNC:1100", "HGNC:11998"),  # PKD1, BRCA1, TP53.
+        ),
     )
     files: tuple[RemoteFile, ...] = (
         RemoteFile(ONTOLOGY, "hp.obo", FILE_BYTES_MAX),
         RemoteFile(GENES, "hp/hpoa/genes_to_phenotype.txt", FILE_BYTES_MAX),
         RemoteFile(DISEASES, "hp/hpoa/phenotype.hpoa", FILE_BYTES_MAX),
     )
-    records_min = 4_000
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """The day of phenotype.hpoa. When the ontology is of another day, the name says so."""
@@ -119,10 +133,10 @@ class Hpo:
         same = ontology == annotations
         return annotations if same else f"{annotations} with ontology {ontology}"
 
-    def read(
-        self, files: Mapping[str, StoredFile], catalogue: Catalogue
-    ) -> Iterator[Record | Unmapped]:
+    def read(self, files: Mapping[str, StoredFile], catalogue: Catalogue) -> Iterator[Entry]:
         """A record for each gene with a phenotypic abnormality; what is no gene or term of ours."""
+        for name, columns in ((GENES, GENES_COLUMNS), (DISEASES, DISEASES_COLUMNS)):
+            yield Columns(name, _header(_lines(files, name), name, columns))
         ontology = _read_ontology(files)
         unread: _Unread = Counter()
         diseases = _read_diseases(files, ontology, unread)
@@ -134,7 +148,7 @@ class Hpo:
                 yield Unmapped(entrez_id, match, gene.row_count)
             elif gene.phenotypes:
                 value = _value(entrez_id, gene, match.by, ontology, diseases)
-                yield Record(match.hgnc_id, value, GENES, gene.first_line)
+                yield Record(match.hgnc_id, value, GENES, gene.first_line, match.by)
         for (key, reason), row_count in unread.items():
             yield Unmapped(key, reason, row_count)
 
@@ -386,27 +400,32 @@ def _rows(
     files: _Files, name: str, columns: tuple[str, ...]
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Each row with its line number: the cells of the columns, found by name, in their order."""
-    header: list[str] = []
-    pick = None
-    for number, line in _lines(files, name):
+    lines = _lines(files, name)
+    header = _header(lines, name, columns)
+    pick = itemgetter(*(header.index(column) for column in columns))
+    for number, line in lines:
+        if line[:1] in ("", "#"):
+            continue
+        cells = line.split("\t")
+        if len(cells) < len(header):
+            raise SchemaChanged(f"{name}, line {number} has {len(cells)} of {len(header)} cells")
+        picked = pick(cells)
+        # Most lines have no space beside a tab: they are spared a call for each cell.
+        padded = " \t" in line or "\t " in line
+        yield number, tuple(map(str.strip, picked)) if padded else picked
+
+
+def _header(lines: Iterator[tuple[int, str]], name: str, columns: tuple[str, ...]) -> list[str]:
+    """The first line that is no comment, if it has these columns. Raises SchemaChanged."""
+    for _, line in lines:
         # The format before 2023 has its header in a comment.
         if line[:1] in ("", "#") and not line.startswith("#Format:"):
             continue
-        cells = line.split("\t")
-        if pick is None:
-            header = [cell.strip() for cell in cells]
-            if missing := [column for column in columns if column not in header]:
-                raise SchemaChanged(f"{name}: no column {missing[0]} in the header {header}")
-            pick = itemgetter(*(header.index(column) for column in columns))
-        elif len(cells) < len(header):
-            raise SchemaChanged(f"{name}, line {number} has {len(cells)} of {len(header)} cells")
-        else:
-            picked = pick(cells)
-            # Most lines have no space beside a tab: they are spared a call for each cell.
-            padded = " \t" in line or "\t " in line
-            yield number, tuple(map(str.strip, picked)) if padded else picked
-    if pick is None:
-        raise SchemaChanged(f"{name} has no header; accepted is one with {columns}")
+        header = [cell.strip() for cell in line.split("\t")]
+        if missing := [column for column in columns if column not in header]:
+            raise SchemaChanged(f"{name}: no column {missing[0]} in the header {header}")
+        return header
+    raise SchemaChanged(f"{name} has no header; accepted is one with {columns}")
 
 
 def _lines(files: _Files, name: str) -> Iterator[tuple[int, str]]:

@@ -9,20 +9,25 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.annotator.domain import Batch, Offered
+from contracts.views import Cause
+from services.annotator.domain import Batch, MatchedBy, Offered
 from services.annotator.errors import ReleaseMissing, StoreIncomplete
 from services.chassis.errors import Problem
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where values come from: their release, file and time."""
+    """Where values come from: their release, file and time; and why they are other values."""
 
     release_id: UUID
     file_id: int
     retrieved_at: datetime  # A later one is never replaced by an earlier one.
     parser_version: int
     run_id: UUID | None
+    cause: Cause | None  # None: of a source whose first release this is.
+    is_one_change: bool = False  # All values of the release are told together, none by itself.
+    tells_first: bool = False  # Whether the first value of a gene is a change, too.
+    matched_by: MatchedBy | None = None  # None: each staged row says it.
 
 
 async def lock_store(tx: AsyncConnection, source: str) -> datetime:
@@ -45,13 +50,15 @@ async def lock_store(tx: AsyncConnection, source: str) -> datetime:
 # What is new for a set of genes, one row each; an empty digest says that there is no data.
 _STAGED = """
     SELECT g.hgnc_id, s.value, coalesce(s.digest, '\\x') AS digest,
-           coalesce(s.file_id, :file_id) AS file_id, coalesce(s.position, 0) AS position
+           coalesce(s.file_id, :file_id) AS file_id, coalesce(s.position, 0) AS position,
+           coalesce(s.matched_by, 'hgnc_id') AS matched_by  -- It is absent: nothing was matched.
     FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
     LEFT JOIN staged s ON s.release_id = :release_id AND s.hgnc_id = g.hgnc_id
 """
 _OFFERED = """
     SELECT o.hgnc_id, CAST(o.value AS json) AS value, o.digest,
-           CAST(:file_id AS bigint) AS file_id, o.position
+           CAST(:file_id AS bigint) AS file_id, o.position,
+           CAST(:matched_by AS text) AS matched_by
     FROM unnest(CAST(:hgnc_ids AS text[]), CAST(:values AS text[]),
                 CAST(:digests AS bytea[]), CAST(:positions AS integer[]))
         AS o (hgnc_id, value, digest, position)
@@ -110,6 +117,10 @@ async def _store(
         "retrieved_at": origin.retrieved_at,
         "parser_version": origin.parser_version,
         "run_id": origin.run_id,
+        "cause": origin.cause,
+        "is_one_change": origin.is_one_change,
+        "tells_first": origin.tells_first,
+        "matched_by": origin.matched_by,
     }
     # MATERIALIZED: otherwise the join order is a guess, and a wrong one costs three quarters.
     closed = (
@@ -143,10 +154,12 @@ async def _store(
             text(f"""
                 WITH fresh AS MATERIALIZED ({fresh})
                 INSERT INTO annotation (hgnc_id, source, valid_from, value, digest, release_id,
-                                        file_id, position, retrieved_at, parser_version, run_id)
+                                        file_id, position, retrieved_at, parser_version,
+                                        matched_by, run_id, cause, severity)
                 SELECT hgnc_id, :source, :now, value, digest, :release_id, file_id, position,
-                       :retrieved_at, :parser_version, :run_id
-                FROM fresh
+                       :retrieved_at, :parser_version, matched_by, :run_id,
+                       {_CAUSE_AND_SEVERITY if origin.cause else "NULL, NULL"}
+                FROM fresh f
                 WHERE digest <> '\\x' OR hgnc_id = ANY(CAST(:closed AS text[]))
                 ON CONFLICT (hgnc_id, source) WHERE valid_to = 'infinity' DO NOTHING
                 RETURNING hgnc_id, value IS NOT NULL AS has_value
@@ -160,6 +173,19 @@ async def _store(
             f"{source}: offered {closed.offered}, stored {stored}, unchanged {closed.kept}"
         )
     return [row.hgnc_id for row in inserted]
+
+
+# Why a value is another, and how much that matters. What was closed a moment ago is what it was.
+_IS_CHANGE = "(:tells_first OR f.hgnc_id = ANY(CAST(:closed AS text[])))"
+_CAUSE_AND_SEVERITY = f"""
+    CASE WHEN {_IS_CHANGE} THEN :cause END,
+    CASE WHEN {_IS_CHANGE} AND NOT :is_one_change THEN coalesce(severity_of(
+        (SELECT severities FROM source WHERE name = :source),
+        (SELECT a.value FROM annotation a
+         WHERE a.hgnc_id = f.hgnc_id AND a.source = :source AND a.valid_to = :now
+           AND a.valid_to <> 'infinity' LIMIT 1),
+        f.value), 'none') END
+"""
 
 
 async def mark_checked(

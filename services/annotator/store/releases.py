@@ -1,7 +1,7 @@
 """Releases: their files, and what became of them."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -9,7 +9,9 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.views import ReleaseState
+from contracts.messages import DecideRelease, Decision
+from contracts.views import Cause, ReleaseState
+from services.annotator.errors import ReleaseRefused
 from services.annotator.store.annotations import Origin
 from services.chassis.errors import Problem
 
@@ -24,11 +26,12 @@ class FetchedFile:
     last_modified: str | None
     sha256: bytes
     bytes: int
+    media_type: str | None = None
 
 
 @dataclass(frozen=True)
 class KnownFile(FetchedFile):
-    id: int
+    id: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,35 @@ class Release:
     state: ReleaseState
     synthetic: bool
     parser_version: int
+    method: str
     catalogue_id: UUID | None
     retrieved_at: datetime
+    checked_at: datetime
+    cause: Cause | None
+    is_new_method: bool
+    doubts: Sequence[Mapping[str, str]] | None
+    decision: Decision | None
     problem: Problem | None
     files: Mapping[str, KnownFile]
+
+    @property
+    def is_decided(self) -> bool:
+        """A person has accepted it in spite of its doubts."""
+        return self.decision == "accept"
 
     def origin(self) -> Origin:
         """Where the staged values of this release come from."""
         first = min(file.id for file in self.files.values())
-        return Origin(self.id, first, self.retrieved_at, self.parser_version, run_id=None)
+        return Origin(
+            release_id=self.id,
+            file_id=first,
+            retrieved_at=self.retrieved_at,
+            parser_version=self.parser_version,
+            run_id=None,
+            cause=self.cause,
+            is_one_change=self.is_new_method,
+            tells_first=True,
+        )
 
 
 async def newest_release(tx: AsyncConnection, source: str, files: Iterable[str]) -> Release | None:
@@ -70,8 +93,9 @@ async def get_release(tx: AsyncConnection, release_id: UUID) -> Release:
     row = (
         await tx.execute(
             text("""
-                SELECT id, source, version, state, synthetic, parser_version, catalogue_id,
-                       retrieved_at, problem::text AS problem
+                SELECT id, source, version, state, synthetic, parser_version, method, catalogue_id,
+                       retrieved_at, checked_at, cause, is_new_method, doubts::text AS doubts,
+                       decision, problem::text AS problem
                 FROM release WHERE id = :release_id
             """),
             {"release_id": release_id},
@@ -79,13 +103,14 @@ async def get_release(tx: AsyncConnection, release_id: UUID) -> Release:
     ).one()
     files = await tx.execute(
         text("""
-            SELECT id, name, url, etag, last_modified, sha256, bytes
+            SELECT id, name, url, etag, last_modified, sha256, bytes, media_type
             FROM release_file WHERE release_id = :release_id ORDER BY id
         """),
         {"release_id": release_id},
     )
     known = {
         **row._mapping,
+        "doubts": orjson.loads(row.doubts) if row.doubts else None,
         "problem": orjson.loads(row.problem) if row.problem else None,
         "files": {file.name: KnownFile(**file._mapping) for file in files},
     }
@@ -96,18 +121,21 @@ async def insert_fetched_release(
     tx: AsyncConnection,
     source: str,
     parser_version: int,
+    method: str,
     sha256: bytes,
     synthetic: bool,
     files: Iterable[FetchedFile],
     version: str | None = None,
+    checked_at: datetime | None = None,
 ) -> UUID:
-    """A release whose files lie in the raw store. `sha256` is over the sorted file hashes."""
+    """A release whose files lie in the raw store. `sha256` is over the sorted file hashes. The
+    upstream was asked now, unless `checked_at` says when."""
     release_id: UUID = await tx.scalar(
         text("""
-            INSERT INTO release (source, version, state, synthetic, sha256, parser_version,
+            INSERT INTO release (source, version, state, synthetic, sha256, parser_version, method,
                                  retrieved_at, checked_at)
-            VALUES (:source, :version, 'fetched', :synthetic, :sha256, :parser_version,
-                    clock_timestamp(), now())
+            VALUES (:source, :version, 'fetched', :synthetic, :sha256, :parser_version, :method,
+                    clock_timestamp(), coalesce(CAST(:checked_at AS timestamptz), now()))
             RETURNING id
         """),
         {
@@ -116,14 +144,17 @@ async def insert_fetched_release(
             "synthetic": synthetic,
             "sha256": sha256,
             "parser_version": parser_version,
+            "method": method,
+            "checked_at": checked_at,
         },
     )
     for file in files:
         await tx.execute(
             text("""
                 INSERT INTO release_file
-                    (release_id, name, url, etag, last_modified, sha256, bytes)
-                VALUES (:release_id, :name, :url, :etag, :last_modified, :sha256, :bytes)
+                    (release_id, name, url, etag, last_modified, media_type, sha256, bytes)
+                VALUES (:release_id, :name, :url, :etag, :last_modified, :media_type, :sha256,
+                        :bytes)
             """),
             {"release_id": release_id, **asdict(file)},
         )
@@ -164,9 +195,14 @@ async def record_api_release(
     release_id: UUID = await tx.scalar(
         text("""
             INSERT INTO release (source, version, state, synthetic, parser_version, retrieved_at,
-                                 checked_at, accepted_at, readable_since)
+                                 checked_at, accepted_at, readable_since, cause)
             VALUES (:source, :version, 'accepted', :synthetic, :parser_version,
-                    clock_timestamp(), now(), now(), now())
+                    clock_timestamp(), now(), now(), now(), coalesce((
+                        SELECT CASE WHEN before.version = :version
+                                     AND before.parser_version <> :parser_version
+                                    THEN 'parser' ELSE 'upstream' END
+                        FROM release before WHERE before.source = :source
+                        ORDER BY before.retrieved_at DESC LIMIT 1), 'upstream'))
             RETURNING id
         """),
         {
@@ -181,8 +217,9 @@ async def record_api_release(
 
 async def record_page(
     tx: AsyncConnection, run_id: UUID, source: str, url: str, sha256: bytes, size: int
-) -> tuple[UUID, int]:
-    """One answer of an API as a file of the release its run follows. Returns release and file."""
+) -> tuple[UUID, int, Cause]:
+    """One answer of an API as a file of the release its run follows. Returns release, file, and
+    why a value in it is another than before."""
     row = (
         await tx.execute(
             text("""
@@ -190,12 +227,13 @@ async def record_page(
                 SELECT release_id, 'page', :url, :sha256, :bytes
                 FROM run_source WHERE run_id = :run_id AND source = :source
                 ON CONFLICT (release_id, name, sha256) DO UPDATE SET url = excluded.url
-                RETURNING release_id, id
+                RETURNING release_id, id, (
+                    SELECT cause FROM release WHERE release.id = release_file.release_id) AS cause
             """),
             {"run_id": run_id, "source": source, "url": url, "sha256": sha256, "bytes": size},
         )
     ).one()
-    return row.release_id, row.id
+    return row.release_id, row.id, row.cause
 
 
 async def accept_release(tx: AsyncConnection, release_id: UUID) -> None:
@@ -209,12 +247,41 @@ async def accept_release(tx: AsyncConnection, release_id: UUID) -> None:
     )
 
 
+async def decide_release(tx: AsyncConnection, command: DecideRelease) -> bool:
+    """Note what a person has decided; false when the release is not quarantined."""
+    decided = await tx.scalar(
+        text("""
+            UPDATE release SET
+                state = CASE :decision WHEN 'accept' THEN 'staged' ELSE 'rejected' END,
+                problem = CAST(:problem AS jsonb), decision = :decision, decided_at = now(),
+                decided_by = :decided_by, decision_note = :note
+            WHERE id = :release_id AND source = :source AND state = 'quarantined'
+            RETURNING true
+        """),
+        {
+            "release_id": command.release_id,
+            "source": command.source,
+            "decision": command.decision,
+            "decided_by": command.decided_by,
+            "note": command.note,
+            "problem": _rejection(command) if command.decision == "reject" else None,
+        },
+    )
+    return bool(decided)
+
+
+def _rejection(command: DecideRelease) -> str:
+    refused = ReleaseRefused(f"{command.decided_by} has rejected it: {command.note}")
+    return orjson.dumps(refused.problem()).decode()
+
+
 async def complete_release(tx: AsyncConnection, release_id: UUID) -> str | None:
     """Note that every slice of a release is stored. Returns its version, once."""
     version: str | None = await tx.scalar(
         text("""
             UPDATE release SET state = 'stored', stored_at = now(),
-                               readable_since = coalesce(readable_since, now())
+                               readable_since = coalesce(readable_since, now()),
+                               stored_xid = coalesce(stored_xid, pg_current_xact_id())
             WHERE id = :release_id AND state = 'accepted' AND NOT EXISTS (
                 SELECT FROM batch
                 WHERE batch.release_id = :release_id AND kind = 'store' AND batch.state <> 'done')

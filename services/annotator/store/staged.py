@@ -1,14 +1,15 @@
 """Staged rows of a release: made in a child process, lost in a database crash, dropped in time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.annotator.domain import Unmapped
+from services.annotator.domain import Doubt
 from services.annotator.errors import LeaseLost
+from services.annotator.judging import Reading
 from services.chassis.errors import Problem
 
 UNMAPPED_MAX = 50_000  # Kept entries of one release; the count is of all.
@@ -44,16 +45,15 @@ async def unstage_release(tx: AsyncConnection, release_id: UUID) -> None:
 
 async def finish_staging(
     tx: AsyncConnection,
-    batch_id: UUID,
-    lease_token: int,
     release_id: UUID,
     catalogue_id: UUID | None,
     version: str,
-    row_count: int,
+    found: Reading,
     unmapped: Mapping[tuple[str, str], int],
+    doubts: Sequence[Doubt],
 ) -> None:
-    """Mark the rows as complete. Raises LeaseLost when another worker stages this release now."""
-    await _require_lease(tx, batch_id, lease_token)
+    """Mark the rows as complete, and the release as one that can be accepted or is doubtful; note
+    why its values will differ from those that readers have."""
     kept = list(unmapped.items())[:UNMAPPED_MAX]
     await tx.execute(
         text("""
@@ -74,25 +74,43 @@ async def finish_staging(
     )
     await tx.execute(
         text("""
-            UPDATE release SET state = 'staged', version = :version, row_count = :row_count,
-                               unmapped_count = :unmapped_count, catalogue_id = :catalogue_id
-            WHERE id = :release_id AND state IN ('fetched', 'staged')
+            UPDATE release r SET
+                state = CASE WHEN CAST(:doubts AS jsonb) IS NULL THEN 'staged'
+                             ELSE 'quarantined' END,
+                version = :version, row_count = :row_count, unmapped_count = :unmapped_count,
+                catalogue_id = :catalogue_id, columns = CAST(:columns AS jsonb),
+                doubts = coalesce(CAST(:doubts AS jsonb), r.doubts),
+                baseline_id = b.id,
+                is_new_method = coalesce(b.method <> r.method, false),
+                cause = CASE
+                    WHEN b.id IS NULL THEN NULL  -- The first one: nothing is another than before.
+                    WHEN b.id = r.id THEN 'mapping'
+                    WHEN b.sha256 = r.sha256 AND b.parser_version <> r.parser_version THEN 'parser'
+                    WHEN b.sha256 = r.sha256 THEN 'mapping'
+                    WHEN b.version = :version THEN 'correction'  -- The same name for other bytes.
+                    ELSE 'upstream' END
+            FROM (SELECT) one LEFT JOIN LATERAL (
+                SELECT * FROM release b
+                WHERE b.source = (SELECT source FROM release WHERE id = :release_id)
+                  AND b.readable_since IS NOT NULL
+                ORDER BY b.retrieved_at DESC LIMIT 1
+            ) b ON true
+            WHERE r.id = :release_id AND r.state IN ('fetched', 'staged')
         """),
         {
             "release_id": release_id,
             "version": version,
-            "row_count": row_count,
-            "unmapped_count": len(unmapped),
+            "row_count": found.record_count,
+            "unmapped_count": found.unmapped_count,
             "catalogue_id": catalogue_id,
+            "columns": orjson.dumps(found.columns).decode(),
+            "doubts": orjson.dumps(list(doubts)).decode() if doubts else None,
         },
     )
 
 
-async def reject_release(
-    tx: AsyncConnection, batch_id: UUID, lease_token: int, release_id: UUID, problem: Problem
-) -> None:
-    """Raises LeaseLost when another worker stages this release now."""
-    await _require_lease(tx, batch_id, lease_token)
+async def reject_release(tx: AsyncConnection, release_id: UUID, problem: Problem) -> None:
+    """Its form is none that we read."""
     await tx.execute(
         text("""
             UPDATE release SET state = 'rejected', problem = CAST(:problem AS jsonb)
@@ -102,7 +120,8 @@ async def reject_release(
     )
 
 
-async def _require_lease(tx: AsyncConnection, batch_id: UUID, lease_token: int) -> None:
+async def require_lease(tx: AsyncConnection, batch_id: UUID, lease_token: int) -> None:
+    """Raises LeaseLost when another worker stages the batch's release now."""
     held = await tx.scalar(
         text("""
             SELECT true FROM batch
@@ -137,8 +156,3 @@ async def drop_stored_rows(tx: AsyncConnection) -> int:
             {"release_id": row.release_id},
         )
     return dropped.rowcount
-
-
-def count_unmapped(found: dict[tuple[str, str], int], entry: Unmapped) -> None:
-    key = (entry.key, entry.reason)
-    found[key] = found.get(key, 0) + entry.row_count

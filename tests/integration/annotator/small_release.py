@@ -67,10 +67,12 @@ async def stage(tx: AsyncConnection, release_id: UUID) -> None:
     """As the child process would, from what the release says."""
     await tx.execute(
         text("""
-            INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position)
+            INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position,
+                                matched_by)
             SELECT :release_id, hgnc_id, json_build_object('hgnc_id', hgnc_id),
                    sha256(hgnc_id::bytea),
-                   (SELECT min(id) FROM release_file WHERE release_id = :release_id), 1
+                   (SELECT min(id) FROM release_file WHERE release_id = :release_id), 1,
+                   'entrez_id'
             FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
         """),
         {"release_id": release_id, "genes": WITH_VALUE},

@@ -22,8 +22,9 @@ async def rewrite(desk: Desk, statuses: Mapping[str, str]) -> list[str]:
             value = orjson.dumps({"symbol": SYMBOLS[hgnc_id], "status": status, "successors": []})
             await tx.execute(
                 text("""
-                    INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position)
-                    VALUES (:release_id, :hgnc_id, CAST(:value AS json), :digest, 1, 1)
+                    INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position,
+                                        matched_by)
+                    VALUES (:release_id, :hgnc_id, CAST(:value AS json), :digest, 1, 1, 'hgnc_id')
                 """),
                 {
                     "release_id": release_id,

@@ -36,7 +36,7 @@ async def test_a_copy_fails_soon_when_its_session_is_ended(database: Database) -
         thread.start()
         thread.join()
         for number in range(ROWS):
-            yield release_id, f"HGNC:{number}", value, b"", 1, number
+            yield release_id, f"HGNC:{number}", value, b"", 1, number, "hgnc_id"
 
     async def copy() -> None:
         async with database.engine("annotator") as engine, engine.begin() as tx:

@@ -44,7 +44,8 @@ class Source:
         async with self.desk.engine.begin() as tx:
             release_id = await build_release(tx, "ensembl", version, state="accepted")
             await build_file(tx, release_id)
-            return (await releases.get_release(tx, release_id)).origin()
+            release = await releases.get_release(tx, release_id)
+            return replace(release.origin(), matched_by="ensembl_gene_id")
 
     async def store(self, origin: Origin, **numbers: int | None) -> list[str]:
         async with self.desk.engine.begin() as tx:
@@ -259,10 +260,12 @@ async def test_what_each_source_has_is_counted_without_reading_one_version(
         await owner.execute("SET search_path = annotator")
         await owner.execute(
             f"""INSERT INTO annotation (hgnc_id, source, valid_from, valid_to, value, digest,
-                                        release_id, file_id, position, retrieved_at, parser_version)
+                                        release_id, file_id, position, retrieved_at, parser_version,
+                                        matched_by)
                 SELECT 'HGNC:' || n, r.source, now() - v * interval '1 day',
                        CASE v WHEN 0 THEN 'infinity' ELSE now() - (v - 1) * interval '1 day' END,
-                       json_build_object('text', repeat('x', 400)), '\\x01', r.id, f.id, 1, now(), 1
+                       json_build_object('text', repeat('x', 400)), '\\x01', r.id, f.id, 1,
+                       now(), 1, 'entrez_id'
                 FROM generate_series(1, {genes}) n, generate_series(0, 4) v,
                      release r JOIN release_file f ON f.release_id = r.id"""  # noqa: S608
         )

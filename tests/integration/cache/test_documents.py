@@ -85,9 +85,10 @@ class Cache:
                 await tx.execute(
                     text("""
                         INSERT INTO annotation (hgnc_id, source, valid_from, value, digest,
-                            release_id, file_id, position, retrieved_at, parser_version)
+                            release_id, file_id, position, retrieved_at, parser_version,
+                            matched_by)
                         VALUES (:hgnc_id, 'hpo', :now, CAST(:value AS json), '\\x01',
-                            :release_id, :file_id, 1, :now, 1)
+                            :release_id, :file_id, 1, :now, 1, 'entrez_id')
                     """),
                     {
                         "hgnc_id": PKD1,
@@ -297,8 +298,9 @@ async def test_rebuilding_a_thousand_genes_looks_each_pair_up_once(
         await tx.execute(
             text("""
                 INSERT INTO annotation (hgnc_id, source, valid_from, value, digest,
-                    release_id, file_id, position, retrieved_at, parser_version)
-                SELECT hgnc_id, 'hpo', now(), '{}', '\\x01', :release_id, :file_id, 1, now(), 1
+                    release_id, file_id, position, retrieved_at, parser_version, matched_by)
+                SELECT hgnc_id, 'hpo', now(), '{}', '\\x01', :release_id, :file_id, 1, now(), 1,
+                       'entrez_id'
                 FROM gene WHERE symbol LIKE 'MADE%'
             """),
             {"release_id": release_id, "file_id": await build_file(tx, release_id)},

@@ -11,6 +11,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from services.annotator import upstream as client
 from services.annotator.domain import Declaration, RemoteFile
@@ -95,7 +96,10 @@ async def connected(
         homepage="https://upstream.example",
         licence="none",
         citation="none",
+        wire_format="none",
         identifier="hgnc_id",
+        joins=("hgnc_id",),
+        value=BaseModel,
         ttl=timedelta(days=1),
         parser_version=1,
         requests_per_second=1,
@@ -127,7 +131,9 @@ async def test_a_file_is_fetched_whole_with_what_identifies_it(
     server: Server, download: Download, tmp_path: Path
 ) -> None:
     date = "Fri, 24 Apr 2026 03:00:00 GMT"
-    server.answer = answer("200 OK", TABLE, ETag='"v1"', Last_Modified=date)
+    server.answer = answer(
+        "200 OK", TABLE, Content_Type="Text/Plain; charset=utf-8", ETag='"v1"', Last_Modified=date
+    )
     found = await download()
     assert found == Downloaded(
         path=tmp_path / "table.txt",
@@ -136,6 +142,7 @@ async def test_a_file_is_fetched_whole_with_what_identifies_it(
         bytes=len(TABLE),
         etag='"v1"',
         last_modified=date,
+        media_type="text/plain",
         synthetic=False,
     )
     assert found.path.read_bytes() == TABLE

@@ -12,7 +12,9 @@ from services.chassis.bus import Subscription
 
 
 def subscriptions() -> list[Subscription]:
-    handlers = SimpleNamespace(on_start_run=None, on_annotate_batch=None, sources=SOURCES)
+    handlers = SimpleNamespace(
+        on_start_run=None, on_decide_release=None, on_annotate_batch=None, sources=SOURCES
+    )
     engine: Any = None
     return [
         *annotator.subscriptions(cast(annotator.Handlers, handlers)),

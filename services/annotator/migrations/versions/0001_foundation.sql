@@ -6,11 +6,20 @@ CREATE TABLE source (  -- What the source files declare; written by `annobus mig
     kind text NOT NULL CHECK (kind IN ('bulk', 'api')),
     is_catalogue boolean NOT NULL,
     identifier text NOT NULL CHECK (identifier IN ('hgnc_id', 'entrez_id', 'ensembl_gene_id')),
+    joins text[] NOT NULL,
     homepage text NOT NULL,
     licence text NOT NULL,
     citation text NOT NULL,
+    wire_format text NOT NULL,
     ttl interval NOT NULL CHECK (ttl > interval '0'),
     parser_version integer NOT NULL,
+    requests_per_second double precision NOT NULL,
+    concurrency integer NOT NULL,
+    page_size integer,  -- Genes in one request; of an API.
+    score text,
+    value_schema jsonb NOT NULL,
+    severities jsonb NOT NULL,  -- How much a change of each field matters.
+    expected jsonb,
     is_retired boolean NOT NULL DEFAULT false  -- No file declares it any more; its values stay.
 );
 CREATE UNIQUE INDEX source_one_catalogue ON source (is_catalogue) WHERE is_catalogue;
@@ -20,19 +29,33 @@ CREATE TABLE release (
     source text NOT NULL REFERENCES source,
     version text,
     state text NOT NULL
-        CHECK (state IN ('fetched', 'staged', 'accepted', 'stored', 'rejected')),
+        CHECK (state IN ('fetched', 'staged', 'quarantined', 'accepted', 'stored', 'rejected')),
     synthetic boolean NOT NULL DEFAULT false,
     sha256 bytea,
     parser_version integer NOT NULL,
+    method text NOT NULL DEFAULT '1',  -- How the upstream makes its values.
     catalogue_id uuid REFERENCES release,  -- The catalogue its records were matched against.
     row_count integer,
     unmapped_count integer,
+    columns jsonb,  -- How each of its files names its columns.
+    -- What it was compared with when it was staged, and why its values differ from that one's.
+    baseline_id uuid REFERENCES release,
+    cause text CHECK (cause IN ('upstream', 'parser', 'mapping', 'correction')),
+    is_new_method boolean NOT NULL DEFAULT false,  -- All its changes are one.
+    doubts jsonb,  -- Why it had better not be believed unseen.
+    decision text CHECK (decision IN ('accept', 'reject')),
+    decided_at timestamptz,
+    decided_by text,
+    decision_note text,
     retrieved_at timestamptz NOT NULL,
     checked_at timestamptz NOT NULL,
     accepted_at timestamptz,
     stored_at timestamptz,
     readable_since timestamptz,  -- Stored whole once: readers rely on it, even while it is staged anew.
+    stored_xid xid8,  -- The transaction of that: its place among the changes.
     problem jsonb,
+    CHECK (state <> 'quarantined' OR (doubts IS NOT NULL AND decision IS NULL)),
+    CHECK ((decision IS NULL) = (decided_at IS NULL) AND (decision IS NULL) = (decided_by IS NULL)),
     CHECK (state <> 'stored' OR readable_since IS NOT NULL),
     CHECK (state NOT IN ('staged', 'accepted', 'stored') OR version IS NOT NULL),
     CHECK ((state IN ('accepted', 'stored')) = (accepted_at IS NOT NULL)),
@@ -48,6 +71,7 @@ CREATE TABLE release_file (
     url text NOT NULL,
     etag text,
     last_modified text,
+    media_type text,
     sha256 bytea NOT NULL,
     bytes bigint NOT NULL,
     retrieved_at timestamptz NOT NULL DEFAULT now(),
@@ -63,6 +87,7 @@ CREATE UNLOGGED TABLE staged (
     digest bytea NOT NULL,
     file_id bigint NOT NULL,
     position integer NOT NULL,
+    matched_by text NOT NULL,
     PRIMARY KEY (release_id, hgnc_id)
 );
 CREATE UNLOGGED TABLE staged_release (release_id uuid PRIMARY KEY);
@@ -229,7 +254,14 @@ CREATE TABLE annotation (
     position integer NOT NULL,
     retrieved_at timestamptz NOT NULL,
     parser_version integer NOT NULL,
+    matched_by text NOT NULL
+        CHECK (matched_by IN ('hgnc_id', 'entrez_id', 'ensembl_gene_id', 'symbol')),
     run_id uuid,
+    -- Why it is another than before; of first values nothing says so. A release that changes the
+    -- method, or is the first of its source, is one change: its values have no severity.
+    cause text CHECK (cause IN ('upstream', 'parser', 'mapping', 'correction')),
+    severity text CHECK (severity IN ('none', 'minor', 'major', 'clinical')),
+    CHECK (severity IS NULL OR cause IS NOT NULL),
     PRIMARY KEY (xid, id),  -- The order in which changes are read.
     CHECK (valid_from < valid_to),
     CHECK ((value IS NULL) = (digest = '\x'))
@@ -238,8 +270,18 @@ CREATE UNIQUE INDEX annotation_current ON annotation (hgnc_id, source)
     WHERE valid_to = 'infinity';
 CREATE INDEX annotation_count ON annotation (source)
     WHERE valid_to = 'infinity' AND value IS NOT NULL;
+CREATE INDEX annotation_changes ON annotation (xid, id) WHERE severity IS NOT NULL;
 CREATE INDEX annotation_history ON annotation (hgnc_id, source, valid_from DESC)
     WHERE valid_to <> 'infinity';
+
+-- The greatest severity of the fields that differ; a field that is null is as one that is absent.
+CREATE FUNCTION severity_of(severities jsonb, before json, after json) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT (ARRAY['none', 'minor', 'major', 'clinical'])[max(
+        CASE s.value WHEN 'clinical' THEN 4 WHEN 'major' THEN 3 WHEN 'minor' THEN 2 ELSE 1 END)]
+    FROM (SELECT before::jsonb AS before, after::jsonb AS after) v, jsonb_each_text(severities) s
+    WHERE v.before->>s.key IS DISTINCT FROM v.after->>s.key
+$$;
 
 -- In place of foreign keys: theirs are three look-ups for each row, four fifths of an insert's time.
 CREATE FUNCTION require_origin() RETURNS trigger LANGUAGE plpgsql SET search_path = annotator AS $$
@@ -282,13 +324,15 @@ CREATE VIEW gene_name_v1 AS SELECT folded, name, kind, hgnc_id FROM gene_name;
 
 CREATE VIEW release_v1 AS
 SELECT id AS release_id, source, version, state, synthetic, encode(sha256, 'hex') AS sha256,
-       parser_version, row_count, unmapped_count, retrieved_at, checked_at, accepted_at,
-       stored_at, problem
+       parser_version, method, baseline_id, cause, is_new_method, doubts, decision, decided_at,
+       decided_by, decision_note, row_count, unmapped_count, retrieved_at, checked_at,
+       accepted_at, stored_at, problem
 FROM release;
 
 CREATE VIEW source_v1 AS
-SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.homepage, s.licence, s.citation,
-       s.is_retired, extract(epoch FROM s.ttl)::integer AS ttl_seconds,
+SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.joins, s.homepage, s.licence,
+       s.citation, s.wire_format, s.parser_version, s.requests_per_second, s.concurrency,
+       s.page_size, s.score, s.value_schema, s.severities, s.expected, s.is_retired, extract(epoch FROM s.ttl)::integer AS ttl_seconds,
        r.id AS release_id, r.version AS release, coalesce(r.synthetic, false) AS synthetic,
        r.checked_at, r.stored_at,
        coalesce(c.annotation_count, 0) AS annotation_count
@@ -339,7 +383,7 @@ LEFT JOIN LATERAL (
 
 CREATE VIEW annotation_v1 AS
 SELECT xid, id, hgnc_id, source, valid_from, nullif(valid_to, 'infinity') AS valid_to, value,
-       release_id, file_id, position, parser_version, run_id
+       release_id, file_id, position, parser_version, matched_by, run_id, cause, severity
 FROM annotation;
 
 CREATE VIEW run_v1 AS
