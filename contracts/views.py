@@ -73,7 +73,8 @@ class AnnotationV1(View):
     source: str
     valid_from: datetime
     valid_to: datetime | None
-    value: Any | None
+    is_current: bool  # Ask by it: current and former versions have an index each.
+    value: Any | None  # None: the source had a value and has none any more.
     release_id: UUID
     file_id: int
     position: int
@@ -82,6 +83,27 @@ class AnnotationV1(View):
     run_id: UUID | None
     cause: Cause | None  # Why it is another than before; None: it is the first.
     severity: Severity | None  # None, too, for what is told as one change of its release.
+
+
+class ChangeV1(View):
+    """A value that is another than before, or a release whose values are one change together;
+    followed as `annotation_v1` is."""
+
+    view: ClassVar[str] = "annotator.change_v1"
+    xid: int
+    id: int
+    kind: Literal["annotation", "release"]
+    hgnc_id: str | None  # None: a release.
+    source: str
+    changed_at: datetime
+    cause: Cause | None  # None: the first release of its source.
+    severity: Severity | None
+    before: Any | None
+    release_id_before: UUID | None
+    after: Any | None
+    release_id: UUID
+    run_id: UUID | None
+    gene_count: int
 
 
 class RunV1(View):
@@ -198,10 +220,14 @@ class ReleaseV1(View):
     decision_note: str | None
     row_count: int | None
     unmapped_count: int | None
+    changed_count: int  # Genes whose value it made another.
     retrieved_at: datetime
     checked_at: datetime
     accepted_at: datetime | None
+    accepted_xid: int | None  # Its values were stored from this transaction on,
     stored_at: datetime | None
+    readable_since: datetime | None
+    stored_xid: int | None  # until this one.
     problem: Any | None
 
 
@@ -248,6 +274,7 @@ VIEWS: tuple[type[View], ...] = (
     GeneNameV1,
     CurrentAnnotationV1,
     AnnotationV1,
+    ChangeV1,
     RunV1,
     RunSourceV1,
     RunFactV1,

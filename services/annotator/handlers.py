@@ -146,7 +146,7 @@ class Handlers:
             release = await releases.get_release(tx, batch.release_id)
             changed = await annotations.store_staged(tx, batch, release.origin(), now)
             await batches.save_checkpoint(tx, batch, len(batch.genes))
-            version = await releases.complete_release(tx, batch.release_id)
+            version = await releases.complete_release(tx, batch.release_id, len(changed))
             facts = await counting.count_stored(tx, batch, changed)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts, *domain.changes(batch.source, batch.release_id, changed))

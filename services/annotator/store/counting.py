@@ -95,7 +95,7 @@ async def complete_run(tx: AsyncConnection, run_id: UUID) -> RunCompleted | None
     row = (
         await tx.execute(
             text("""
-                UPDATE run SET finished_at = now(), seq = seq + 1, state = CASE
+                UPDATE run SET finished_at = clock_timestamp(), seq = seq + 1, state = CASE
                     WHEN sums.all_failed THEN 'failed'
                     WHEN sums.failed_count > 0 OR sums.any_failed THEN 'completed_with_errors'
                     ELSE 'completed' END

@@ -240,7 +240,8 @@ async def accept_release(tx: AsyncConnection, release_id: UUID) -> None:
     """A staged release is what readers shall have: its slices may be stored."""
     await tx.execute(
         text("""
-            UPDATE release SET state = 'accepted', accepted_at = now()
+            UPDATE release SET state = 'accepted', accepted_at = now(),
+                               accepted_xid = pg_current_xact_id(), changed_count = 0
             WHERE id = :release_id AND state = 'staged'
         """),
         {"release_id": release_id},
@@ -275,13 +276,18 @@ def _rejection(command: DecideRelease) -> str:
     return orjson.dumps(refused.problem()).decode()
 
 
-async def complete_release(tx: AsyncConnection, release_id: UUID) -> str | None:
-    """Note that every slice of a release is stored. Returns its version, once."""
+async def complete_release(tx: AsyncConnection, release_id: UUID, changed_count: int) -> str | None:
+    """Note what a slice has changed, and if it is the last one, that the release is stored whole.
+    Returns its version then, once."""
+    await tx.execute(
+        text("UPDATE release SET changed_count = changed_count + :count WHERE id = :release_id"),
+        {"release_id": release_id, "count": changed_count},
+    )
     version: str | None = await tx.scalar(
         text("""
             UPDATE release SET state = 'stored', stored_at = now(),
                                readable_since = coalesce(readable_since, now()),
-                               stored_xid = coalesce(stored_xid, pg_current_xact_id())
+                               stored_xid = pg_current_xact_id()
             WHERE id = :release_id AND state = 'accepted' AND NOT EXISTS (
                 SELECT FROM batch
                 WHERE batch.release_id = :release_id AND kind = 'store' AND batch.state <> 'done')
@@ -289,4 +295,13 @@ async def complete_release(tx: AsyncConnection, release_id: UUID) -> str | None:
         """),
         {"release_id": release_id},
     )
+    if version is not None:
+        await tx.execute(
+            text("""
+                INSERT INTO release_change (release_id, baseline_id, cause, gene_count)
+                SELECT id, baseline_id, cause, changed_count FROM release
+                WHERE id = :release_id AND (cause IS NULL OR is_new_method) AND changed_count > 0
+            """),
+            {"release_id": release_id},
+        )
     return version

@@ -50,9 +50,11 @@ CREATE TABLE release (
     retrieved_at timestamptz NOT NULL,
     checked_at timestamptz NOT NULL,
     accepted_at timestamptz,
+    accepted_xid xid8,  -- Its values are stored from this transaction on, and until `stored_xid`.
     stored_at timestamptz,
+    changed_count integer NOT NULL DEFAULT 0,
     readable_since timestamptz,  -- Stored whole once: readers rely on it, even while it is staged anew.
-    stored_xid xid8,  -- The transaction of that: its place among the changes.
+    stored_xid xid8,
     problem jsonb,
     CHECK (state <> 'quarantined' OR (doubts IS NOT NULL AND decision IS NULL)),
     CHECK ((decision IS NULL) = (decided_at IS NULL) AND (decision IS NULL) = (decided_by IS NULL)),
@@ -76,6 +78,16 @@ CREATE TABLE release_file (
     bytes bigint NOT NULL,
     retrieved_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (release_id, name, sha256)
+);
+
+-- A release whose changes are told as one: the first of its source, or one of another method.
+CREATE TABLE release_change (
+    xid xid8 PRIMARY KEY DEFAULT pg_current_xact_id(),
+    release_id uuid NOT NULL REFERENCES release,
+    baseline_id uuid REFERENCES release,
+    cause text CHECK (cause IN ('upstream', 'parser', 'mapping', 'correction')),
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    gene_count integer NOT NULL
 );
 
 -- Lost in a database crash, on purpose: they can be made again from the raw bytes.
@@ -271,6 +283,8 @@ CREATE UNIQUE INDEX annotation_current ON annotation (hgnc_id, source)
 CREATE INDEX annotation_count ON annotation (source)
     WHERE valid_to = 'infinity' AND value IS NOT NULL;
 CREATE INDEX annotation_changes ON annotation (xid, id) WHERE severity IS NOT NULL;
+CREATE INDEX annotation_time ON annotation USING brin (valid_from)
+    WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX annotation_history ON annotation (hgnc_id, source, valid_from DESC)
     WHERE valid_to <> 'infinity';
 
@@ -325,8 +339,8 @@ CREATE VIEW gene_name_v1 AS SELECT folded, name, kind, hgnc_id FROM gene_name;
 CREATE VIEW release_v1 AS
 SELECT id AS release_id, source, version, state, synthetic, encode(sha256, 'hex') AS sha256,
        parser_version, method, baseline_id, cause, is_new_method, doubts, decision, decided_at,
-       decided_by, decision_note, row_count, unmapped_count, retrieved_at, checked_at,
-       accepted_at, stored_at, problem
+       decided_by, decision_note, row_count, unmapped_count, changed_count, retrieved_at,
+       checked_at, accepted_at, accepted_xid, stored_at, readable_since, stored_xid, problem
 FROM release;
 
 CREATE VIEW source_v1 AS
@@ -382,9 +396,25 @@ LEFT JOIN LATERAL (
 ) c ON true;
 
 CREATE VIEW annotation_v1 AS
-SELECT xid, id, hgnc_id, source, valid_from, nullif(valid_to, 'infinity') AS valid_to, value,
-       release_id, file_id, position, parser_version, matched_by, run_id, cause, severity
+SELECT xid, id, hgnc_id, source, valid_from, nullif(valid_to, 'infinity') AS valid_to,
+       valid_to = 'infinity' AS is_current, value, release_id, file_id, position, parser_version, matched_by, run_id, cause, severity
 FROM annotation;
+
+CREATE VIEW change_v1 AS
+SELECT a.xid, a.id, 'annotation' AS kind, a.hgnc_id, a.source, a.valid_from AS changed_at,
+       a.cause, a.severity, b.value AS before, b.release_id AS release_id_before,
+       a.value AS after, a.release_id, a.run_id, 1 AS gene_count
+FROM annotation a
+LEFT JOIN LATERAL (
+    SELECT * FROM annotation b
+    WHERE b.hgnc_id = a.hgnc_id AND b.source = a.source AND b.valid_to = a.valid_from
+      AND b.valid_to <> 'infinity' LIMIT 1
+) b ON true
+WHERE a.severity IS NOT NULL
+UNION ALL  -- What is one change, however many genes it has: the first release, and another method.
+SELECT c.xid, 0, 'release', NULL, r.source, c.changed_at, c.cause, NULL, NULL,
+       c.baseline_id, NULL, c.release_id, NULL, c.gene_count
+FROM release_change c JOIN release r ON r.id = c.release_id;
 
 CREATE VIEW run_v1 AS
 SELECT id AS run_id, state, seq, gene_count, planned_all, started_at, finished_at FROM run;
@@ -413,4 +443,4 @@ GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
 
 GRANT USAGE ON SCHEMA annotator TO gateway, cache;
 GRANT SELECT ON gene_v1, gene_name_v1, release_v1, source_v1, current_annotation_v1,
-    annotation_v1, run_v1, run_source_v1, run_fact_v1, batch_v1, unmapped_v1 TO gateway, cache;
+    annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1, unmapped_v1 TO gateway, cache;

@@ -1,0 +1,284 @@
+"""What was known of genes at a time, what has changed since, and where each value is from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+Row = Mapping[str, Any]
+
+SETTLED_SECONDS = 5  # The longest transaction: what is older will not be written any more.
+
+_NOW = datetime.max.replace(tzinfo=UTC)  # Later than any version began, so the current one holds.
+
+# The version that held at a time: former and current ones have an index each, so each is asked.
+_HELD = """
+    SELECT {columns} FROM (
+        SELECT * FROM annotator.annotation_v1 v
+        WHERE v.hgnc_id = {gene} AND v.source = {source} AND v.is_current
+          AND v.valid_from <= {at}
+        UNION ALL
+        SELECT * FROM annotator.annotation_v1 v
+        WHERE v.hgnc_id = {gene} AND v.source = {source} AND NOT v.is_current
+          AND v.valid_from <= {at} AND v.valid_to > {at}
+    ) v LIMIT 1
+"""
+
+
+async def is_settled(connection: AsyncConnection, at: datetime) -> bool:
+    """Whether nothing that holds at this time can still be written."""
+    settled = await connection.scalar(
+        text("SELECT CAST(:at AS timestamptz) <= now() - make_interval(secs => :seconds)"),
+        {"at": at, "seconds": SETTLED_SECONDS},
+    )
+    return bool(settled)
+
+
+async def annotations_at(
+    connection: AsyncConnection, hgnc_ids: Sequence[str], at: datetime, source: str | None = None
+) -> list[Row]:
+    """What each source, or one, said of genes at a time; one row for each pair.
+
+    A bulk source that had a release then and did not name a gene says that it has none. Of an API
+    no more is known than its versions: where there is none, nobody had asked, or it had none.
+    """
+    held = _HELD.format(columns="v.*", gene="g.hgnc_id", source="s.name", at=":at")
+    rows = await connection.execute(
+        text(f"""
+            SELECT g.hgnc_id, s.name AS source, s.is_catalogue, CASE
+                       WHEN a.value IS NOT NULL THEN 'ok'
+                       WHEN a.id IS NOT NULL THEN 'empty'
+                       WHEN s.kind = 'bulk' AND EXISTS (
+                           SELECT FROM annotator.release_v1 r
+                           WHERE r.source = s.name AND r.readable_since <= :at) THEN 'empty'
+                       ELSE 'pending' END AS status,
+                   a.value::text AS value, a.valid_from, a.valid_to, a.release_id,
+                   r.version AS release, coalesce(r.synthetic, false) AS synthetic
+            FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS g (hgnc_id, place)
+            CROSS JOIN annotator.source_v1 s
+            LEFT JOIN LATERAL ({held}) a ON true
+            LEFT JOIN LATERAL (
+                SELECT * FROM annotator.release_v1 r WHERE r.release_id = a.release_id LIMIT 1
+            ) r ON true
+            WHERE CAST(:source AS text) IS NULL OR s.name = :source
+            ORDER BY g.place, s.name
+        """),
+        {"hgnc_ids": list(hgnc_ids), "at": at, "source": source},
+    )
+    return [row._mapping for row in rows]
+
+
+async def provenance(
+    connection: AsyncConnection, hgnc_id: str, source: str, at: datetime | None
+) -> Row | None:
+    """Where the value that holds, or held at a time, is from; None where there is no version."""
+    held = _HELD.format(columns="v.*", gene=":hgnc_id", source=":source", at=":at")
+    row = (
+        await connection.execute(
+            text(f"""
+                SELECT a.value::text AS value, a.valid_from, a.valid_to, a.position, a.matched_by,
+                       a.parser_version, a.run_id, a.cause, a.severity, a.release_id,
+                       r.version AS release, r.synthetic, r.method, r.sha256 AS release_sha256,
+                       r.retrieved_at AS release_retrieved_at, f.name AS file, f.url, f.etag,
+                       f.last_modified, f.media_type, f.sha256, f.bytes,
+                       f.retrieved_at AS file_retrieved_at
+                FROM ({held}) a
+                JOIN annotator.release_v1 r ON r.release_id = a.release_id
+                JOIN annotator.release_file_v1 f ON f.file_id = a.file_id
+            """),
+            {"hgnc_id": hgnc_id, "source": source, "at": at or _NOW},
+        )
+    ).one_or_none()
+    return None if row is None else row._mapping
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which changes somebody wants to see; None: all."""
+
+    hgnc_id: str | None = None
+    sources: Sequence[str] | None = None
+    causes: Sequence[str] | None = None
+    severities: Sequence[str] | None = None
+    release_id: UUID | None = None
+
+
+Place = tuple[int, int]  # A change's transaction and number: the order in which they are told.
+
+
+async def list_changes(
+    connection: AsyncConnection, wanted: Wanted, after: Place, limit: int
+) -> list[Row]:
+    """What changed behind a place, in order, and nothing that may still get company before it.
+
+    Of a release that is one change, each gene's change is told to who asks for that release.
+    """
+    conditions = [
+        "(c.xid, c.id) > (CAST(CAST(:xid AS text) AS xid8), CAST(:id AS bigint))",
+        "c.xid < pg_snapshot_xmin(pg_current_snapshot())",
+    ]
+    if wanted.hgnc_id is not None:
+        conditions.append("c.hgnc_id = :hgnc_id")
+    for column, chosen in (
+        ("source", wanted.sources),
+        ("cause", wanted.causes),
+        ("severity", wanted.severities),
+    ):
+        if chosen is not None:
+            conditions.append(f"c.{column} = ANY(CAST(:{column} AS text[]))")
+    rows = await connection.execute(
+        text(f"""
+            SELECT c.xid::text AS xid, c.id, c.kind, c.hgnc_id, g.symbol, c.source, c.changed_at,
+                   c.cause, c.severity, c.before::text AS before, c.after::text AS after,
+                   b.version AS release_before, c.release_id, r.version AS release, c.run_id,
+                   c.gene_count
+            FROM ({_OF_RELEASE if wanted.release_id else "SELECT * FROM annotator.change_v1"}) c
+            LEFT JOIN annotator.gene_v1 g ON g.hgnc_id = c.hgnc_id
+            LEFT JOIN annotator.release_v1 r ON r.release_id = c.release_id
+            LEFT JOIN annotator.release_v1 b ON b.release_id = c.release_id_before
+            WHERE {" AND ".join(conditions)}
+            ORDER BY c.xid, c.id LIMIT :limit
+        """),
+        {
+            "xid": str(after[0]),
+            "id": after[1],
+            "hgnc_id": wanted.hgnc_id,
+            "source": wanted.sources,
+            "cause": wanted.causes,
+            "severity": wanted.severities,
+            "release_id": wanted.release_id,
+            "limit": limit,
+        },
+    )
+    return [row._mapping for row in rows]
+
+
+# The values of one release, found by the transactions in which they were stored.
+_OF_RELEASE = """
+    SELECT a.xid, a.id, 'annotation' AS kind, a.hgnc_id, a.source, a.valid_from AS changed_at,
+           a.cause, a.severity, b.value AS before, b.release_id AS release_id_before,
+           a.value AS after, a.release_id, a.run_id, 1 AS gene_count
+    FROM annotator.release_v1 r
+    JOIN annotator.annotation_v1 a ON a.xid >= r.accepted_xid AND a.release_id = r.release_id
+        AND (r.stored_xid IS NULL OR a.xid <= r.stored_xid)
+    LEFT JOIN LATERAL (
+        SELECT * FROM annotator.annotation_v1 b
+        WHERE b.hgnc_id = a.hgnc_id AND b.source = a.source AND NOT b.is_current
+          AND b.valid_to = a.valid_from LIMIT 1
+    ) b ON true
+    WHERE r.release_id = :release_id
+"""
+
+
+async def list_gene_changes(
+    connection: AsyncConnection, hgnc_id: str, wanted: Wanted, after: Place | None, limit: int
+) -> list[Row]:
+    """Everything that became of one gene's values, the newest first; first values have no cause."""
+    conditions = ["v.hgnc_id = :hgnc_id"]
+    for column, chosen in (
+        ("source", wanted.sources),
+        ("cause", wanted.causes),
+        ("severity", wanted.severities),
+    ):
+        if chosen is not None:
+            conditions.append(f"v.{column} = ANY(CAST(:{column} AS text[]))")
+    versions = " UNION ALL ".join(
+        f"SELECT * FROM annotator.annotation_v1 v WHERE {held} AND {' AND '.join(conditions)}"
+        for held in ("v.is_current", "NOT v.is_current")
+    )
+    rows = await connection.execute(
+        text(f"""
+            SELECT a.xid::text AS xid, a.id, 'annotation' AS kind, a.hgnc_id, g.symbol, a.source,
+                   a.valid_from AS changed_at, a.cause, a.severity, b.value::text AS before,
+                   a.value::text AS after, p.version AS release_before, a.release_id,
+                   r.version AS release, a.run_id, 1 AS gene_count
+            FROM ({versions}) a
+            LEFT JOIN annotator.gene_v1 g ON g.hgnc_id = a.hgnc_id
+            LEFT JOIN LATERAL (
+                SELECT * FROM annotator.annotation_v1 b
+                WHERE b.hgnc_id = a.hgnc_id AND b.source = a.source AND NOT b.is_current
+                  AND b.valid_to = a.valid_from LIMIT 1
+            ) b ON true
+            LEFT JOIN annotator.release_v1 r ON r.release_id = a.release_id
+            LEFT JOIN annotator.release_v1 p ON p.release_id = b.release_id
+            WHERE CAST(:xid AS text) IS NULL
+               OR (a.xid, a.id) < (CAST(CAST(:xid AS text) AS xid8), CAST(:id AS bigint))
+            ORDER BY a.xid DESC, a.id DESC LIMIT :limit
+        """),
+        {
+            "hgnc_id": hgnc_id,
+            "source": wanted.sources,
+            "cause": wanted.causes,
+            "severity": wanted.severities,
+            "xid": None if after is None else str(after[0]),
+            "id": None if after is None else after[1],
+            "limit": limit,
+        },
+    )
+    return [row._mapping for row in rows]
+
+
+async def list_differences(
+    connection: AsyncConnection,
+    before: datetime,
+    after: datetime,
+    sources: Sequence[str] | None,
+    behind: tuple[int, str],
+    limit: int,
+) -> list[Row]:
+    """The values that were others at two times, by gene and source. What changed and came back in
+    between is none, so two differences in a row are the difference of their ends."""
+
+    def held(at: str) -> str:
+        return _HELD.format(
+            columns="v.value::text AS value, v.release_id",
+            gene="t.hgnc_id",
+            source="t.source",
+            at=at,
+        )
+
+    rows = await connection.execute(
+        text(f"""
+            WITH touched AS (
+                SELECT DISTINCT v.hgnc_id, v.source, substr(v.hgnc_id, 6)::integer AS number
+                FROM annotator.annotation_v1 v
+                WHERE v.valid_from > :before AND v.valid_from <= :after
+                  AND (CAST(:sources AS text[]) IS NULL OR v.source = ANY(:sources))
+            )
+            SELECT t.hgnc_id, t.number, g.symbol, t.source, b.value AS before, a.value AS after,
+                   p.version AS release_before, r.version AS release
+            FROM touched t
+            LEFT JOIN LATERAL ({held(":before")}) b ON true
+            LEFT JOIN LATERAL ({held(":after")}) a ON true
+            LEFT JOIN annotator.gene_v1 g ON g.hgnc_id = t.hgnc_id
+            LEFT JOIN annotator.release_v1 p ON p.release_id = b.release_id
+            LEFT JOIN annotator.release_v1 r ON r.release_id = a.release_id
+            WHERE a.value IS DISTINCT FROM b.value
+              AND (t.number, t.source) > (:number, CAST(:source AS text))
+            ORDER BY t.number, t.source LIMIT :limit
+        """),
+        {
+            "before": before,
+            "after": after,
+            "sources": sources,
+            "number": behind[0],
+            "source": behind[1],
+            "limit": limit,
+        },
+    )
+    return [row._mapping for row in rows]
+
+
+async def end_of_run(connection: AsyncConnection, run_id: UUID) -> Row | None:
+    """None where there is no such run; its `finished_at` is None while it goes on."""
+    row = (
+        await connection.execute(
+            text("SELECT state, finished_at FROM annotator.run_v1 WHERE run_id = :run_id"),
+            {"run_id": run_id},
+        )
+    ).one_or_none()
+    return None if row is None else row._mapping
