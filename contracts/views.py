@@ -231,6 +231,22 @@ class ReleaseV1(View):
     problem: Any | None
 
 
+class ReleaseFileV1(View):
+    """The files of releases, and the answers of an API, as they lie in the raw store."""
+
+    view: ClassVar[str] = "annotator.release_file_v1"
+    file_id: int
+    release_id: UUID
+    name: str
+    url: str
+    etag: str | None
+    last_modified: str | None
+    media_type: str | None
+    sha256: str  # Hexadecimal; what they are stored under.
+    bytes: int
+    retrieved_at: datetime
+
+
 class UnmappedV1(View):
     """What a release says of things that are no gene of ours, with the reason."""
 
@@ -281,6 +297,7 @@ VIEWS: tuple[type[View], ...] = (
     BatchV1,
     SourceV1,
     ReleaseV1,
+    ReleaseFileV1,
     UnmappedV1,
     CachedGeneV1,
     NamespaceV1,

@@ -4,11 +4,15 @@ RequestError
 ├── ParameterUnknown        400  a query parameter that this address does not have
 ├── ParameterInvalid        400  a query parameter or a header whose value does not fit
 ├── RunUnknown              404
+├── RunUnfinished           409  a run whose end is asked for while it goes on
 ├── GeneUnknown             404
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
 ├── GeneAmbiguous           409  a name that several genes bear
 ├── GeneWithdrawn           410  carries the successors
 ├── SourceUnknown           404  a source in the path
+├── ReleaseUnknown          404
+├── ReleaseNotQuarantined   409  a decision about a release that waits for none
+├── AnnotationUnknown       404  the origin of a value that there is not
 ├── NamespaceUnknown        404
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
 ├── OrderInvalid            422  an order that contradicts itself
@@ -47,6 +51,13 @@ class RunUnknown(RequestError):
         super().__init__(f"no run {error['value']!r}; GET /api/runs lists those there are", [error])
 
 
+class RunUnfinished(RequestError):
+    """The run has not ended."""
+
+    kind = "run-unfinished"
+    status = 409
+
+
 class GeneUnknown(RequestError):
     """No such gene."""
 
@@ -79,6 +90,27 @@ class SourceUnknown(RequestError):
     """No such source."""
 
     kind = "source-unknown"
+    status = 404
+
+
+class ReleaseUnknown(RequestError):
+    """No such release."""
+
+    kind = "release-unknown"
+    status = 404
+
+
+class ReleaseNotQuarantined(RequestError):
+    """The release waits for no decision."""
+
+    kind = "release-not-quarantined"
+    status = 409
+
+
+class AnnotationUnknown(RequestError):
+    """The source has no value of this gene."""
+
+    kind = "annotation-unknown"
     status = 404
 
 

@@ -50,7 +50,9 @@ class Allowed:
     """The parameters a route takes; any other is refused by name, so that none is ignored."""
 
     paged: bool = False
+    sized: bool = False  # page[size] alone: what is next, a cursor says.
     keyset: bool = False  # Also page[after] and page[total].
+    others: tuple[str, ...] = ()  # Whose values the route reads itself.
     filters: tuple[str, ...] = ()
     sorts: tuple[str, ...] = ()  # The first is the default.
     resource: str = ""
@@ -59,11 +61,13 @@ class Allowed:
     @property
     def names(self) -> list[str]:
         return [
-            *(("page[number]", "page[size]") if self.paged else ()),
+            *(("page[number]",) if self.paged else ()),
+            *(("page[size]",) if self.paged or self.sized else ()),
             *(("page[after]", "page[total]") if self.keyset else ()),
             *(f"filter[{name}]" for name in self.filters),
             *(("sort",) if self.sorts else ()),
             *((f"fields[{self.resource}]",) if self.fields else ()),
+            *self.others,
         ]
 
     def openapi(self) -> dict[str, Any]:
@@ -83,13 +87,13 @@ class Allowed:
         if "page[number]" in given and "page[after]" in given:
             raise _invalid("page[after]", given["page[after]"], "it alone, or page[number] alone")
         size = _whole(given, "page[size]", PAGE_SIZE, PAGE_SIZE_MAX)
-        sort = _one_of(given, "sort", self.sorts) if self.sorts else ""
+        sort = one_of(given, "sort", self.sorts) if self.sorts else ""
         return Query(
             given=given,
             number=_whole(given, "page[number]", 1, OFFSET_MAX // size),
             size=size,
-            after=_cursor(given, sort),
-            total=_one_of(given, "page[total]", ("false", "true")) == "true",
+            after=_cursor(given, sort) if self.keyset else None,
+            total=one_of(given, "page[total]", ("false", "true")) == "true",
             sort=sort,
             filters={name: _values(given, name) for name in self.filters if _has(given, name)},
             fields=self._fields(given),
@@ -142,7 +146,7 @@ def _whole(given: Mapping[str, str], name: str, default: int, at_most: int) -> i
     raise _invalid(name, value, f"a whole number from 1 to {at_most}")
 
 
-def _one_of(given: Mapping[str, str], name: str, accepted: Sequence[str]) -> str:
+def one_of(given: Mapping[str, str], name: str, accepted: Sequence[str]) -> str:
     value = given.get(name, accepted[0])
     if value not in accepted:
         raise _invalid(name, value, f"one of {', '.join(accepted)}")
@@ -217,21 +221,28 @@ def respond(
     return Response(encode(data, links, meta), status, headers=headers, media_type=MEDIA_TYPE)
 
 
+def link(path: str, parameters: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(parameters)}" if parameters else path
+
+
+def self_link(path: str, query: Query) -> str:
+    return link(path, query.given)
+
+
 def page_links(path: str, query: Query, *, more: bool, after: str | None = None) -> dict[str, Any]:
     """first, next and prev. With a cursor the next page starts where this one ends, whatever
     is inserted meanwhile; pages are numbered until then."""
     places = {"page[number]", "page[after]"}
     same = {name: value for name, value in query.given.items() if name not in places}
 
-    def link(**place: str) -> str:
-        parameters = same | {f"page[{name}]": value for name, value in place.items()}
-        return f"{path}?{urlencode(parameters)}" if parameters else path
+    def page(**place: str) -> str:
+        return link(path, same | {f"page[{name}]": value for name, value in place.items()})
 
-    following = link(after=after) if after else link(number=str(query.number + 1))
+    following = page(after=after) if after else page(number=str(query.number + 1))
     numbered = query.after is None and query.number > 1
     return {
-        "self": f"{path}?{urlencode(query.given)}" if query.given else path,
-        "first": link(),
-        "prev": link(number=str(query.number - 1)) if numbered else None,
+        "self": self_link(path, query),
+        "first": page(),
+        "prev": page(number=str(query.number - 1)) if numbered else None,
         "next": following if more else None,
     }

@@ -90,14 +90,18 @@ async def store_staged(
 async def store_offered(
     tx: AsyncConnection, source: str, offered: Offered, origin: Origin, now: datetime
 ) -> list[str]:
-    """Store what an API said. Returns the genes that changed."""
+    """Store what an API said. Returns the genes that changed.
+
+    That it has none is a version, too: of a gene without one, nobody knows later whether it was
+    asked for.
+    """
     values = {
         "hgnc_ids": offered.hgnc_ids,
         "values": offered.values,
         "digests": offered.digests,
         "positions": offered.positions,
     }
-    return await _store(tx, _OFFERED, values, source, origin, now)
+    return await _store(tx, _OFFERED, values, source, origin, now, keeps_empty=True)
 
 
 async def _store(
@@ -107,6 +111,8 @@ async def _store(
     source: str,
     origin: Origin,
     now: datetime,
+    *,
+    keeps_empty: bool = False,
 ) -> list[str]:
     arguments = {
         **values,
@@ -160,11 +166,11 @@ async def _store(
                        :retrieved_at, :parser_version, matched_by, :run_id,
                        {_CAUSE_AND_SEVERITY if origin.cause else "NULL, NULL"}
                 FROM fresh f
-                WHERE digest <> '\\x' OR hgnc_id = ANY(CAST(:closed AS text[]))
+                WHERE digest <> '\\x' OR hgnc_id = ANY(CAST(:closed AS text[])) OR :keeps_empty
                 ON CONFLICT (hgnc_id, source) WHERE valid_to = 'infinity' DO NOTHING
                 RETURNING hgnc_id, value IS NOT NULL AS has_value
             """),
-            arguments | {"closed": closed.genes},
+            arguments | {"closed": closed.genes, "keeps_empty": keeps_empty},
         )
     ).all()
     stored = sum(row.has_value for row in inserted)

@@ -1,11 +1,12 @@
 """Genes: lists of documents, and one document by any name of its gene."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.http import RequestError, field_error
 from services.gateway import domain, jsonapi
@@ -19,7 +20,7 @@ from services.gateway.errors import (
     ParameterInvalid,
 )
 from services.gateway.jsonapi import Query
-from services.gateway.store import genes
+from services.gateway.store import genes, history
 from services.gateway.store.genes import FILTERS, SORTS, Document
 
 FIELDS = (
@@ -28,9 +29,18 @@ FIELDS = (
 )
 
 _LIST = jsonapi.Allowed(
-    paged=True, keyset=True, filters=FILTERS, sorts=SORTS, resource="genes", fields=FIELDS
+    paged=True,
+    keyset=True,
+    filters=FILTERS,
+    sorts=SORTS,
+    resource="genes",
+    fields=FIELDS,
+    others=("as_of",),
 )
-_ONE = jsonapi.Allowed(resource="genes", fields=FIELDS)
+_LIST_AT = jsonapi.Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
+_ONE = jsonapi.Allowed(resource="genes", fields=FIELDS, others=("as_of",))
+_ONE_AT = jsonapi.Allowed(others=("as_of",))
+AS_OF = "a time with its zone, as 2026-06-01T08:00:00Z, or a day, which is its beginning in UTC"
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,11 @@ class GeneRoutes:
     documents: Documents
 
     async def list_genes(self, request: Request) -> Response:
-        """Approved genes. links.next goes on by key: it stays right and fast on any page."""
+        """Approved genes. links.next goes on by key: it stays right and fast on any page.
+
+        With `as_of` those that were approved at that time, as they were then, by HGNC id."""
+        if "as_of" in request.query_params:
+            return await self._list_at(_LIST_AT.parse(request.query_params))
         query = _normalised(_LIST.parse(request.query_params))
         async with self.engine.connect() as connection:
             found = await genes.list_documents(connection, query)
@@ -54,7 +68,10 @@ class GeneRoutes:
 
     async def get_gene(self, request: Request, gene: str) -> Response:
         """By HGNC id, symbol (previous and alias too, when they name one gene), Entrez id (with
-        or without NCBIGene:, so a bare number is an Entrez id) or Ensembl gene id."""
+        or without NCBIGene:, so a bare number is an Entrez id) or Ensembl gene id. With `as_of`
+        as it was at that time; its name is what it is called now."""
+        if "as_of" in request.query_params:
+            return await self._get_at(gene, _ONE_AT.parse(request.query_params))
         query = _ONE.parse(request.query_params)
         hgnc_id = domain.hgnc_id(gene)
         held = None
@@ -66,6 +83,34 @@ class GeneRoutes:
         if _matches(request.headers.get("if-none-match"), held.etag):
             return Response(status_code=304, headers=headers)
         return Response(held.body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
+
+    async def _list_at(self, query: Query) -> Response:
+        number = query.after[0] if query.after else 0
+        async with self.engine.connect() as connection:
+            at = await moment_of(connection, query)
+            assert at is not None  # It is given.
+            found = await history.list_genes_at(connection, at, number, query.size + 1)
+            documents = await history.documents_at(connection, found[: query.size], at)
+        after = None
+        if len(found) > query.size:
+            after = jsonapi.cursor(query.sort, documents[-1].number, documents[-1].symbol)
+        return jsonapi.respond(
+            [_resource(document) for document in documents],
+            jsonapi.page_links("/api/genes", query, more=after is not None, after=after),
+            meta={"as_of": at},
+        )
+
+    async def _get_at(self, gene: str, query: Query) -> Response:
+        async with self.engine.connect() as connection:
+            at = await moment_of(connection, query)
+            assert at is not None  # It is given.
+            hgnc_id = await find_gene(connection, gene)
+            documents = await history.documents_at(connection, [hgnc_id], at)
+        if not documents:
+            raise GeneUnknown(f"{hgnc_id} was not known at {at.isoformat()}")
+        (document,) = documents
+        links = {"self": jsonapi.self_link(_address(document), query)}
+        return jsonapi.respond(_resource(document), links, meta={"as_of": at})
 
     async def _read(self, gene: str, hgnc_id: str | None, query: Query) -> Held:
         generation = self.documents.generation
@@ -94,6 +139,45 @@ class GeneRoutes:
         router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
         router.add_api_route("/api/genes/{gene}", self.get_gene, openapi_extra=_ONE.openapi())
         return router
+
+
+async def moment_of(
+    connection: AsyncConnection, query: Query, name: str = "as_of", accepted: str = AS_OF
+) -> datetime | None:
+    """A time in the past; None where none is given. What holds now may be written just now, so
+    the last seconds are refused."""
+    value = query.given.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = None
+    if moment is not None and moment.tzinfo is None and len(value) == len("2026-06-01"):
+        moment = moment.replace(tzinfo=UTC)
+    if moment is None or moment.tzinfo is None:
+        raise _invalid(name, value, accepted)
+    if not await history.is_settled(connection, moment):
+        raise _invalid(name, value, f"a time at least {history.SETTLED_SECONDS} s ago")
+    return moment
+
+
+def _invalid(name: str, value: str, accepted: str) -> ParameterInvalid:
+    error = field_error(f"query {name}", value, accepted)
+    return ParameterInvalid(f"{name}={error['value']} does not fit; accepted: {accepted}", [error])
+
+
+async def find_gene(connection: AsyncConnection, gene: str) -> str:
+    """The HGNC id of what somebody calls a gene; an id is taken as it is, withdrawn or not.
+    Raises the errors of a name that is none, or not one alone."""
+    hgnc_id = domain.hgnc_id(gene)
+    if hgnc_id is not None and await genes.is_known(connection, hgnc_id):
+        return hgnc_id
+    _check_text(gene)
+    resolved = await genes.resolve(connection, [gene])
+    if resolved.refused:
+        raise _refusal(resolved.refused[0])
+    return resolved.hgnc_ids[0]
 
 
 def _normalised(query: Query) -> Query:

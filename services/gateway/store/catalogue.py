@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,6 +38,20 @@ async def get_source(connection: AsyncConnection, name: str) -> Row | None:
     rows = await connection.execute(text(f"{_SOURCES} WHERE name = :name"), {"name": name})
     row = rows.mappings().one_or_none()
     return None if row is None else dict(row)
+
+
+async def get_release_state(
+    connection: AsyncConnection, source: str, release_id: UUID
+) -> str | None:
+    """None where the source has no such release."""
+    state: str | None = await connection.scalar(
+        text("""
+            SELECT state FROM annotator.release_v1
+            WHERE source = :source AND release_id = :release_id
+        """),
+        {"source": source, "release_id": release_id},
+    )
+    return state
 
 
 async def list_namespaces(connection: AsyncConnection) -> list[Row]:

@@ -85,6 +85,14 @@ async def list_documents(connection: AsyncConnection, query: Query) -> list[Docu
     ]
 
 
+async def is_known(connection: AsyncConnection, hgnc_id: str) -> bool:
+    known = await connection.scalar(
+        text("SELECT EXISTS (SELECT FROM annotator.gene_v1 WHERE hgnc_id = :hgnc_id)"),
+        {"hgnc_id": hgnc_id},
+    )
+    return bool(known)
+
+
 async def count_documents(connection: AsyncConnection, query: Query) -> int:
     count = await connection.scalar(
         text(f"SELECT count(*) FROM cache.gene_v1 WHERE {' AND '.join(_conditions(query))}"),

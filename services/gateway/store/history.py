@@ -1,15 +1,21 @@
 """What was known of genes at a time, what has changed since, and where each value is from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+import orjson
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-Row = Mapping[str, Any]
+from services.gateway.store.genes import Document
+
+Row = RowMapping
+_NAMED = (  # What a document has of the catalogue's value.
+    *("symbol", "name", "status", "successors", "locus_group", "locus_type", "location"),
+    *("entrez_id", "ensembl_gene_id"),
+)
 
 SETTLED_SECONDS = 5  # The longest transaction: what is older will not be written any more.
 
@@ -38,13 +44,30 @@ async def is_settled(connection: AsyncConnection, at: datetime) -> bool:
     return bool(settled)
 
 
+async def annotations_now(
+    connection: AsyncConnection, hgnc_id: str, source: str | None = None
+) -> list[Row]:
+    """What each source, or one, says of a gene."""
+    rows = await connection.execute(
+        text("""
+            SELECT hgnc_id, source, status, value::text AS value, valid_from,
+                   CAST(NULL AS timestamptz) AS valid_to, release_id, release, synthetic
+            FROM annotator.current_annotation_v1
+            WHERE hgnc_id = :hgnc_id AND (CAST(:source AS text) IS NULL OR source = :source)
+            ORDER BY source
+        """),
+        {"hgnc_id": hgnc_id, "source": source},
+    )
+    return [row._mapping for row in rows]
+
+
 async def annotations_at(
     connection: AsyncConnection, hgnc_ids: Sequence[str], at: datetime, source: str | None = None
 ) -> list[Row]:
     """What each source, or one, said of genes at a time; one row for each pair.
 
-    A bulk source that had a release then and did not name a gene says that it has none. Of an API
-    no more is known than its versions: where there is none, nobody had asked, or it had none.
+    A bulk source that had a release then and did not name a gene says that it has none. An API
+    without a version had not been asked.
     """
     held = _HELD.format(columns="v.*", gene="g.hgnc_id", source="s.name", at=":at")
     rows = await connection.execute(
@@ -94,6 +117,57 @@ async def provenance(
         )
     ).one_or_none()
     return None if row is None else row._mapping
+
+
+async def documents_at(
+    connection: AsyncConnection, hgnc_ids: Sequence[str], at: datetime
+) -> list[Document]:
+    """Documents as the cache would have had them at a time, of the genes that there were then."""
+    found: dict[str, list[Row]] = {}
+    for row in await annotations_at(connection, hgnc_ids, at):
+        found.setdefault(row["hgnc_id"], []).append(row)
+    return [
+        _document(hgnc_id, rows)
+        for hgnc_id, rows in found.items()
+        if any(row["is_catalogue"] and row["value"] for row in rows)
+    ]
+
+
+def _document(hgnc_id: str, rows: Sequence[Row]) -> Document:
+    named = next(row["value"] for row in rows if row["is_catalogue"])
+    gene = orjson.loads(named)
+    annotations = {
+        row["source"]: {
+            "status": row["status"],
+            "value": None if row["value"] is None else orjson.Fragment(row["value"]),
+            "release": row["release"],
+            "synthetic": row["synthetic"],
+            "valid_from": row["valid_from"],
+        }
+        for row in rows
+    }
+    document = {"hgnc_id": hgnc_id} | {name: gene[name] for name in _NAMED}
+    content = orjson.dumps(document | {"annotations": annotations}).decode()
+    return Document(hgnc_id, int(hgnc_id.partition(":")[2]), gene["symbol"], 0, content)
+
+
+async def list_genes_at(
+    connection: AsyncConnection, at: datetime, after_number: int, limit: int
+) -> list[str]:
+    """Genes that were approved at a time, in the order of their numbers."""
+    held = _HELD.format(columns="v.value", gene="g.hgnc_id", source="s.name", at=":at")
+    rows = await connection.scalars(
+        text(f"""
+            SELECT g.hgnc_id
+            FROM annotator.source_v1 s CROSS JOIN annotator.gene_v1 g
+            CROSS JOIN LATERAL ({held}) a
+            WHERE s.is_catalogue AND a.value->>'status' = 'approved'
+              AND substr(g.hgnc_id, 6)::integer > :after_number
+            ORDER BY substr(g.hgnc_id, 6)::integer LIMIT :limit
+        """),
+        {"at": at, "after_number": after_number, "limit": limit},
+    )
+    return list(rows)
 
 
 @dataclass(frozen=True)

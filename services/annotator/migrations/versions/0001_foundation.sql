@@ -343,6 +343,11 @@ SELECT id AS release_id, source, version, state, synthetic, encode(sha256, 'hex'
        checked_at, accepted_at, accepted_xid, stored_at, readable_since, stored_xid, problem
 FROM release;
 
+CREATE VIEW release_file_v1 AS
+SELECT id AS file_id, release_id, name, url, etag, last_modified, media_type,
+       encode(sha256, 'hex') AS sha256, bytes, retrieved_at
+FROM release_file;
+
 CREATE VIEW source_v1 AS
 SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.joins, s.homepage, s.licence,
        s.citation, s.wire_format, s.parser_version, s.requests_per_second, s.concurrency,
@@ -442,5 +447,5 @@ REVOKE INSERT, UPDATE, DELETE ON source FROM annotator;  -- `annobus migrate` wr
 GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
 
 GRANT USAGE ON SCHEMA annotator TO gateway, cache;
-GRANT SELECT ON gene_v1, gene_name_v1, release_v1, source_v1, current_annotation_v1,
+GRANT SELECT ON gene_v1, gene_name_v1, release_v1, release_file_v1, source_v1, current_annotation_v1,
     annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1, unmapped_v1 TO gateway, cache;

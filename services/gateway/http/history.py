@@ -1,0 +1,378 @@
+"""What was known of a gene at a time, where each value is from, and what changed."""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, get_args
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.views import Cause, Severity
+from services.chassis.http import field_error
+from services.gateway import jsonapi
+from services.gateway.errors import (
+    AnnotationUnknown,
+    ParameterInvalid,
+    RunUnfinished,
+    RunUnknown,
+    SourceUnknown,
+)
+from services.gateway.http.genes import find_gene, moment_of
+from services.gateway.jsonapi import Query
+from services.gateway.store import catalogue, history
+from services.gateway.store.history import Place, Row, Wanted
+
+CAUSES: Sequence[str] = get_args(Cause)
+SEVERITIES: Sequence[str] = get_args(Severity)
+
+_ANNOTATIONS = jsonapi.Allowed(others=("as_of",))
+_ANNOTATION = jsonapi.Allowed(others=("as_of", "provenance"))
+_GENE_CHANGES = jsonapi.Allowed(
+    sized=True, others=("page[after]",), filters=("source", "cause", "severity")
+)
+_CHANGES = jsonapi.Allowed(
+    sized=True,
+    others=("since",),
+    filters=("gene", "source", "cause", "severity", "release"),
+)
+_DIFF = jsonapi.Allowed(sized=True, others=("from", "to", "page[after]"), filters=("source",))
+
+
+@dataclass(frozen=True)
+class HistoryRoutes:
+    engine: AsyncEngine
+
+    async def list_annotations(self, request: Request, gene: str) -> Response:
+        """What each source says of a gene, or said at a time (`as_of`)."""
+        query = _ANNOTATIONS.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            at = await moment_of(connection, query)
+            hgnc_id = await find_gene(connection, gene)
+            rows = await _annotations(connection, hgnc_id, at)
+        address = f"/api/genes/{hgnc_id}/annotations"
+        return jsonapi.respond(
+            [_annotation(row, f"{address}/{row['source']}") for row in rows],
+            {"self": jsonapi.self_link(address, query)},
+            meta=_as_of(at),
+        )
+
+    async def get_annotation(self, request: Request, gene: str, source: str) -> Response:
+        """What one source says of a gene, or said at a time. With `provenance=true` also where
+        that is from: release, raw file with its hash, place in it, parser version, identifier
+        that it was matched by, and run."""
+        query = _ANNOTATION.parse(request.query_params)
+        wants_provenance = jsonapi.one_of(query.given, "provenance", ("false", "true")) == "true"
+        async with self.engine.connect() as connection:
+            at = await moment_of(connection, query)
+            hgnc_id = await find_gene(connection, gene)
+            rows = await _annotations(connection, hgnc_id, at, source)
+            if not rows:
+                raise await _source_unknown(connection, source)
+            origin = None
+            if wants_provenance:
+                origin = await history.provenance(connection, hgnc_id, source, at)
+                if origin is None:
+                    raise AnnotationUnknown(
+                        f"{source} has no version of {hgnc_id}: its status is {rows[0]['status']}"
+                    )
+        address = f"/api/genes/{hgnc_id}/annotations/{source}"
+        found = _annotation(rows[0], address)
+        if origin is not None:
+            found["attributes"] |= {"provenance": _provenance(origin)}
+        return jsonapi.respond(found, {"self": jsonapi.self_link(address, query)}, meta=_as_of(at))
+
+    async def list_gene_changes(self, request: Request, gene: str) -> Response:
+        """Everything that became of a gene's values, the newest first."""
+        query = _GENE_CHANGES.parse(request.query_params)
+        wanted = _wanted(query)
+        after = _place(query.given, "page[after]")
+        async with self.engine.connect() as connection:
+            hgnc_id = await find_gene(connection, gene)
+            found = await history.list_gene_changes(
+                connection, hgnc_id, wanted, after, query.size + 1
+            )
+        page, more = found[: query.size], len(found) > query.size
+        address = f"/api/genes/{hgnc_id}/changes"
+        following = _next(address, query, "page[after]", _spell(page[-1])) if more else None
+        return jsonapi.respond(
+            [_change(row) for row in page],
+            {"self": jsonapi.self_link(address, query), "next": following},
+        )
+
+    async def list_changes(self, request: Request) -> Response:
+        """What changed behind `since`, in order; without it from the beginning. Ask again with
+        the cursor in `meta`, or by `links.next`, and nothing is missed or told twice.
+
+        A first release, and one that its upstream made by another method, is one change of all
+        its genes; `filter[release]` lists them."""
+        query = _CHANGES.parse(request.query_params)
+        since = _place(query.given, "since") or (0, 0)
+        async with self.engine.connect() as connection:
+            wanted = _wanted(query)
+            if "gene" in query.filters:
+                hgnc_id = await find_gene(connection, query.filters["gene"][0])
+                wanted = Wanted(hgnc_id, wanted.sources, wanted.causes, wanted.severities)
+            page = await history.list_changes(connection, wanted, since, query.size)
+        cursor = _spell(page[-1]) if page else query.given.get("since", _spelt(since))
+        return jsonapi.respond(
+            [_change(row) for row in page],
+            {
+                "self": jsonapi.self_link(_CHANGES_ADDRESS, query),
+                "next": _next(_CHANGES_ADDRESS, query, "since", cursor),
+            },
+            meta={"cursor": cursor},
+        )
+
+    async def diff(self, request: Request) -> Response:
+        """The values that were others at two times. `from` and `to` are times, or runs: then it is
+        the time at which they ended. What changed and came back in between is no difference, so
+        the differences of two spans that meet compose to that of both."""
+        query = _DIFF.parse(request.query_params)
+        behind = _behind(query.given)
+        async with self.engine.connect() as connection:
+            before = await _end_of(connection, query, "from")
+            after = await _end_of(connection, query, "to")
+            if before > after:
+                raise _invalid("to", query.given["to"], f"not before from={before.isoformat()}")
+            found = await history.list_differences(
+                connection, before, after, query.filters.get("source"), behind, query.size + 1
+            )
+        page, more = found[: query.size], len(found) > query.size
+        following = None
+        if more:
+            place = _spelt((page[-1]["number"], page[-1]["source"]))
+            following = _next("/api/diff", query, "page[after]", place)
+        return jsonapi.respond(
+            [_difference(row) for row in page],
+            {"self": jsonapi.self_link("/api/diff", query), "next": following},
+            meta={"from": before, "to": after},
+        )
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["history"])
+        for path, handler, allowed in (
+            ("/api/genes/{gene}/annotations", self.list_annotations, _ANNOTATIONS),
+            ("/api/genes/{gene}/annotations/{source}", self.get_annotation, _ANNOTATION),
+            ("/api/genes/{gene}/changes", self.list_gene_changes, _GENE_CHANGES),
+            (_CHANGES_ADDRESS, self.list_changes, _CHANGES),
+            ("/api/diff", self.diff, _DIFF),
+        ):
+            router.add_api_route(path, handler, openapi_extra=allowed.openapi())
+        return router
+
+
+_CHANGES_ADDRESS = "/api/changes"
+_ACCEPTED_TIMES = "a time with its zone, as 2026-06-01T08:00:00Z, a day, or the id of a run"
+
+
+# --------------------------------------------------------------------------- what is asked
+
+
+def _wanted(query: Query) -> Wanted:
+    for name, accepted in (("cause", CAUSES), ("severity", SEVERITIES)):
+        if not set(query.filters.get(name, ())) <= set(accepted):
+            parameter = f"filter[{name}]"
+            raise _invalid(parameter, query.given[parameter], f"some of {', '.join(accepted)}")
+    release_id = None
+    if "release" in query.filters:
+        parameter = "filter[release]"
+        try:
+            (only,) = query.filters["release"]
+            release_id = UUID(only)
+        except ValueError:
+            raise _invalid(parameter, query.given[parameter], "the id of one release") from None
+    if len(query.filters.get("gene", ("one",))) != 1:
+        raise _invalid("filter[gene]", query.given["filter[gene]"], "one gene")
+    return Wanted(
+        sources=query.filters.get("source"),
+        causes=query.filters.get("cause"),
+        severities=query.filters.get("severity"),
+        release_id=release_id,
+    )
+
+
+def _spelt(place: tuple[int, int | str]) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
+
+
+def _spell(row: Row) -> str:
+    return _spelt((int(row["xid"]), row["id"]))
+
+
+def _read(given: Mapping[str, str], name: str, accepted: str) -> tuple[int, object] | None:
+    """A number and another part, as `_spelt` writes them; None where it is not given."""
+    value = given.get(name)
+    if value is None:
+        return None
+    try:
+        number, other = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
+    except (binascii.Error, ValueError, TypeError):
+        raise _invalid(name, value, accepted) from None
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise _invalid(name, value, accepted)
+    return number, other
+
+
+def _place(given: Mapping[str, str], name: str) -> Place | None:
+    accepted = "the cursor of an answer before"
+    match _read(given, name, accepted):
+        case None:
+            return None
+        case (xid, int(number)) if 0 <= number < 2**63:
+            return xid, number
+    raise _invalid(name, given[name], accepted)
+
+
+def _behind(given: Mapping[str, str]) -> tuple[int, str]:
+    name, accepted = "page[after]", "the cursor of a links.next"
+    match _read(given, name, accepted):
+        case None:
+            return 0, ""
+        case (number, str(source)) if number < 2**31 and "\x00" not in source:
+            return number, source
+    raise _invalid(name, given[name], accepted)
+
+
+async def _annotations(
+    connection: AsyncConnection, hgnc_id: str, at: datetime | None, source: str | None = None
+) -> Sequence[Row]:
+    if at is None:
+        return await history.annotations_now(connection, hgnc_id, source)
+    return await history.annotations_at(connection, [hgnc_id], at, source)
+
+
+async def _end_of(connection: AsyncConnection, query: Query, name: str) -> datetime:
+    """A time that is given, or the end of a run that is given."""
+    value = query.given.get(name, "")
+    try:
+        run_id = UUID(value)
+    except ValueError:
+        moment = await moment_of(connection, query, name, _ACCEPTED_TIMES)
+        if moment is None:
+            raise _invalid(name, value, _ACCEPTED_TIMES) from None
+        return moment
+    run = await history.end_of_run(connection, run_id)
+    if run is None:
+        raise RunUnknown(run_id)
+    if run["finished_at"] is None:
+        error = field_error(f"query {name}", value, "a run that has ended")
+        raise RunUnfinished(f"run {run_id} is {run['state']}; it has no end yet", [error])
+    ended: datetime = run["finished_at"]
+    return ended
+
+
+async def _source_unknown(connection: AsyncConnection, source: str) -> SourceUnknown:
+    accepted = ", ".join(await catalogue.list_source_names(connection))
+    error = field_error("path source", source, accepted)
+    return SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
+
+
+def _invalid(name: str, value: object, accepted: str) -> ParameterInvalid:
+    error = field_error(f"query {name}", value, accepted)
+    return ParameterInvalid(f"{name}={error['value']} does not fit; accepted: {accepted}", [error])
+
+
+def _next(address: str, query: Query, name: str, cursor: str) -> str:
+    return jsonapi.link(address, {**query.given, name: cursor})
+
+
+# ------------------------------------------------------------------------ what is answered
+
+
+def _as_of(at: datetime | None) -> dict[str, object] | None:
+    return None if at is None else {"as_of": at.astimezone(UTC)}
+
+
+def _json(text: str | None) -> orjson.Fragment | None:
+    """A value's text goes out as it is; nothing parses it here."""
+    return None if text is None else orjson.Fragment(text)
+
+
+def _annotation(row: Row, address: str) -> dict[str, Any]:
+    attributes = {
+        "hgnc_id": row["hgnc_id"],
+        "source": row["source"],
+        "status": row["status"],
+        "value": _json(row["value"]),
+        "release": row["release"],
+        "synthetic": row["synthetic"],
+        "valid_from": row["valid_from"],
+        "valid_to": row["valid_to"],
+    }
+    identity = f"{row['hgnc_id']}/{row['source']}"
+    return jsonapi.resource("annotations", identity, attributes, address)
+
+
+def _provenance(row: Row) -> dict[str, Any]:
+    return {
+        "release": {
+            "id": str(row["release_id"]),
+            "version": row["release"],
+            "synthetic": row["synthetic"],
+            "method": row["method"],
+            "sha256": row["release_sha256"],
+            "retrieved_at": row["release_retrieved_at"],
+        },
+        "raw": {
+            "file": row["file"],
+            "url": row["url"],
+            "etag": row["etag"],
+            "last_modified": row["last_modified"],
+            "media_type": row["media_type"],
+            "sha256": row["sha256"],
+            "bytes": row["bytes"],
+            "retrieved_at": row["file_retrieved_at"],
+            "position": row["position"],
+        },
+        "parser_version": row["parser_version"],
+        "matched_by": row["matched_by"],
+        "run_id": None if row["run_id"] is None else str(row["run_id"]),
+        "cause": row["cause"],
+        "severity": row["severity"],
+        "valid_from": row["valid_from"],
+        "valid_to": row["valid_to"],
+    }
+
+
+def _change(row: Row) -> dict[str, Any]:
+    attributes = {
+        "kind": row["kind"],
+        "hgnc_id": row["hgnc_id"],
+        "symbol": row["symbol"],
+        "source": row["source"],
+        "changed_at": row["changed_at"],
+        "cause": row["cause"],
+        "severity": row["severity"],
+        "before": _json(row["before"]),
+        "after": _json(row["after"]),
+        "release_before": row["release_before"],
+        "release": row["release"],
+        "release_id": str(row["release_id"]),
+        "run_id": None if row["run_id"] is None else str(row["run_id"]),
+        "gene_count": row["gene_count"],
+    }
+    address = f"/api/sources/{row['source']}/releases/{row['release_id']}"
+    if row["kind"] == "annotation":
+        address = f"/api/genes/{row['hgnc_id']}/annotations/{row['source']}"
+    return jsonapi.resource("changes", f"{row['xid']}-{row['id']}", attributes, address)
+
+
+def _difference(row: Row) -> dict[str, Any]:
+    attributes = {
+        "hgnc_id": row["hgnc_id"],
+        "symbol": row["symbol"],
+        "source": row["source"],
+        "before": _json(row["before"]),
+        "after": _json(row["after"]),
+        "release_before": row["release_before"],
+        "release": row["release"],
+    }
+    identity = f"{row['hgnc_id']}/{row['source']}"
+    address = f"/api/genes/{row['hgnc_id']}/annotations/{row['source']}"
+    return jsonapi.resource("differences", identity, attributes, address)
