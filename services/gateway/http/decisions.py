@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.messages import Decision, DecideRelease
+from contracts.messages import DecideRelease, Decision
 from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import jsonapi
