@@ -1,0 +1,264 @@
+"""A release after another: just what differs is told, and what is unlike it waits for a person."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from contracts.messages import (
+    AnnotateBatch,
+    DecideRelease,
+    Decision,
+    ReleaseDecided,
+    ReleaseQuarantined,
+)
+from services.annotator import domain
+from services.annotator.domain import Record, StoredFile
+from services.annotator.sources.hpo import DISEASES, GENES, ONTOLOGY, Hpo
+from services.annotator.store import catalogue
+from tests.integration.annotator.desk import Desk, open_desk
+from tests.integration.annotator.publishing import Publisher, edit, publish
+from tests.system import Database, Mirror
+
+SEVERITIES = {"none": 0, "minor": 1, "major": 2, "clinical": 3}
+
+
+@pytest_asyncio.fixture
+async def publisher(loaded_desk: Desk) -> Publisher:
+    """HPO is stored as the mirror has it; whatever a test writes is its next release."""
+    await loaded_desk.order(["hpo"], ["HGNC:9008"])
+    await loaded_desk.work()
+    assert await states(loaded_desk) == ["stored"]
+    publisher = await publish(loaded_desk, "hpo")
+    loaded_desk.published.clear()
+    return publisher
+
+
+async def states(desk: Desk) -> list[str]:
+    rows = await desk.rows("SELECT state FROM release WHERE source = 'hpo' ORDER BY retrieved_at")
+    return [row.state for row in rows]
+
+
+async def values(desk: Desk) -> dict[str, str]:
+    rows = await desk.rows(
+        """SELECT hgnc_id, value::text AS value FROM current_annotation_v1
+           WHERE source = 'hpo' AND value IS NOT NULL"""
+    )
+    return {row.hgnc_id: row.value for row in rows}
+
+
+async def read(desk: Desk, contents: Mapping[str, bytes], folder: Path) -> dict[str, str]:
+    """What these files say, by the source itself and nothing of the engine."""
+    files = {}
+    for name, content in contents.items():
+        path = folder / name
+        path.write_bytes(content)
+        files[name] = StoredFile(path, b"", None, None)
+    async with desk.engine.connect() as connection:
+        genes = await catalogue.get_catalogue(connection)
+    return {
+        entry.hgnc_id: domain.canonical(entry.value).decode()
+        for entry in Hpo().read(files, genes)
+        if isinstance(entry, Record)
+    }
+
+
+async def told(desk: Desk) -> dict[str, Any]:
+    rows = await desk.rows(
+        """SELECT kind, hgnc_id, cause, severity, before::text AS before, after::text AS after
+           FROM change_v1 WHERE source = 'hpo' AND kind = 'annotation' ORDER BY xid, id"""
+    )
+    assert len({row.hgnc_id for row in rows}) == len(rows)
+    return {row.hgnc_id: row for row in rows}
+
+
+async def work_slices(desk: Desk, count: int) -> None:
+    """Work until so many slices of the newest release are stored, and no further."""
+    while True:
+        await desk.planner.plan_and_feed()
+        for message in await desk.relay():
+            if isinstance(message, AnnotateBatch):
+                await desk.handlers.on_annotate_batch(message)
+                stored = await desk.row("""
+                    SELECT count(*) AS n FROM batch WHERE kind = 'store' AND state = 'done'
+                      AND release_id = (SELECT id FROM release WHERE source = 'hpo'
+                                        ORDER BY retrieved_at DESC LIMIT 1)
+                """)
+                if (await states(desk))[-1] != "stored" and stored.n == count:
+                    return
+
+
+async def last_problem(desk: Desk) -> str:
+    (row,) = await desk.rows(
+        """SELECT problem->>'type' AS type FROM run_source rs JOIN run ON run.id = rs.run_id
+           WHERE source = 'hpo' ORDER BY run.started_at DESC LIMIT 1"""
+    )
+    return str(row.type)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_a_release_over_another_tells_exactly_what_differs_and_restarts_in_the_middle(
+    loaded_desk: Desk,
+    publisher: Publisher,
+    loaded_database: Database,
+    mirror: Mirror,
+    loaded_raw_folder: Path,
+    tmp_path: Path,
+    seed: int,
+) -> None:
+    desk = loaded_desk
+    before = await read(desk, publisher.contents, tmp_path)
+    assert await values(desk) == before
+    (first,) = await desk.rows("SELECT * FROM change_v1 WHERE source = 'hpo'")
+    assert (first.kind, first.cause, first.gene_count) == ("release", None, len(before))
+
+    publisher.contents[GENES] = edit(publisher.contents[GENES], seed, {"drop": 0.01, "trim": 0.02})
+    after = await read(desk, publisher.contents, tmp_path)
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await work_slices(desk, 3)
+    async with desk.engine.begin() as tx:  # What a crash of both does: hints and staged rows gone.
+        for table in ("staged", "staged_release"):
+            await tx.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+        await tx.execute(text("UPDATE batch SET state = 'pending' WHERE state = 'queued'"))
+    async with open_desk(loaded_database, mirror, loaded_raw_folder) as another:
+        another.use(upstreams={"hpo": publisher})
+        for _ in range(3):
+            await another.work()
+            await another.make_due()
+
+    assert await states(desk) == ["stored", "stored"]
+    assert await values(desk) == after
+    changes = await told(desk)
+    assert {gene: (row.before, row.after) for gene, row in changes.items()} == {
+        gene: (before.get(gene), after.get(gene))
+        for gene in before.keys() | after.keys()
+        if before.get(gene) != after.get(gene)
+    }
+    assert changes
+    # The name is that of phenotype.hpoa, which is the same: other bytes under it are a correction.
+    assert {row.cause for row in changes.values()} == {"correction"}
+    gone = [row for gene, row in changes.items() if gene not in after]
+    assert gone
+    assert {row.severity for row in gone} == {"clinical"}
+    assert {row.severity for row in changes.values()} <= {"major", "clinical"}
+
+
+async def test_a_new_parser_reads_what_is_there_and_its_changes_are_its_own(
+    loaded_desk: Desk, publisher: Publisher
+) -> None:
+    desk = loaded_desk
+    async with desk.engine.begin() as tx:  # As if an older parser had read these otherwise.
+        await tx.execute(
+            text("""
+                UPDATE annotation SET value = '{"term_count": 0}',
+                                      digest = sha256('{"term_count": 0}'::bytea)
+                WHERE source = 'hpo' AND hgnc_id IN (SELECT hgnc_id FROM annotation
+                    WHERE source = 'hpo' AND value IS NOT NULL ORDER BY hgnc_id LIMIT 7)
+            """)
+        )
+    newer = Hpo()
+    newer.declaration = replace(Hpo.declaration, parser_version=2)
+    desk.use(sources={"hpo": newer})
+    publisher.contents[GENES] = edit(publisher.contents[GENES], 3, {"drop": 0.01})
+
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    assert publisher.sent == 0
+    changes = await told(desk)
+    assert [row.cause for row in changes.values()] == ["parser"] * 7
+    assert {row.severity for row in changes.values()} == {"clinical"}
+
+    await desk.order(["hpo"], ["HGNC:9008"])  # And now what the upstream changed meanwhile.
+    await desk.work()
+    assert publisher.sent == 1
+    rows = await desk.rows("SELECT DISTINCT cause FROM change_v1 WHERE source = 'hpo'")
+    assert {row.cause for row in rows} == {None, "parser", "correction"}
+
+
+@pytest.mark.parametrize("decision", ["accept", "reject"])
+async def test_a_release_unlike_the_one_before_it_waits_for_a_person(
+    loaded_desk: Desk, publisher: Publisher, tmp_path: Path, decision: Decision
+) -> None:
+    desk = loaded_desk
+    good = publisher.contents[GENES]
+    before = await values(desk)
+    publisher.contents[GENES] = edit(good, 4, {"drop": 0.3})
+    for _ in range(2):  # Whoever asks again is told the same, and nothing is fetched again.
+        await desk.order(["hpo"], ["HGNC:9008"])
+        await desk.work()
+        assert await states(desk) == ["stored", "quarantined"]
+        assert await values(desk) == before
+        assert await last_problem(desk) == "urn:annobus:problem:release-quarantined"
+    assert publisher.sent == 1
+    (event,) = [one for one in desk.published if isinstance(one, ReleaseQuarantined)]
+    assert [doubt.check for doubt in event.doubts] == ["records", "records", "churn"]
+    assert await told(desk) == {}
+
+    await desk.handlers.on_decide_release(decide(event.release_id, decision))
+    await desk.handlers.on_decide_release(decide(event.release_id, "reject"))  # Too late.
+    await desk.work()
+    decided = [one for one in desk.published if isinstance(one, ReleaseDecided)]
+    assert [(one.decision, one.decided_by) for one in decided] == [(decision, "r.franklin")]
+    after = await read(desk, publisher.contents, tmp_path)
+    if decision == "accept":
+        assert await states(desk) == ["stored", "stored"]
+        assert await values(desk) == after
+        assert {gene: row.after for gene, row in (await told(desk)).items()} == {
+            gene: after.get(gene) for gene in before if before[gene] != after.get(gene)
+        }
+    else:
+        assert await states(desk) == ["stored", "rejected"]
+        assert await values(desk) == before
+        await desk.order(["hpo"], ["HGNC:9008"])
+        await desk.work()
+        assert await last_problem(desk) == "urn:annobus:problem:release-refused"
+
+    publisher.contents[GENES] = edit(good, 5, {"trim": 0.01})  # The next one is as expected.
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    if decision == "reject":
+        assert await states(desk) == ["stored", "rejected", "stored"]
+        assert await values(desk) == await read(desk, publisher.contents, tmp_path)
+
+
+def decide(release_id: UUID, decision: Decision) -> DecideRelease:
+    return DecideRelease(
+        source="hpo",
+        release_id=release_id,
+        decision=decision,
+        decided_by="r.franklin",
+        note="looked at",
+    )
+
+
+@pytest.mark.parametrize(
+    ("check", "change"),
+    [
+        pytest.param(
+            "columns", {GENES: (b"\tdisease_id\n", b"\tdisease_id\textra\n")}, id="column"
+        ),
+        pytest.param("media type", {"media_type": "application/octet-stream"}, id="media type"),
+    ],
+)
+async def test_another_form_is_noticed_though_it_can_be_read(
+    loaded_desk: Desk, publisher: Publisher, check: str, change: Mapping[str, Any]
+) -> None:
+    desk = loaded_desk
+    if "media_type" in change:
+        publisher.media_types[DISEASES] = change["media_type"]
+        publisher.contents[DISEASES] += b"\n"
+    else:
+        header, *lines = publisher.contents[GENES].splitlines(keepends=True)
+        rows = [line.rstrip(b"\n") + b"\tx\n" for line in lines]
+        publisher.contents[GENES] = header.rstrip(b"\n") + b"\textra\n" + b"".join(rows)
+    assert ONTOLOGY in publisher.contents
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    assert await states(desk) == ["stored", "quarantined"]
+    (event,) = [one for one in desk.published if isinstance(one, ReleaseQuarantined)]
+    assert [doubt.check for doubt in event.doubts] == [check]
