@@ -187,3 +187,194 @@ def composed(first: Difference, second: Difference) -> Difference:
         for place in first.keys() | second.keys()
     }
     return {place: ends for place, ends in both.items() if ends[0] != ends[1]}
+
+
+# ------------------------------------------------------------------------------ the routes
+
+
+@pytest_asyncio.fixture
+async def told(storing: Storing) -> dict[str, datetime]:
+    """Two releases of Ensembl over two genes, and when each held."""
+    first = await storing.release("ensembl", "115")
+    held = {"none": await storing.store("ensembl", first, {})}
+    held["first"] = await storing.store("ensembl", first, {PKD1: 1, PKD2: 1})
+    second = await storing.release("ensembl", "116")
+    held["second"] = await storing.store("ensembl", second, {PKD1: 2, PKD2: None})
+    return held
+
+
+def spelt(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+async def attributes(desk: Desk, path: str, **parameters: str) -> Any:
+    answer = await desk.client.get(path, params=parameters)
+    assert answer.status_code == 200, answer.text
+    data = answer.json()["data"]
+    return [one["attributes"] for one in data] if isinstance(data, list) else data["attributes"]
+
+
+async def test_what_a_source_said_at_a_time(desk: Desk, told: dict[str, datetime]) -> None:
+    path = "/api/genes/PKD1/annotations/ensembl"
+    for moment, status, start, release in (
+        ("none", "pending", None, None),
+        ("first", "ok", 1, "115"),
+        ("second", "ok", 2, "116"),
+    ):
+        found = await attributes(desk, path, as_of=spelt(told[moment]))
+        assert (found["status"], found["release"]) == (status, release)
+        assert (found["value"] or {}).get("start") == start
+    now = await attributes(desk, path)
+    assert (now["status"], now["value"]["start"], now["valid_to"]) == ("ok", 2, None)
+    gone = await attributes(
+        desk, f"/api/genes/{PKD2}/annotations/ensembl", as_of=spelt(told["second"])
+    )
+    assert (gone["status"], gone["value"]) == ("empty", None)
+    all_of_it = await attributes(desk, "/api/genes/PKD1/annotations", as_of=spelt(told["first"]))
+    assert {one["source"]: one["status"] for one in all_of_it}["ensembl"] == "ok"
+
+
+async def test_where_a_value_is_from(desk: Desk, told: dict[str, datetime]) -> None:
+    path = "/api/genes/PKD1/annotations/ensembl"
+    for parameters, release in (({}, "116"), ({"as_of": spelt(told["first"])}, "115")):
+        found = await attributes(desk, path, provenance="true", **parameters)
+        origin = found["provenance"]
+        assert origin["release"]["version"] == release == found["release"]
+        assert origin["raw"]["sha256"] == release.encode().hex()
+        assert (origin["raw"]["position"], origin["parser_version"]) == (0, 1)
+        assert origin["matched_by"] == "ensembl_gene_id"
+    answer = await desk.client.get(
+        path, params={"provenance": "true", "as_of": spelt(told["none"])}
+    )
+    assert answer.status_code == 404
+    assert answer.json()["type"] == "urn:annobus:problem:annotation-unknown"
+
+
+async def test_changes_of_all_and_of_one_gene(desk: Desk, told: dict[str, datetime]) -> None:
+    assert told
+    answer = await desk.client.get("/api/changes")
+    found = [one["attributes"] for one in answer.json()["data"]]
+    assert [(one["symbol"], one["before"]["start"], one["severity"]) for one in found] == [
+        ("PKD1", 1, "minor"),
+        ("PKD2", 1, "minor"),
+    ]
+    assert [one["after"] and one["after"]["start"] for one in found] == [2, None]
+    assert {(one["release_before"], one["release"]) for one in found} == {("115", "116")}
+    cursor = answer.json()["meta"]["cursor"]
+    assert await attributes(desk, "/api/changes", since=cursor) == []
+    assert await attributes(desk, "/api/changes", **{"filter[severity]": "clinical"}) == []
+    chosen = {"filter[gene]": "PKD2", "filter[source]": "ensembl", "filter[cause]": "upstream"}
+    assert [one["hgnc_id"] for one in await attributes(desk, "/api/changes", **chosen)] == [PKD2]
+
+    own = await attributes(desk, "/api/genes/PKD1/changes")
+    assert [(one["cause"], one["after"]["start"]) for one in own] == [("upstream", 2), (None, 1)]
+    page = await desk.client.get("/api/genes/PKD1/changes", params={"page[size]": "1"})
+    rest = await desk.client.get(page.json()["links"]["next"])
+    assert [one["attributes"]["after"]["start"] for one in rest.json()["data"]] == [1]
+    assert rest.json()["links"]["next"] is None
+
+
+async def test_a_difference_in_pages(desk: Desk, told: dict[str, datetime]) -> None:
+    ends = {"from": spelt(told["none"]), "to": spelt(told["second"])}
+    page = await desk.client.get("/api/diff", params={**ends, "page[size]": "1"})
+    assert page.status_code == 200, page.text
+    (first,) = page.json()["data"]
+    assert (first["attributes"]["symbol"], first["attributes"]["after"]["start"]) == ("PKD1", 2)
+    assert page.json()["links"]["next"] is None  # PKD2 came and went in between.
+    ends["from"] = spelt(told["first"])
+    page = await desk.client.get("/api/diff", params={**ends, "page[size]": "1"})
+    rest = await desk.client.get(page.json()["links"]["next"])
+    assert [one["attributes"]["symbol"] for one in rest.json()["data"]] == ["PKD2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "says"),
+    [
+        ("/api/genes/PKD1", {"as_of": "yesterday"}, "a time with its zone"),
+        ("/api/genes/PKD1", {"as_of": "2026-06-01T08:00:00"}, "a time with its zone"),
+        ("/api/genes/PKD1", {"as_of": "2999-01-01"}, "a time at least"),
+        ("/api/genes", {"as_of": "2026-06-01", "filter[symbol]": "PKD1"}, "filter[symbol]"),
+        ("/api/genes/PKD1/annotations/ensembl", {"provenance": "yes"}, "one of false, true"),
+        ("/api/changes", {"since": "x"}, "the cursor of an answer before"),
+        ("/api/changes", {"filter[cause]": "magic"}, "upstream, parser, mapping, correction"),
+        ("/api/changes", {"filter[release]": "one"}, "the id of one release"),
+        ("/api/diff", {"from": "2026-06-01"}, "the id of a run"),
+        ("/api/diff", {"from": "2026-06-02", "to": "2026-06-01"}, "not before from="),
+    ],
+)
+async def test_what_does_not_fit_is_named(
+    desk: Desk, storing: Storing, path: str, parameters: Mapping[str, str], says: str
+) -> None:
+    assert storing
+    answer = await desk.client.get(path, params=parameters)
+    assert answer.status_code == 400, answer.text
+    assert says in answer.json()["detail"]
+
+
+async def test_a_run_stands_for_its_end(desk: Desk, told: dict[str, datetime]) -> None:
+    run_id = await desk.start()
+    answer = await desk.client.get(
+        "/api/diff", params={"from": spelt(told["none"]), "to": str(run_id)}
+    )
+    assert answer.status_code == 404  # The annotator has not heard of it.
+    await desk.execute(
+        """INSERT INTO annotator.run (id, state, all_genes, awaits_catalogue, open_sources)
+           VALUES ($1, 'planning', true, false, 0)""",
+        run_id,
+    )
+    parameters = {"from": spelt(told["none"]), "to": str(run_id)}
+    answer = await desk.client.get("/api/diff", params=parameters)
+    assert answer.json()["type"] == "urn:annobus:problem:run-unfinished"
+    await desk.execute(
+        """UPDATE annotator.run SET state = 'completed', planned_all = true,
+               finished_at = clock_timestamp() WHERE id = $1""",
+        run_id,
+    )
+    assert len(await attributes(desk, "/api/diff", **parameters)) == 1
+
+
+async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:
+    """Their names are those of the catalogue's release that held then."""
+    first = replace(await storing.release("hgnc", "2026-01"), matched_by="hgnc_id")
+    before = await name_genes(storing, first, {PKD1: "PKD1", PKD2: "PKD2"})
+    second = replace(await storing.release("hgnc", "2026-02"), matched_by="hgnc_id")
+    after = await name_genes(storing, second, {PKD1: "PKD1A", PKD2: None})
+    found = await attributes(desk, "/api/genes/PKD1", as_of=spelt(before))
+    assert (found["symbol"], found["annotations"]["ensembl"]["status"]) == ("PKD1", "pending")
+    assert (await attributes(desk, f"/api/genes/{PKD1}", as_of=spelt(after)))["symbol"] == "PKD1A"
+    page = await desk.client.get("/api/genes", params={"as_of": spelt(before), "page[size]": "1"})
+    assert [one["id"] for one in page.json()["data"]] == [PKD1]
+    rest = await desk.client.get(page.json()["links"]["next"])
+    assert [one["id"] for one in rest.json()["data"]] == [PKD2]
+    assert [one["hgnc_id"] for one in await attributes(desk, "/api/genes", as_of=spelt(after))] == [
+        PKD1
+    ]
+    answer = await desk.client.get(f"/api/genes/{PKD1}", params={"as_of": "2020-01-01"})
+    assert answer.status_code == 404
+
+
+class GeneName(BaseModel):
+    symbol: str
+    name: str | None = None
+    status: str = "approved"
+    successors: list[str] = []
+    locus_group: str | None = None
+    locus_type: str | None = None
+    location: str | None = None
+    entrez_id: str | None = None
+    ensembl_gene_id: str | None = None
+
+
+async def name_genes(
+    storing: Storing, origin: Origin, symbols: Mapping[str, str | None]
+) -> datetime:
+    async with storing.engine.begin() as tx:
+        offered = Offered()
+        for place, (hgnc_id, symbol) in enumerate(symbols.items()):
+            value = None if symbol is None else GeneName(symbol=symbol)
+            offered.add(Answer(hgnc_id, value, place))
+        now = await annotations.lock_store(tx, "hgnc")
+        await annotations.store_offered(tx, "hgnc", offered, origin, now)
+    async with storing.engine.connect() as connection:
+        moment: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
+    return moment
