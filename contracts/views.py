@@ -245,6 +245,7 @@ class ReleaseFileV1(View):
     sha256: str  # Hexadecimal; what they are stored under.
     bytes: int
     retrieved_at: datetime
+    removed_at: datetime | None  # Its bytes are not kept any more.
 
 
 class UnmappedV1(View):

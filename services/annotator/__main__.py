@@ -1,12 +1,15 @@
 """The annotator's composition root."""
 
 import asyncio
+from datetime import timedelta
 
 from services.annotator.handlers import Handlers, subscriptions
 from services.annotator.planner import COALESCE_SECONDS, PERIOD_SECONDS, Planner
 from services.annotator.progress import Progress
 from services.annotator.raw_store import RawStore
 from services.annotator.releases import Releases
+from services.annotator.retention import PERIOD_SECONDS as RETENTION_SECONDS
+from services.annotator.retention import Retention
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES, UPSTREAMS
 from services.annotator.upstream import open_upstreams
@@ -43,6 +46,8 @@ async def main(settings: AnnotatorSettings) -> None:
             prepare_release=releases.prepare_release,
         )
         planner = Planner(engine, SOURCES, instance, progress.report)
+        age = timedelta(days=settings.raw_days)
+        retention = Retention(engine, raw_store, age, settings.raw_bytes_max)
 
         bus.subscribe(subscriptions(handlers), instance)
         life.at_stop(bus.stop)
@@ -59,6 +64,10 @@ async def main(settings: AnnotatorSettings) -> None:
                 period_seconds=PERIOD_SECONDS,
                 coalesce_seconds=COALESCE_SECONDS,
             ),
+        )
+        life.keep(
+            "retention",
+            database.alone(settings, "retention", retention.work, period_seconds=RETENTION_SECONDS),
         )
         await life.until_stopped()
 

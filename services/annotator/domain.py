@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from gzip import GzipFile
+from io import BufferedReader
 from pathlib import Path
 from random import uniform
 from typing import Any, Literal, Protocol
@@ -12,6 +15,7 @@ from uuid import UUID
 from zlib import crc32
 
 import orjson
+from backports.zstd import ZstdFile
 from pydantic import BaseModel
 from typing_extensions import TypeIs
 
@@ -19,6 +23,10 @@ from contracts.messages import AnnotationsChanged
 from contracts.views import Severity
 from services.annotator.errors import RateLimited, ReleaseMissing
 from services.chassis.errors import PermanentError
+
+ZSTD = ".zst"  # What the raw store's names end in.
+GZIP = b"\x1f\x8b"  # What such a file begins with, whatever it is called.
+READ_BYTES = 256 * 1024
 
 ATTEMPTS_MAX = 5
 BACKOFF_FIRST_SECONDS = 1.0
@@ -117,14 +125,38 @@ def _grouped(pairs: Iterator[tuple[str | None, Gene]]) -> Mapping[str, Sequence[
     return groups
 
 
+def open_raw(path: Path) -> BufferedReader:
+    """The bytes of a file that was compressed with zstd, or was not."""
+    if path.suffix != ZSTD:
+        return path.open("rb")
+    return BufferedReader(ZstdFile(path), READ_BYTES)
+
+
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a release as it lies in the raw store, byte for byte."""
+    """A file of a release as it lies in the raw store; the hash is of its bytes as they came."""
 
     path: Path
     sha256: bytes
     etag: str | None
     last_modified: str | None
+
+    def open(self) -> BufferedReader:
+        """Its bytes as they came."""
+        return open_raw(self.path)
+
+    @contextmanager
+    def unpacked(self) -> Iterator[BufferedReader]:
+        """Its bytes, however it came packed: a bgzf file is many gzip files, one behind the other.
+
+        The errors of `gzip` and `zlib` are the reader's to name.
+        """
+        with self.open() as raw:
+            if not raw.peek(len(GZIP)).startswith(GZIP):
+                yield raw
+                return
+            with GzipFile(fileobj=raw) as packed:
+                yield BufferedReader(packed, READ_BYTES)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""What was fetched, byte for byte, each file under its SHA-256."""
+"""What was fetched, compressed, each file under the SHA-256 of its bytes as they came."""
 
 import asyncio
+import io
 import os
 import shutil
 import tempfile
@@ -8,6 +9,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from backports.zstd import ZstdFile
+
+from services.annotator.domain import READ_BYTES, ZSTD
 
 INCOMING = "incoming-"
 INCOMING_SECONDS_MAX = 3_600.0  # Older ones belong to nobody: a download has a shorter deadline.
@@ -21,7 +27,7 @@ class RawStore:
 
     def path(self, sha256: bytes) -> Path:
         name = sha256.hex()
-        return self._folder / name[:2] / name
+        return self._folder / name[:2] / f"{name}{ZSTD}"
 
     def holds(self, sha256: bytes) -> bool:
         return self.path(sha256).is_file()
@@ -41,7 +47,7 @@ class RawStore:
             yield Path(folder)
 
     async def keep(self, file: Path, sha256: bytes) -> None:
-        """Move a complete file of the workspace into the store."""
+        """Take a complete file of the workspace into the store."""
         await asyncio.to_thread(self._keep, file, sha256)
 
     async def keep_bytes(self, content: bytes, sha256: bytes) -> None:
@@ -51,16 +57,35 @@ class RawStore:
         if self.holds(sha256):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=INCOMING, delete=False) as file:
-            file.write(content)
-        self._keep(Path(file.name), sha256)
+        self._write(io.BytesIO(content), sha256)
 
     def _keep(self, file: Path, sha256: bytes) -> None:
+        with file.open("rb") as content:
+            self._write(content, sha256)
+        file.unlink()
+
+    def _write(self, content: BinaryIO, sha256: bytes) -> None:
         target = self.path(sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sync(file)
-        file.replace(target)
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=INCOMING, delete=False) as file:
+            with ZstdFile(file, "wb") as packed:
+                shutil.copyfileobj(content, packed, READ_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(target)
         _sync(target.parent)  # The name, too, must outlive a power failure.
+
+    def remove(self, sha256: bytes) -> None:
+        """Let go of a file that nobody needs any more."""
+        self.path(sha256).unlink(missing_ok=True)
+
+    def sizes(self) -> dict[bytes, int]:
+        """Every file there is, by its hash: the bytes that it takes."""
+        found = {}
+        for path in self._folder.glob(f"??/*{ZSTD}"):
+            with suppress(FileNotFoundError):  # Another annotator has let go of it.
+                found[bytes.fromhex(path.stem)] = path.stat().st_size
+        return found
 
 
 def _sync(path: Path) -> None:

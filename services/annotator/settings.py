@@ -21,4 +21,6 @@ class AnnotatorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="ANNOTATOR_")
 
     raw_folder: Path  # What was fetched, byte for byte; shared by all annotators.
+    raw_days: float = Field(default=365, ge=0)  # How long files are kept that nobody needs,
+    raw_bytes_max: int = Field(default=20 * 1024**3, ge=0)  # unless all take more than this.
     upstreams: dict[str, UpstreamSettings] = Field(default_factory=dict)

@@ -33,7 +33,7 @@ class Connections:
 
 
 CONNECTIONS = {
-    "annotator": Connections(5, 5, sessions=3),
+    "annotator": Connections(5, 5, sessions=4),
     "cache": Connections(5, 5, sessions=3),
     "gateway": Connections(20, 10, sessions=1),
 }

@@ -35,8 +35,6 @@ FILE: Final = "constraint_metrics.tsv"
 FILE_BYTES_MAX: Final = 2 * 1024**3  # v4.1.1 has 0.6 GB.
 UNPACKED_BYTES_MAX: Final = 8 * 1024**3
 LINE_BYTES_MAX: Final = 1024**2  # The longest of v4.1.1 has 8 KB.
-READ_BYTES: Final = 256 * 1024
-GZIP: Final = b"\x1f\x8b"
 MISSING: Final = frozenset({b"", b"NA"})  # Besides NaN, which can be read as a number.
 
 FLAG: Final = re.compile(r"\w+")
@@ -260,13 +258,13 @@ class Gnomad:
         self.files = (RemoteFile(FILE, self._release.path, FILE_BYTES_MAX),)
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
-        with _open(files[FILE]) as file:
+        with files[FILE].unpacked() as file:
             self._header(_lines(file))
         return self._name
 
     def read(self, files: Mapping[str, StoredFile], catalogue: Catalogue) -> Iterator[Entry]:
         """A record for each gene by its MANE Select transcript, else by its canonical one."""
-        with _open(files[FILE]) as file:
+        with files[FILE].unpacked() as file:
             lines = _lines(file)
             header = self._header(lines)
             yield domain.Columns(FILE, header)
@@ -300,16 +298,6 @@ class Gnomad:
         if self._release.columns not in kind:
             raise SchemaChanged(f"{FILE} of {self._name} has the columns of {theirs}")
         return header
-
-
-def _open(file: StoredFile) -> BufferedReader:
-    """The table, however it is packed. A bgzf file is many gzip files, one behind the other."""
-    raw = file.path.open("rb")
-    if raw.peek(len(GZIP)).startswith(GZIP):
-        # The reader of gzip closes only files that it has opened.
-        raw.close()
-        return BufferedReader(gzip.GzipFile(file.path), READ_BYTES)
-    return raw
 
 
 def _lines(file: BufferedReader) -> Iterator[tuple[int, bytes]]:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from email.utils import parsedate
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -154,7 +153,7 @@ class Hgnc:
         apart. A set without dates is named by the day it was published, its ETag or its hash.
         """
         file = files[COMPLETE_SET]
-        if days := DATE_MODIFIED.findall(file.path.read_bytes()):
+        if days := DATE_MODIFIED.findall(_content(file)):
             return bytes(max(days)).decode()
         if file.last_modified and (published := parsedate(file.last_modified)):
             return date(*published[:3]).isoformat()
@@ -170,7 +169,7 @@ class Hgnc:
         """The approved genes, then what was withdrawn; of entries with one id the first counts."""
         places: dict[str, str] = {}
         for name, read in ((COMPLETE_SET, _read_complete_set), (WITHDRAWN, _read_withdrawn)):
-            columns, entries = read(files[name].path)
+            columns, entries = read(_content(files[name]))
             yield Columns(name, columns)
             for position, fields in entries:
                 place = f"{name}, {position}"
@@ -190,11 +189,15 @@ class Hgnc:
 _Table = tuple[Sequence[str], Iterator[tuple[int, Fields]]]
 
 
-def _read_complete_set(path: Path) -> _Table:
+def _content(file: StoredFile) -> bytes:
+    with file.open() as opened:
+        return opened.read()
+
+
+def _read_complete_set(content: bytes) -> _Table:
     """The keys, and each record with its index in `docs`."""
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        response = orjson.loads(content)["response"]
+        response = orjson.loads(content.removeprefix(codecs.BOM_UTF8))["response"]
         # What is no object is an entry without any field: it is reported like the others.
         docs: list[Fields] = [doc if isinstance(doc, dict) else {} for doc in response["docs"]]
         announced = response.get("numFound", len(docs))
@@ -233,10 +236,10 @@ def _fields_of(doc: Fields) -> Fields:
     return fields
 
 
-def _read_withdrawn(path: Path) -> _Table:
+def _read_withdrawn(content: bytes) -> _Table:
     """The columns, and each entry with its line, the header being line 1."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise SchemaChanged(f"{WITHDRAWN} is not UTF-8: {error}") from error
     header = lines[0].split("\t")

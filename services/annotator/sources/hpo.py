@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from io import TextIOWrapper
 from itertools import repeat
 from operator import itemgetter
 from typing import Final, Literal
@@ -430,7 +431,7 @@ def _header(lines: Iterator[tuple[int, str]], name: str, columns: tuple[str, ...
 
 def _lines(files: _Files, name: str) -> Iterator[tuple[int, str]]:
     try:
-        with files[name].path.open(encoding="utf-8-sig") as file:
+        with TextIOWrapper(files[name].open(), encoding="utf-8-sig") as file:
             # Not the tabs at its ends: an empty cell is one, too.
             yield from enumerate(map(str.strip, file, repeat(" \n")), start=1)
     except UnicodeDecodeError as error:

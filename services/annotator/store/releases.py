@@ -226,7 +226,8 @@ async def record_page(
                 INSERT INTO release_file (release_id, name, url, sha256, bytes)
                 SELECT release_id, 'page', :url, :sha256, :bytes
                 FROM run_source WHERE run_id = :run_id AND source = :source
-                ON CONFLICT (release_id, name, sha256) DO UPDATE SET url = excluded.url
+                ON CONFLICT (release_id, name, sha256)
+                DO UPDATE SET url = excluded.url, removed_at = NULL
                 RETURNING release_id, id, (
                     SELECT cause FROM release WHERE release.id = release_file.release_id) AS cause
             """),

@@ -328,6 +328,7 @@ def _provenance(row: Row) -> dict[str, Any]:
             "sha256": row["sha256"],
             "bytes": row["bytes"],
             "retrieved_at": row["file_retrieved_at"],
+            "removed_at": row["removed_at"],
             "position": row["position"],
         },
         "parser_version": row["parser_version"],

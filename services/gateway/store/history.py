@@ -108,7 +108,7 @@ async def provenance(
                        r.version AS release, r.synthetic, r.method, r.sha256 AS release_sha256,
                        r.retrieved_at AS release_retrieved_at, f.name AS file, f.url, f.etag,
                        f.last_modified, f.media_type, f.sha256, f.bytes,
-                       f.retrieved_at AS file_retrieved_at
+                       f.retrieved_at AS file_retrieved_at, f.removed_at
                 FROM ({held}) a
                 JOIN annotator.release_v1 r ON r.release_id = a.release_id
                 JOIN annotator.release_file_v1 f ON f.file_id = a.file_id

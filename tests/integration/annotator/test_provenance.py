@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from services.annotator import domain
-from services.annotator.domain import Catalogue, Client, Record, Response, StoredFile
+from services.annotator.domain import (
+    Catalogue,
+    Client,
+    Record,
+    Response,
+    StoredFile,
+    open_raw,
+)
 from services.annotator.raw_store import RawStore
 from services.annotator.sources import SOURCES
 from services.annotator.store import catalogue
@@ -100,7 +107,7 @@ async def test_the_values_of_an_api_are_in_the_answers_that_were_kept(loaded_des
         found.setdefault(row.sha256, []).append(row)
     assert len(found) == PAGES
     for sha256, values in found.items():
-        content = desk.releases.raw_store.path(bytes.fromhex(sha256)).read_bytes()
+        content = open_raw(desk.releases.raw_store.path(bytes.fromhex(sha256))).read()
         async with desk.engine.connect() as connection:
             genes = await catalogue.get_genes(connection, [row.hgnc_id for row in values])
         for row, gene in zip(values, genes, strict=True):

@@ -77,6 +77,7 @@ CREATE TABLE release_file (
     sha256 bytea NOT NULL,
     bytes bigint NOT NULL,
     retrieved_at timestamptz NOT NULL DEFAULT now(),
+    removed_at timestamptz,  -- Its bytes are not kept any more.
     UNIQUE (release_id, name, sha256)
 );
 
@@ -345,7 +346,7 @@ FROM release;
 
 CREATE VIEW release_file_v1 AS
 SELECT id AS file_id, release_id, name, url, etag, last_modified, media_type,
-       encode(sha256, 'hex') AS sha256, bytes, retrieved_at
+       encode(sha256, 'hex') AS sha256, bytes, retrieved_at, removed_at
 FROM release_file;
 
 CREATE VIEW source_v1 AS
