@@ -1,6 +1,8 @@
 """HGNC: the names and identifiers of all human genes, and the ids that were given up."""
 
 import codecs
+import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +28,23 @@ from services.annotator.domain import (
 )
 from services.annotator.errors import ReleaseRefused, SchemaChanged
 
-COMPLETE_SET: Final = "hgnc_complete_set.json"
+Form = Literal["json", "tsv"]
+
+COMPLETE_SET: Final = "hgnc_complete_set"
 WITHDRAWN: Final = "withdrawn.txt"
 COMPLETE_SET_BYTES_MAX: Final = 256 * 1024 * 1024  # It has 33 MB.
 WITHDRAWN_BYTES_MAX: Final = 16 * 1024 * 1024  # It has 0.3 MB.
 
+# Where the complete set is, in each of its two forms.
+PATHS: Final[Mapping[Form, str]] = {
+    "json": "json/json/hgnc_complete_set.json",
+    "tsv": "tsv/tsv/hgnc_complete_set.txt",
+}
+# What is a list in the JSON, and in the table one cell with bars between its parts.
+LISTS: Final = frozenset(
+    "alias_symbol prev_symbol prev_name gene_group gene_group_id uniprot_ids omim_id"
+    " refseq_accession ccds_id mgd_id rgd_id mane_select".split()
+)
 REQUIRED: Final = ("hgnc_id", "symbol", "status")
 # Found by the start of its name, because the rest of it explains the form of the cell.
 SUCCESSORS: Final = "MERGED_INTO_REPORT"
@@ -39,6 +53,7 @@ STATUSES: Final = {"Approved": "approved"}
 WITHDRAWN_STATUSES: Final = {"Entry Withdrawn": "withdrawn", "Merged/Split": "merged"}
 COMMON_SHARE: Final = 0.01
 DATE_MODIFIED: Final = re.compile(rb'"date_modified"\s*:\s*"(\d{4}-\d{2}-\d{2})')
+DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 HgncId = Annotated[str, StringConstraints(pattern=r"^HGNC:[0-9]{1,9}$")]
 Digits = Annotated[str, StringConstraints(pattern=r"^[0-9]+$")]
@@ -116,6 +131,8 @@ class HgncGene(BaseModel):
 
 
 class Hgnc:
+    """`form` says which file is asked for. Whatever comes says itself what it is."""
+
     declaration = Declaration(
         name="hgnc",
         title="HGNC: approved human gene nomenclature",
@@ -126,7 +143,7 @@ class Hgnc:
             "HGNC Database, HUGO Gene Nomenclature Committee, EMBL-EBI;"
             " Seal et al. 2023, doi:10.1093/nar/gkac888"
         ),
-        wire_format="hgnc_complete_set.json as of 2026, withdrawn.txt",
+        wire_format="hgnc_complete_set as of 2026, JSON or TSV, and withdrawn.txt",
         identifier="hgnc_id",
         joins=("hgnc_id",),
         value=HgncGene,
@@ -141,10 +158,12 @@ class Hgnc:
         ),
         is_catalogue=True,
     )
-    files: tuple[RemoteFile, ...] = (
-        RemoteFile(COMPLETE_SET, "json/json/hgnc_complete_set.json", COMPLETE_SET_BYTES_MAX),
-        RemoteFile(WITHDRAWN, "tsv/tsv/withdrawn.txt", WITHDRAWN_BYTES_MAX),
-    )
+
+    def __init__(self, form: Form = "json") -> None:
+        self.files = (
+            RemoteFile(COMPLETE_SET, PATHS[form], COMPLETE_SET_BYTES_MAX),
+            RemoteFile(WITHDRAWN, "tsv/tsv/withdrawn.txt", WITHDRAWN_BYTES_MAX),
+        )
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """The day of the newest change in the complete set, the only date it says of itself.
@@ -153,8 +172,8 @@ class Hgnc:
         apart. A set without dates is named by the day it was published, its ETag or its hash.
         """
         file = files[COMPLETE_SET]
-        if days := DATE_MODIFIED.findall(_content(file)):
-            return bytes(max(days)).decode()
+        if days := _days(_content(file)):
+            return max(days)
         if file.last_modified and (published := parsedate(file.last_modified)):
             return date(*published[:3]).isoformat()
         if file.etag:
@@ -191,13 +210,58 @@ _Table = tuple[Sequence[str], Iterator[tuple[int, Fields]]]
 
 def _content(file: StoredFile) -> bytes:
     with file.open() as opened:
-        return opened.read()
+        return opened.read().removeprefix(codecs.BOM_UTF8)
+
+
+def _is_json(content: bytes) -> bool:
+    return content.lstrip().startswith(b"{")
 
 
 def _read_complete_set(content: bytes) -> _Table:
+    return _read_json(content) if _is_json(content) else _read_tsv(content)
+
+
+def _days(content: bytes) -> list[str]:
+    """The days on which records were changed."""
+    if _is_json(content):  # Without reading the whole of it once more.
+        return [day.decode() for day in DATE_MODIFIED.findall(content)]
+    _, entries = _read_tsv(content)
+    days = (DATE.match(fields.get("date_modified", "")) for _, fields in entries)
+    return [day[0] for day in days if day]
+
+
+def _read_tsv(content: bytes) -> _Table:
+    """The columns, and each record with its line, the header being line 1."""
+    try:
+        rows = csv.reader(io.StringIO(content.decode(), newline=""), delimiter="\t", strict=True)
+        header = [name.strip() for name in next(rows, [])]
+        table = [(rows.line_num, cells) for cells in rows if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SchemaChanged(f"{COMPLETE_SET} is no table in UTF-8: {error}") from error
+    for name in REQUIRED:
+        if name not in header:
+            raise SchemaChanged(
+                f"{COMPLETE_SET}: no column {name} in the header {header!r:.300};"
+                f" accepted is JSON with response.docs, or a table with {', '.join(REQUIRED)}"
+            )
+    for line, cells in table:
+        if len(cells) != len(header):
+            raise SchemaChanged(
+                f"{COMPLETE_SET}, line {line} has {len(cells)} of {len(header)} cells"
+            )
+    return header, ((line, _fields_of(dict(map(_part, header, cells)))) for line, cells in table)
+
+
+def _part(name: str, cell: str) -> tuple[str, Any]:
+    if name not in LISTS:
+        return name, cell.strip()
+    return name, [part.strip() for part in cell.split("|") if part.strip()]
+
+
+def _read_json(content: bytes) -> _Table:
     """The keys, and each record with its index in `docs`."""
     try:
-        response = orjson.loads(content.removeprefix(codecs.BOM_UTF8))["response"]
+        response = orjson.loads(content)["response"]
         # What is no object is an entry without any field: it is reported like the others.
         docs: list[Fields] = [doc if isinstance(doc, dict) else {} for doc in response["docs"]]
         announced = response.get("numFound", len(docs))
@@ -239,7 +303,7 @@ def _fields_of(doc: Fields) -> Fields:
 def _read_withdrawn(content: bytes) -> _Table:
     """The columns, and each entry with its line, the header being line 1."""
     try:
-        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        lines = content.decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise SchemaChanged(f"{WITHDRAWN} is not UTF-8: {error}") from error
     header = lines[0].split("\t")

@@ -1,8 +1,10 @@
 """HGNC's two files, read into the catalogue's records."""
 
+import codecs
 import csv
 import gzip
 import hashlib
+import io
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -332,3 +334,83 @@ def test_all_of_hgnc_s_table_is_read_and_counts_the_same_by_hand(keep: Keep) -> 
     }.items():
         parts = [part.strip() for row in rows for part in row[column].split("|")]
         assert fields == [part for part in parts if part]
+
+
+# ------------------------------------------------------------------------- the same as a table
+
+TABLE = (
+    b"hgnc_id\tsymbol\tname\tstatus\talias_symbol\tmane_select\tgene_group\tgene_group_id"
+    b"\tdate_modified\n"
+    b'HGNC:900001\tTSTA1\ta gene, "quoted"\tApproved\t"TA|TB"\tENST00000900001.2|NM_900001.3'
+    b"\tfirst|second\t7|8\t2026-01-05\n"
+    b"HGNC:900002\tTSTB1\t\tApproved\t\t\t\t\t2026-02-03\n"
+)
+
+
+def test_the_table_says_the_same_as_the_json(keep: Keep) -> None:
+    records, unmapped = read(keep(content=TABLE))
+    assert unmapped == []
+    first, second = value(records["HGNC:900001"]), value(records["HGNC:900002"])
+    assert (first.aliases, first.name) == (["TA", "TB"], 'a gene, "quoted"')
+    assert (first.mane_select_enst, first.mane_select_nm) == ("ENST00000900001.2", "NM_900001.3")
+    assert [(group.id, group.name) for group in first.gene_groups] == [(7, "first"), (8, "second")]
+    assert (second.name, second.aliases, second.gene_groups) == (None, [], [])
+    assert [records[id_].position for id_ in ("HGNC:900001", "HGNC:900002")] == [2, 3]
+    assert Hgnc().version(keep(content=TABLE)) == "2026-02-03"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(codecs.BOM_UTF8 + TABLE, id="BOM"),
+        pytest.param(TABLE.replace(b"\n", b"\r\n"), id="CRLF"),
+        pytest.param(
+            TABLE.replace(b"date_modified\n", b"date_modified\textra\n")
+            .replace(b"-05\n", b"-05\tx\n")
+            .replace(b"-03\n", b"-03\tx\n"),
+            id="extra column",
+        ),
+    ],
+)
+def test_a_table_in_another_dress_is_read_the_same(keep: Keep, content: bytes) -> None:
+    assert {id_: value(one) for id_, one in read(keep(content=content))[0].items()} == {
+        id_: value(one) for id_, one in read(keep(content=TABLE))[0].items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(TABLE.replace(b"\tsymbol", b"\tname2"), "no column symbol", id="renamed"),
+        pytest.param(
+            TABLE.replace(b"\t2026-01-05", b""), "line 2 has 8 of 9 cells", id="short row"
+        ),
+        pytest.param(b"<html>sorry</html>", "no column hgnc_id", id="HTML"),
+        pytest.param(TABLE + b"\xff\n", "is no table in UTF-8", id="not UTF-8"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(keep: Keep, content: bytes, says: str) -> None:
+    with pytest.raises(SchemaChanged, match=says):
+        read(keep(content=content))
+
+
+def test_the_table_of_2026_and_the_answer_of_2026_are_read_alike(keep: Keep) -> None:
+    content = upstream("hgnc_complete_set.2026-09.head6.txt").read_bytes()
+    records, unmapped = read(keep(content=content))
+    rows = list(csv.DictReader(io.StringIO(content.decode()), delimiter="\t"))
+    assert unmapped == []
+    assert {id_: value(one).symbol for id_, one in records.items()} == {
+        row["hgnc_id"]: row["symbol"] for row in rows
+    }
+
+
+def test_all_of_hgnc_s_table_is_read_as_the_mirror_s_json_of_it(keep: Keep) -> None:
+    with gzip.open(upstream("non_alt_loci_set.txt.gz")) as file:
+        content = file.read()
+    rows = csv.DictReader(io.StringIO(content.decode(), newline=""), delimiter="\t")
+    of_json, _ = read(keep(*map(record_of_row, rows)))
+    of_table, unmapped = read(keep(content=content))
+    assert unmapped == []
+    assert {id_: value(one) for id_, one in of_table.items()} == {
+        id_: value(one) for id_, one in of_json.items()
+    }
