@@ -258,13 +258,15 @@ class _Counts:
     def total(self) -> int:
         return sum(self.kinds)
 
-    def of(self, significance: int) -> list[int]:
-        return self.kinds[significance * (STARS_MAX + 1) : (significance + 1) * (STARS_MAX + 1)]
+    @property
+    def by_significance(self) -> list[list[int]]:
+        """For each of SIGNIFICANCES the counts by stars."""
+        width = STARS_MAX + 1
+        return [self.kinds[at : at + width] for at in range(0, KINDS, width)]
 
     @property
-    def p_lp(self) -> list[int]:
-        """By stars."""
-        return [sum(some) for some in zip(*map(self.of, range(P_LP)), strict=True)]
+    def p_lp(self) -> int:
+        return sum(self.kinds[: P_LP * (STARS_MAX + 1)])
 
     def add(self, other: "_Counts") -> None:
         self.kinds = [a + b for a, b in zip(self.kinds, other.kinds, strict=True)]
@@ -703,33 +705,31 @@ def _match(names: Sequence[_Name], catalogue: Catalogue) -> Mapping[_Name, _Matc
 
 
 def _value(gene: _Gene) -> ClinvarGene:
-    counts, p_lp = gene.counts, gene.counts.p_lp
-    crossed = {
-        name: by_stars
-        for index, name in enumerate(SIGNIFICANCES)
-        if any(by_stars := counts.of(index))
-    }
+    counts, crossed = gene.counts, gene.counts.by_significance
+    p_lp_2plus_stars = sum(sum(by_stars[WELL_REVIEWED:]) for by_stars in crossed[:P_LP])
     day = counts.last_day
     return ClinvarGene(
         symbol=gene.name.symbol,
         entrez_id=None if gene.name.entrez_id in MISSING else gene.name.entrez_id,
         matched_by=gene.matched_by,
-        has_p_lp=any(p_lp),
-        has_p_lp_2plus_stars=any(p_lp[WELL_REVIEWED:]),
-        has_conflicting=any(counts.of(CONFLICTING)),
+        has_p_lp=counts.p_lp > 0,
+        has_p_lp_2plus_stars=p_lp_2plus_stars > 0,
+        has_conflicting=any(crossed[CONFLICTING]),
         variants_total=counts.total,
-        p_lp_total=sum(p_lp),
-        p_lp_2plus_stars=sum(p_lp[WELL_REVIEWED:]),
+        p_lp_total=counts.p_lp,
+        p_lp_2plus_stars=p_lp_2plus_stars,
         truncating_p_lp=counts.truncating,
         missense_p_lp=counts.missense,
-        counts_by_significance={
-            name: sum(counts.of(index)) for index, name in enumerate(SIGNIFICANCES)
+        counts_by_significance=dict(zip(SIGNIFICANCES, map(sum, crossed), strict=True)),
+        counts_by_stars=[sum(some) for some in zip(*crossed, strict=True)],
+        counts_by_significance_and_stars={
+            name: by_stars
+            for name, by_stars in zip(SIGNIFICANCES, crossed, strict=True)
+            if any(by_stars)
         },
-        counts_by_stars=[sum(counts.kinds[stars :: STARS_MAX + 1]) for stars in range(5)],
-        counts_by_significance_and_stars=crossed,
         last_evaluated_max=date.fromordinal(DAY_ZERO + day) if day else None,
         multi_gene_total=gene.multi_gene.total,
-        multi_gene_p_lp=sum(gene.multi_gene.p_lp),
+        multi_gene_p_lp=gene.multi_gene.p_lp,
         summary=gene.summary,
     )
 

@@ -24,7 +24,6 @@ from services.annotator.domain import (
     severities,
 )
 from services.annotator.errors import SchemaChanged
-from services.annotator.judging import Reading, judge
 from services.annotator.sources.clingen import CLASSES, FILE, REPEATED, Clingen, ClingenGene
 
 CATALOGUE = Catalogue(
@@ -369,16 +368,6 @@ def test_a_change_of_classification_is_clinical_and_one_of_a_label_is_not() -> N
     declared = severities(ClingenGene)
     assert declared["strongest"] == declared["counts_by_classification"] == "clinical"
     assert declared["assertions"] == "major"
-
-
-@pytest.mark.parametrize(
-    ("record_count", "is_doubted"), [(242, True), (2_426, False), (24_260, True)]
-)
-def test_a_tenth_or_ten_times_the_records_are_doubted(record_count: int, is_doubted: bool) -> None:
-    expected = Clingen().declaration.expected
-    assert expected is not None
-    doubts = judge(expected, Reading(record_count), {}, None)
-    assert [doubt.check for doubt in doubts] == (["records"] if is_doubted else [])
 
 
 def test_a_file_without_rows_has_no_record(keep: Keep) -> None:

@@ -665,16 +665,6 @@ def test_counts_that_drift_each_week_are_not_clinical() -> None:
     assert declared["last_evaluated_max"] == "none"
 
 
-@pytest.mark.parametrize(
-    ("record_count", "is_doubted"), [(2_760, True), (27_600, False), (276_000, True)]
-)
-def test_a_tenth_or_ten_times_the_records_are_doubted(record_count: int, is_doubted: bool) -> None:
-    expected = Clinvar().declaration.expected
-    assert expected is not None
-    found = [doubt.check for doubt in judge(expected, Reading(record_count), {}, None)]
-    assert found == (["records"] if is_doubted else [])
-
-
 def test_variants_that_are_missing_are_doubted_though_the_summary_has_every_gene() -> None:
     expected = Clinvar().declaration.expected
     assert expected is not None
