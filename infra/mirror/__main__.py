@@ -9,7 +9,7 @@ from typing import Final
 
 import uvicorn
 
-from infra.mirror import ensembl, gnomad, hgnc, hpo
+from infra.mirror import clingen, clinvar, ensembl, gnomad, hgnc, hpo
 from infra.mirror.connection import Connection
 from infra.mirror.files import UnusableData
 from infra.mirror.server import build_app
@@ -41,9 +41,14 @@ def main() -> None:
                 "hgnc": hgnc.from_folder(arguments.data, arguments.cache),
                 "hpo": hpo.from_folder(arguments.data, arguments.cache),
             }
-        genes = ensembl.genes_of(hgnc.read_records(offers["hgnc"].files[hgnc.COMPLETE_SET].path))
-        offers["gnomad"] = gnomad.offer(genes, offers["hgnc"].origin, arguments.cache)
-        offers["ensembl"] = ensembl.offer(genes, offers["hgnc"].origin)
+        records = hgnc.read_records(offers["hgnc"].files[hgnc.COMPLETE_SET].path)
+        genes, origin = ensembl.genes_of(records), offers["hgnc"].origin
+        data, cache = arguments.data, arguments.cache
+        real = gnomad.from_folder(data, cache) if data is not None else None
+        offers["gnomad"] = real or gnomad.offer(genes, origin, cache)
+        offers["ensembl"] = ensembl.offer(genes, origin)
+        offers["clingen"] = clingen.offer(records, origin, cache, data)
+        offers["clinvar"] = clinvar.offer(records, origin, cache, data)
         listening = socket.create_server((arguments.host, arguments.port), backlog=BACKLOG)
     except UnusableData as error:
         sys.exit(f"mirror: {error}")
@@ -71,7 +76,10 @@ def _arguments() -> argparse.Namespace:
         "--cache", type=Path, required=True, help="folder for what is prepared once"
     )
     parser.add_argument(
-        "--data", type=Path, help="folder with hgnc/ and hpo/ to serve instead of the packages"
+        "--data",
+        type=Path,
+        help="folder with hgnc/ and hpo/ to serve instead of the packages; and with clingen/,"
+        " clinvar/ and gnomad/ instead of what is made up",
     )
     parser.add_argument("--no-limits", action="store_true", help="never answer 429")
     return parser.parse_args()

@@ -35,11 +35,15 @@ class ServedFile:
     sha256: str
     last_modified: datetime
     media_type: str
+    synthetic: bool
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What one upstream's mirror serves (`files` by path below its base) and where it is from."""
+    """What one upstream's mirror serves (`files` by path below its base) and where it is from.
+
+    It is synthetic when anything of it is; of files only those that were made up say so.
+    """
 
     origin: str
     release: str
@@ -73,7 +77,9 @@ def write_bytes(target: Path, content: bytes) -> None:
     write_whole(target, write)
 
 
-def publish(path: Path, cache: Path, last_modified: datetime, media_type: str) -> ServedFile:
+def publish(
+    path: Path, cache: Path, last_modified: datetime, media_type: str, *, synthetic: bool = False
+) -> ServedFile:
     """Hashes and compresses `path` once; later calls find the result while the file is the same.
 
     "The same" means size and date, as in any web server; the ETag is of the contents.
@@ -93,7 +99,17 @@ def publish(path: Path, cache: Path, last_modified: datetime, media_type: str) -
         sha256,
         last_modified.astimezone(UTC).replace(microsecond=0),
         media_type,
+        synthetic,
     )
+
+
+def unpacked(packed: Path, cache: Path) -> Path:
+    """Where a gzip file of a folder lies unpacked; unpacks it when it is another than before."""
+    status = packed.stat()
+    target = cache / "folder" / f"{status.st_size}-{status.st_mtime_ns}-{packed.stem}"
+    if not target.exists():
+        unpack(packed, target)
+    return target
 
 
 def unpack(source: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
-"""Synthetic gnomAD: constraint metrics in the form of v4.1.1, made from the ids and marked so."""
+"""gnomAD's constraint metrics in the form of v4.1.1: a real table, or one made up and marked so."""
 
+import gzip
 import math
 import struct
 import zlib
@@ -12,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from infra.mirror.ensembl import Gene, describe
-from infra.mirror.files import Offer, publish, write_bytes
+from infra.mirror.files import Offer, UnusableData, publish, write_bytes
 
 RELEASE: Final = "4.1.1"
 PATH: Final = f"/release/{RELEASE}/constraint/gnomad.v{RELEASE}.constraint_metrics.tsv.bgz"
@@ -64,6 +65,30 @@ DEVIATIONS: Final = 1.645  # On each side, for an interval that holds 90 %.
 Row = list[str]
 
 
+def from_folder(data: Path, cache: Path) -> Offer | None:
+    """A real table in the upstream's own columns; one that somebody took columns from is none."""
+    for table in sorted((data / "gnomad").glob(f"gnomad.v{RELEASE}.constraint_metrics*")):
+        with gzip.open(table, "rt", encoding="utf-8") as lines:
+            try:
+                header = next(lines, "").rstrip("\n").split("\t")
+                if header != list(HEADER):
+                    continue
+                rows = sum(1 for _ in lines)
+            except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+                raise UnusableData(f"{table} is no complete gzip file ({error}).") from error
+        return Offer(
+            origin=f"file {table.name}",
+            release=RELEASE,
+            synthetic=False,
+            rows=rows,
+            licence="CC0",
+            citation="gnomAD; Karczewski et al. 2020, doi:10.1038/s41586-020-2308-7",
+            files={PATH: publish(table, cache, MADE_AT, "application/octet-stream")},
+            counts={"rows": rows},
+        )
+    return None
+
+
 def offer(genes: Mapping[str, Gene], catalogue: str, cache: Path) -> Offer:
     names = "\n".join(f"{gene.ensembl_id}\t{gene.symbol}" for gene in genes.values())
     key = blake2b(names.encode(), digest_size=8).hexdigest()
@@ -84,7 +109,7 @@ def offer(genes: Mapping[str, Gene], catalogue: str, cache: Path) -> Offer:
         rows=count["rows"],
         licence="none: synthetic",
         citation="none: these values are not gnomAD's and must not be cited",
-        files={PATH: publish(table, cache, MADE_AT, "application/octet-stream")},
+        files={PATH: publish(table, cache, MADE_AT, "application/octet-stream", synthetic=True)},
         counts=count,
     )
 

@@ -1,4 +1,4 @@
-"""Synthetic gnomAD, gene by gene: answers GraphQL queries for constraint from the made-up table."""
+"""gnomAD, gene by gene: answers GraphQL queries for constraint from the table that is served."""
 
 import gzip
 import re
@@ -6,14 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from infra.mirror.files import MADE
+from infra.mirror.files import MADE, ServedFile
 
 QUERIES_MAX: Final = 10  # In a window.
 WINDOW_SECONDS: Final = 60.0
@@ -29,9 +28,9 @@ class Api:
     """
 
     def __init__(
-        self, table: Path, *, limits: bool, clock: Callable[[], float] = time.monotonic
+        self, table: ServedFile, *, limits: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._path = table
+        self._table = table
         self._limits = limits
         self._clock = clock
         self._admitted: deque[float] = deque(maxlen=QUERIES_MAX)
@@ -39,14 +38,23 @@ class Api:
     async def ask(self, request: Request) -> Response:
         said = orjson.loads(await request.body())
         if not self._admit():
-            return _answer(None, ["Query rate limit exceeded. Please try again in a few minutes."])
+            return self._answer(
+                None, ["Query rate limit exceeded. Please try again in a few minutes."]
+            )
         if said["query"] == "{__typename}":
-            return _answer({"__typename": "Query"}, [])
+            return self._answer({"__typename": "Query"}, [])
         asked = dict(GENE.findall(said["query"]))
         if len(asked) > GENES_MAX:
-            return _answer(None, [f"Query exceeds maximum cost of {GENES_MAX}"])
+            return self._answer(None, [f"Query exceeds maximum cost of {GENES_MAX}"])
         found = {name: self._gene(said["variables"][of]) for name, of in asked.items()}
-        return _answer(found, ["Gene not found" for gene in found.values() if gene is None])
+        return self._answer(found, ["Gene not found" for gene in found.values() if gene is None])
+
+    def _answer(self, data: Mapping[str, Any] | None, messages: list[str]) -> Response:
+        said: dict[str, Any] = {"data": data}
+        if messages:
+            said = {"errors": [{"message": message} for message in messages], **said}
+        made = MADE if self._table.synthetic else {}
+        return Response(orjson.dumps(said), headers=made, media_type="application/json")
 
     def _admit(self) -> bool:
         now = self._clock()
@@ -59,7 +67,7 @@ class Api:
     @cached_property
     def _rows(self) -> Mapping[str, Mapping[str, str]]:
         """By Ensembl gene id, the row that counts; read when somebody asks for the first time."""
-        with gzip.open(self._path, "rt", encoding="utf-8") as table:
+        with gzip.open(self._table.path, "rt", encoding="utf-8") as table:
             header = next(table).rstrip("\n").split("\t")
             rows = (dict(zip(header, line.rstrip("\n").split("\t"), strict=True)) for line in table)
             return {
@@ -97,10 +105,3 @@ def _number(cell: str) -> float | None:
 
 def _count(cell: str) -> int | None:
     return None if cell == "NA" else int(cell)
-
-
-def _answer(data: Mapping[str, Any] | None, messages: list[str]) -> Response:
-    said: dict[str, Any] = {"data": data}
-    if messages:
-        said = {"errors": [{"message": message} for message in messages], **said}
-    return Response(orjson.dumps(said), headers=MADE, media_type="application/json")

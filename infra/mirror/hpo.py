@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from infra.mirror.files import MISSING, Offer, ServedFile, UnusableData, publish, unpack
+from infra.mirror.files import MISSING, Offer, ServedFile, UnusableData, publish, unpacked
 
 PATHS: Final[Mapping[str, str]] = {
     "genes_to_phenotype.txt": "/hp/hpoa/genes_to_phenotype.txt",
@@ -45,7 +45,7 @@ def from_folder(data: Path, cache: Path) -> Offer:
         if plain.exists():
             found[name] = plain
         elif packed.exists():
-            found[name] = _unpacked(packed, cache)
+            found[name] = unpacked(packed, cache)
         else:
             raise UnusableData(
                 f"The folder {folder} has no {name}; accepted is {name} or {name}.gz."
@@ -83,11 +83,3 @@ def _count_rows(path: Path) -> int:
         if header != GENES_HEADER:
             raise UnusableData(f"{path} begins with {header[:60]!r}; accepted is {GENES_HEADER!r}.")
         return sum(1 for _ in file)
-
-
-def _unpacked(packed: Path, cache: Path) -> Path:
-    status = packed.stat()
-    target = cache / "folder" / f"{status.st_size}-{status.st_mtime_ns}-{packed.stem}"
-    if not target.exists():
-        unpack(packed, target)
-    return target

@@ -19,7 +19,7 @@ ENSEMBL_REQUESTS_PER_SECOND: Final = 15
 def build_app(
     offers: Mapping[str, Offer], genes: Mapping[str, ensembl.Gene], *, limits: bool
 ) -> Starlette:
-    """`offers` has the keys `hgnc`, `hpo`, `gnomad` and `ensembl`: the bases of the addresses."""
+    """`offers` by the bases of their addresses; `gnomad` and `ensembl` are among them."""
     lookup = ensembl.Lookup(genes)
     routes = {name: _file_routes(offer) for name, offer in offers.items()}
     routes["ensembl"] += [
@@ -28,7 +28,7 @@ def build_app(
         Route("/info/ping", lookup.ping),
     ]
     # A service of gnomAD's beside its files, with an address of its own.
-    constraint = gnomad_api.Api(offers["gnomad"].files[gnomad.PATH].path, limits=limits)
+    constraint = gnomad_api.Api(offers["gnomad"].files[gnomad.PATH], limits=limits)
     routes["gnomad_api"] = [Route("/api", constraint.ask, methods=["POST"])]
     gates = {name: Gate(Router(served)) for name, served in routes.items()}
     if limits:
@@ -86,14 +86,13 @@ class Controls:
 
 
 def _file_routes(offer: Offer) -> list[Route]:
-    made = MADE if offer.synthetic else {}
-    return [_file_route(path, file, made) for path, file in offer.files.items()]
+    return [_file_route(path, file) for path, file in offer.files.items()]
 
 
-def _file_route(path: str, file: ServedFile, made: Mapping[str, str]) -> Route:
+def _file_route(path: str, file: ServedFile) -> Route:
     async def serve(request: Request) -> Response:
         response = answer(file, request.headers)
-        response.headers.update(made)
+        response.headers.update(MADE if file.synthetic else {})
         return response
 
     return Route(path, serve)
@@ -115,6 +114,7 @@ def _describe(name: str, offer: Offer) -> dict[str, Any]:
                 "gzip_bytes": file.gzip_size_bytes,
                 "sha256": file.sha256,
                 "last_modified": file.last_modified.isoformat(),
+                "synthetic": file.synthetic,
             }
             for path, file in offer.files.items()
         },

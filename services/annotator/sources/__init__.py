@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from services.annotator.domain import Declaration, Source, fallback
+from services.annotator.sources.clingen import Clingen
+from services.annotator.sources.clinvar import Clinvar
 from services.annotator.sources.ensembl import Ensembl
 from services.annotator.sources.gnomad import Gnomad
 from services.annotator.sources.gnomad_api import GnomadApi
@@ -11,7 +13,14 @@ from services.annotator.sources.hpo import Hpo
 
 SOURCES: Mapping[str, Source] = {
     source.declaration.name: source
-    for source in (Hgnc(), Hpo(), Gnomad(fallback=GnomadApi()), Ensembl())
+    for source in (
+        Hgnc(),
+        Hpo(),
+        Gnomad(fallback=GnomadApi()),
+        Ensembl(),
+        Clingen(),
+        Clinvar(),
+    )
 }
 # Whom we may call: the upstream of each source, and those that stand in for one.
 UPSTREAMS: Mapping[str, Declaration] = {

@@ -351,7 +351,7 @@ def _read_table(lines: Iterator[tuple[int, bytes]], header: list[str], columns: 
     for number, line in lines:
         if not line:
             continue
-        if (cells := line.count(b"\t") + 1) < len(header):
+        if (cells := line.count(b"\t") + 1) != len(header):
             raise SchemaChanged(f"{FILE}, line {number} has {cells} of {len(header)} cells")
         # Most rows are not read beyond this, and most bytes never: they are arrays by ancestry.
         id_, symbol, transcript, *chosen = pick_keys(line.split(b"\t", last))

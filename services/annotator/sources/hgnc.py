@@ -314,11 +314,16 @@ def _read_withdrawn(content: bytes) -> _Table:
     if None in columns:
         missing = WITHDRAWN_COLUMNS[columns.index(None)]
         raise SchemaChanged(f"{WITHDRAWN}: the column {missing} is missing, there are {header}")
-    entries = (
+    entries = [
         (number, [cell.strip().strip('"') for cell in line.split("\t")])
         for number, line in enumerate(lines[1:], start=2)
         if line.strip()
-    )
+    ]
+    for number, cells in entries:
+        if len(cells) > len(header):
+            raise SchemaChanged(
+                f"{WITHDRAWN}, line {number} has {len(cells)} of {len(header)} cells"
+            )
     return [name.strip() for name in header], (
         (number, _withdrawn_fields(*(_cell(cells, at) for at in columns)))
         for number, cells in entries

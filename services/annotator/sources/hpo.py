@@ -408,7 +408,7 @@ def _rows(
         if line[:1] in ("", "#"):
             continue
         cells = line.split("\t")
-        if len(cells) < len(header):
+        if len(cells) != len(header):
             raise SchemaChanged(f"{name}, line {number} has {len(cells)} of {len(header)} cells")
         picked = pick(cells)
         # Most lines have no space beside a tab: they are spared a call for each cell.

@@ -36,6 +36,10 @@ HPO_PATHS = {
     "hp.obo": "/hpo/hp.obo",
 }
 GNOMAD = "/gnomad/release/4.1.1/constraint/gnomad.v4.1.1.constraint_metrics.tsv.bgz"
+CLINGEN = "/clingen/gene-validity/download"
+CLINVAR_SUMMARY = "/clinvar/gene_specific_summary.txt"
+CLINVAR_VARIANTS = "/clinvar/variant_summary.txt.gz"
+MADE = [GNOMAD, CLINGEN, CLINVAR_SUMMARY, CLINVAR_VARIANTS]
 BRAF = "ENSG00000157764"
 STOP_SECONDS = 10
 RETRY_SECONDS = 5
@@ -130,6 +134,8 @@ class TestFiles:
             "hpo": False,
             "gnomad": True,
             "ensembl": True,
+            "clingen": True,
+            "clinvar": True,
         }
         assert all(upstream["licence"] and upstream["citation"] for upstream in served.values())
 
@@ -184,7 +190,7 @@ class TestFiles:
             assert "content-encoding" not in answer.headers
             assert int(answer.headers["content-length"]) == len(own)
 
-    @pytest.mark.parametrize("path", [COMPLETE_SET, *HPO_PATHS.values(), GNOMAD])
+    @pytest.mark.parametrize("path", [COMPLETE_SET, *HPO_PATHS.values(), *MADE])
     def test_who_has_the_file_gets_304_and_no_body(self, mirror: httpx2.Client, path: str) -> None:
         first = mirror.head(path)
         for condition in (
@@ -379,7 +385,29 @@ class TestGnomad:
         self, mirror: httpx2.Client, tmp_path: Path
     ) -> None:
         with running_mirror("--cache", tmp_path) as other:
-            assert other.get(GNOMAD).content == mirror.get(GNOMAD).content
+            for path in MADE:
+                assert other.get(path).content == mirror.get(path).content
+
+
+class TestClingenAndClinvar:
+    def test_what_is_made_up_says_so(self, mirror: httpx2.Client) -> None:
+        for path in MADE:
+            assert mirror.head(path).headers["x-synthetic"] == "true"
+
+    def test_validity_is_known_of_some_genes(self, mirror: httpx2.Client) -> None:
+        rows = list(csv.reader(mirror.get(CLINGEN).text.splitlines()))[6:]
+        assert len(rows) == mirror.get("/").json()["clingen"]["rows"]
+        assert 2_000 < len({row[1] for row in rows}) < len(rows) < 4_000
+
+    def test_both_tables_of_clinvar_have_their_form(self, mirror: httpx2.Client) -> None:
+        first, header, *rows = mirror.get(CLINVAR_SUMMARY).text.splitlines()
+        assert first.endswith("dated March 2, 2026")
+        assert header.startswith("#Symbol\tGeneID\t")
+        assert {row.count("\t") for row in (header, *rows)} == {8}
+        variants = gzip.decompress(mirror.get(CLINVAR_VARIANTS).content).decode().splitlines()
+        assert variants[0].startswith("#AlleleID\tType\tName\tGeneID\t")
+        assert {row.count("\t") for row in variants} == {42}
+        assert 50_000 < len(variants) < 200_000
 
 
 class TestGnomadApi:
@@ -622,6 +650,81 @@ class TestFolder:
         (folder / "hgnc" / "hgnc_20260101.json").write_bytes(content)
         with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
             assert client.get(COMPLETE_SET).content == content
+
+    def test_real_files_of_other_upstreams_are_served_instead_of_made_up_ones(
+        self, tmp_path: Path, mirror: httpx2.Client
+    ) -> None:
+        folder = build_folder(tmp_path / "data", rows=40_000)
+        made = {path: mirror.get(path).content for path in MADE}
+        table = gzip.decompress(made[GNOMAD]).splitlines(keepends=True)[:4]
+        real = {
+            f"clingen/Clingen-Gene-Disease-Summary-{day}.csv.gz": gzip.compress(
+                made[CLINGEN] + b"\n" * later
+            )
+            for later, day in enumerate(("2025-01-09", "2025-02-10"))
+        } | {
+            "clinvar/gene_specific_summary.txt.gz": gzip.compress(made[CLINVAR_SUMMARY] + b"\n"),
+            "gnomad/gnomad.v4.1.1.constraint_metrics_reduced.few.tsv.gz": gzip.compress(
+                b"".join(table)
+            ),
+        }
+        for path, content in real.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+            assert client.get(CLINGEN).content == made[CLINGEN] + b"\n"
+            assert client.get(CLINVAR_SUMMARY).content == made[CLINVAR_SUMMARY] + b"\n"
+            assert gzip.decompress(client.get(GNOMAD).content) == b"".join(table)
+            said = {path for path in MADE if "x-synthetic" in client.head(path).headers}
+            assert said == {CLINVAR_VARIANTS}
+            body = {"query": "{__typename}"}
+            assert "x-synthetic" not in client.post("/gnomad_api/api", json=body).headers
+            served = client.get("/").json()
+            assert served["clingen"]["release"] == "2025-02-10"
+            assert {name for name, one in served.items() if one["synthetic"]} == {
+                "ensembl",
+                "clinvar",
+            }
+            assert served["clinvar"]["origin"].startswith("variant_summary.txt.gz made up")
+            assert served["clinvar"]["files"]["/gene_specific_summary.txt"]["synthetic"] is False
+        (folder / "clinvar" / "variant_summary.txt.gz").write_bytes(made[CLINVAR_VARIANTS])
+        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+            assert "x-synthetic" not in client.head(CLINVAR_VARIANTS).headers
+            assert client.get("/").json()["clinvar"]["synthetic"] is False
+
+    def test_a_table_of_gnomad_s_that_lacks_columns_is_not_served(
+        self, tmp_path: Path, mirror: httpx2.Client
+    ) -> None:
+        folder = build_folder(tmp_path / "data", rows=40_000)
+        lines = gzip.decompress(mirror.get(GNOMAD).content).splitlines()[:4]
+        derived = b"\n".join(b"\t".join(line.split(b"\t")[:65]) for line in lines)
+        (folder / "gnomad").mkdir()
+        name = "gnomad.v4.1.1.constraint_metrics_reduced.no_gen_anc.tsv.gz"
+        (folder / "gnomad" / name).write_bytes(gzip.compress(derived))
+        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+            assert client.head(GNOMAD).headers["x-synthetic"] == "true"
+
+    @pytest.mark.parametrize(
+        ("path", "content", "said"),
+        [
+            ("clingen/Clingen-Gene-Disease-Summary-2025-01-09.csv", b"<html>", "GENE SYMBOL"),
+            ("clinvar/gene_specific_summary.txt", b"<html>", "dated November 7, 2021"),
+            (
+                "gnomad/gnomad.v4.1.1.constraint_metrics.tsv.bgz",
+                b"<html>",
+                "no complete gzip file",
+            ),
+        ],
+    )
+    def test_what_is_no_file_of_an_upstream_is_refused(
+        self, tmp_path: Path, path: str, content: bytes, said: str
+    ) -> None:
+        folder = build_folder(tmp_path / "data", rows=40_000)
+        (folder / path).parent.mkdir()
+        (folder / path).write_bytes(content)
+        refused = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        assert said in refused
+        assert Path(path).name in refused
 
     @pytest.mark.parametrize(
         ("path", "accepted"),

@@ -110,6 +110,8 @@ def test_the_sources_are_of_two_kinds_and_one_is_the_catalogue() -> None:
         "hpo": "bulk",
         "gnomad": "bulk",
         "ensembl": "api",
+        "clingen": "bulk",
+        "clinvar": "bulk",
     }
     declared = [source.declaration for source in SOURCES.values()]
     assert [one.name for one in declared if one.is_catalogue] == ["hgnc"]

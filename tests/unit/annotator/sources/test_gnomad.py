@@ -474,13 +474,19 @@ def test_what_is_no_table_is_refused(keep: Keep, content: bytes) -> None:
         read(keep(content))
 
 
+def test_a_row_with_too_many_cells_is_refused_with_its_line(keep: Keep) -> None:
+    with pytest.raises(SchemaChanged, match="line 2 has 31 of 30 cells"):
+        read(keep(build_table({}).removesuffix(b"\n") + b"\textra\n"))
+
+
 def test_a_row_that_ends_too_early_is_refused_with_its_line(keep: Keep) -> None:
     with pytest.raises(SchemaChanged, match="line 3 has 2 of 30 cells"):
         read(keep(build_table({}) + b"TSTB1\tENSG00000900002"))
 
 
 @pytest.mark.parametrize(
-    ("column", "cell"), [("lof.exp", "many"), ("lof.obs", "4.5"), ("syn.obs", "1,000")]
+    ("column", "cell"),
+    [("lof.exp", "many"), ("lof.obs", "4.5"), ("syn.obs", "1,000"), ("lof.pLI", "-")],
 )
 def test_a_cell_that_is_no_number_is_refused_with_its_place(
     keep: Keep, column: str, cell: str

@@ -200,11 +200,41 @@ def test_a_key_that_no_record_has_any_more_is_named(keep: Keep, key: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"response": []}', b'{"response": {"docs": [{"hgnc_id"']
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"response": []}',
+        b'{"response": {"docs": [{"hgnc_id"',
+        b"<!DOCTYPE html><html></html>",
+        gzip.compress(orjson.dumps({"response": {"docs": [SPARE]}}), mtime=0),
+        gzip.compress(orjson.dumps({"response": {"docs": [SPARE]}}), mtime=0)[:-9],
+    ],
+    ids=[*("nothing", "list", "object", "no docs", "cut off"), "page", "gzip", "truncated gzip"],
 )
 def test_what_is_not_the_complete_set_is_refused(keep: Keep, content: bytes) -> None:
     with pytest.raises(SchemaChanged, match=r"accepted is JSON with response\.docs"):
         read(keep(content=content))
+
+
+@pytest.mark.parametrize("withdrawn", ["", "<!DOCTYPE html>\n<html></html>\n"])
+def test_what_is_not_the_withdrawn_file_is_refused(keep: Keep, withdrawn: str) -> None:
+    with pytest.raises(SchemaChanged, match="the column HGNC_ID is missing"):
+        read(keep(SPARE, withdrawn=withdrawn))
+
+
+def test_a_withdrawn_file_that_is_not_utf_8_is_refused(keep: Keep, tmp_path: Path) -> None:
+    """It is never packed in itself, and what the transfer packs the engine unpacks."""
+    (path := tmp_path / "packed").write_bytes(gzip.compress(HEADER.encode(), mtime=0))
+    with pytest.raises(SchemaChanged, match=r"withdrawn\.txt is not UTF-8"):
+        read(keep(SPARE) | {WITHDRAWN: StoredFile(path, b"", None, None)})
+
+
+def test_a_withdrawn_entry_with_too_many_cells_is_refused_with_its_line(keep: Keep) -> None:
+    withdrawn = f"{HEADER}\nHGNC:1\tEntry Withdrawn\tA12M1\t\textra\n"
+    with pytest.raises(SchemaChanged, match=r"withdrawn\.txt, line 2 has 5 of 4 cells"):
+        read(keep(SPARE, withdrawn=withdrawn))
 
 
 def test_fewer_records_than_announced_are_refused(keep: Keep) -> None:
@@ -221,6 +251,9 @@ def test_fewer_records_than_announced_are_refused(keep: Keep) -> None:
         ({"symbol": " "}, "HGNC:900001", "symbol is ' '"),
         ({"entrez_id": "GeneID:1"}, "HGNC:900001", "entrez_id is 'GeneID:1'"),
         ({"entrez_id": 999001}, "HGNC:900001", "entrez_id is 999001"),
+        ({"entrez_id": "NA"}, "HGNC:900001", "entrez_id is 'NA'"),
+        ({"entrez_id": "-"}, "HGNC:900001", "entrez_id is '-'"),
+        ({"entrez_id": "Infinity"}, "HGNC:900001", "entrez_id is 'Infinity'"),
         ({"status": "Entry Withdrawn"}, "HGNC:900001", "status is 'Entry Withdrawn'"),
         ({"alias_symbol": "TA-1"}, "HGNC:900001", "alias_symbol is 'TA-1'"),
         ({"date_modified": "soon"}, "HGNC:900001", "date_modified is 'soon'"),

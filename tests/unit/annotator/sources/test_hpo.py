@@ -221,7 +221,9 @@ def test_each_form_of_frequency_becomes_a_share(frequency: str, share: float | N
     assert share_of(frequency) == share
 
 
-@pytest.mark.parametrize("frequency", ["often", "3/0", "4/3", "101%", "HP:0000118", "-1/3", "3/"])
+@pytest.mark.parametrize(
+    "frequency", ["often", "3/0", "4/3", "101%", "HP:0000118", "-1/3", "3/", "NA", "Infinity"]
+)
 def test_a_frequency_that_cannot_be_read_is_reported_and_its_row_still_counts(
     keep: Keep, frequency: str
 ) -> None:
@@ -412,6 +414,36 @@ def test_a_row_that_ends_too_early_is_refused_with_its_line(keep: Keep) -> None:
     genes = genes_text((*A1, SMALL, "-", "OMIM:900001")) + "999002\tTSTB1\tHP:9"
     with pytest.raises(SchemaChanged, match=r"genes_to_phenotype\.txt, line 3 has 3 of 6 cells"):
         read(keep(genes=genes))
+
+
+def test_a_row_with_too_many_cells_is_refused_with_its_line(keep: Keep) -> None:
+    genes = genes_text((*A1, SMALL, "-", "OMIM:900001")).removesuffix("\n") + "\textra\n"
+    with pytest.raises(SchemaChanged, match=r"genes_to_phenotype\.txt, line 2 has 7 of 6 cells"):
+        read(keep(genes=genes))
+
+
+@pytest.mark.parametrize("obo", ["", "<!DOCTYPE html>\n<html></html>\n"])
+def test_what_is_no_ontology_is_refused(keep: Keep, obo: str) -> None:
+    files = keep((*A1, SMALL, "-", "OMIM:900001"), obo=obo)
+    with pytest.raises(SchemaChanged, match="no term has is_a: HP:0000118"):
+        read(files)
+    with pytest.raises(SchemaChanged, match="no data-version:"):
+        Hpo().version(files)
+
+
+@pytest.mark.parametrize("name", ["genes", "diseases"])
+def test_a_page_in_place_of_a_table_is_refused(keep: Keep, name: str) -> None:
+    with pytest.raises(SchemaChanged, match=r"no column .* in the header .*DOCTYPE html"):
+        read(keep(**{name: "<!DOCTYPE html>\n<html></html>\n"}))
+
+
+@pytest.mark.parametrize("name", [GENES, DISEASES, ONTOLOGY])
+@pytest.mark.parametrize("cut", [None, -9], ids=["gzip", "truncated gzip"])
+def test_a_packed_file_is_refused(keep: Keep, tmp_path: Path, name: str, cut: int | None) -> None:
+    """None is packed in itself, and what the transfer packs the engine unpacks."""
+    (path := tmp_path / "packed").write_bytes(gzip.compress(b"packed" * 9, mtime=0)[:cut])
+    with pytest.raises(SchemaChanged, match=f"{name} is not UTF-8"):
+        read(keep() | {name: StoredFile(path, b"", None, None)})
 
 
 @pytest.mark.parametrize(
