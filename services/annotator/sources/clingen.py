@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from io import TextIOWrapper
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -286,7 +287,7 @@ def _read_table(file: StoredFile) -> tuple[Sequence[str], list[tuple[int, Mappin
 def _rows(file: StoredFile) -> Iterator[tuple[int, list[str]]]:
     """Each row, with the line on which it begins. Raises SchemaChanged."""
     try:
-        with file.path.open(encoding="utf-8-sig", newline="") as text:
+        with TextIOWrapper(file.open(), encoding="utf-8-sig", newline="") as text:
             rows = csv.reader(text, strict=True)
             begins = 1
             for cells in rows:

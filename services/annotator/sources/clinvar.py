@@ -44,8 +44,6 @@ SUMMARY_BYTES_MAX: Final = 128 * 1024**2  # It has some 3 MB.
 VARIANTS_BYTES_MAX: Final = 4 * 1024**3  # It has 0.4 GB.
 UNPACKED_BYTES_MAX: Final = 32 * 1024**3
 LINE_BYTES_MAX: Final = 1024**2
-READ_BYTES: Final = 256 * 1024
-GZIP: Final = b"\x1f\x8b"
 
 VARIANTS_COLUMNS: Final = (
     *("VariationID", "Assembly", "HGNC_ID", "GeneID", "GeneSymbol", "ClinicalSignificance"),
@@ -288,7 +286,7 @@ class _Variants:
 
     def read(self, file: StoredFile) -> list[str]:
         """The header, when everything is counted. Raises SchemaChanged and ReleaseRefused."""
-        with _open(file) as packed:
+        with file.unpacked() as packed:
             lines = _lines(packed, VARIANTS)
             header = _header(next(lines, (1, b""))[1], VARIANTS, VARIANTS_COLUMNS)
             self._count(lines, header)
@@ -491,7 +489,7 @@ class _Summaries:
 
 
 def _day_of_summary(file: StoredFile) -> date:
-    with _open(file) as text:
+    with file.unpacked() as text:
         line = next(_lines(text, SUMMARY), (1, b""))[1]
     found = DATED.match(line.removeprefix(codecs.BOM_UTF8).decode(errors="replace"))
     try:
@@ -504,7 +502,7 @@ def _day_of_summary(file: StoredFile) -> date:
 
 def _read_summary(file: StoredFile) -> _Summaries:
     """Raises SchemaChanged and ReleaseRefused."""
-    with _open(file) as text:
+    with file.unpacked() as text:
         lines = _lines(text, SUMMARY)
         next(lines, None)  # The day.
         header = _header(next(lines, (2, b""))[1], SUMMARY, SUMMARY_COLUMNS)
@@ -741,16 +739,6 @@ def _header(line: bytes, file: str, columns: Sequence[str]) -> list[str]:
     if missing := [column for column in columns if column not in header]:
         raise SchemaChanged(f"{file}: no column {missing[0]} in the header {said[:400]!r}")
     return header
-
-
-def _open(file: StoredFile) -> BufferedReader:
-    """The table, however it is packed. A gzip file may be many, one behind the other."""
-    raw = file.path.open("rb")
-    if raw.peek(len(GZIP)).startswith(GZIP):
-        # The reader of gzip closes only files that it has opened.
-        raw.close()
-        return BufferedReader(gzip.GzipFile(file.path), READ_BYTES)
-    return raw
 
 
 def _lines(file: BufferedReader, name: str) -> Iterator[tuple[int, bytes]]:

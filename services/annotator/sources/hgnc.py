@@ -237,7 +237,9 @@ def _read_tsv(content: bytes) -> _Table:
         header = [name.strip() for name in next(rows, [])]
         table = [(rows.line_num, cells) for cells in rows if cells]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SchemaChanged(f"{COMPLETE_SET} is no table in UTF-8: {error}") from error
+        raise SchemaChanged(
+            f"{COMPLETE_SET}: accepted is JSON with response.docs, or a table in UTF-8: {error}"
+        ) from error
     for name in REQUIRED:
         if name not in header:
             raise SchemaChanged(

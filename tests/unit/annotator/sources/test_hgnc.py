@@ -419,7 +419,7 @@ def test_a_table_in_another_dress_is_read_the_same(keep: Keep, content: bytes) -
             TABLE.replace(b"\t2026-01-05", b""), "line 2 has 8 of 9 cells", id="short row"
         ),
         pytest.param(b"<html>sorry</html>", "no column hgnc_id", id="HTML"),
-        pytest.param(TABLE + b"\xff\n", "is no table in UTF-8", id="not UTF-8"),
+        pytest.param(TABLE + b"\xff\n", "or a table in UTF-8", id="not UTF-8"),
     ],
 )
 def test_what_is_no_such_table_is_refused(keep: Keep, content: bytes, says: str) -> None:
