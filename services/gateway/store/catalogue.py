@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+import orjson
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 Row = Mapping[str, Any]
@@ -22,22 +23,35 @@ async def list_source_names(connection: AsyncConnection) -> list[str]:
 
 
 _SOURCES = """
-    SELECT name, title, kind, is_catalogue, identifier, homepage, licence, citation, is_retired,
-           ttl_seconds, release_id::text AS release_id, release, synthetic, checked_at, stored_at,
-           annotation_count
+    SELECT name, title, kind, is_catalogue, identifier, joins, homepage, licence, citation,
+           wire_format, parser_version, requests_per_second, concurrency, page_size, score,
+           severities::text AS severities, expected::text AS expected, is_retired, ttl_seconds,
+           release_id::text AS release_id, release, synthetic, checked_at, stored_at,
+           annotation_count {schema}
     FROM annotator.source_v1
 """
 
 
 async def list_sources(connection: AsyncConnection) -> list[Row]:
-    rows = await connection.execute(text(f"{_SOURCES} ORDER BY NOT is_catalogue, name"))
-    return [dict(row) for row in rows.mappings()]
+    statement = _SOURCES.format(schema="")
+    rows = await connection.execute(text(f"{statement} ORDER BY NOT is_catalogue, name"))
+    return [_declared(row) for row in rows.mappings()]
 
 
 async def get_source(connection: AsyncConnection, name: str) -> Row | None:
-    rows = await connection.execute(text(f"{_SOURCES} WHERE name = :name"), {"name": name})
+    statement = _SOURCES.format(schema=", value_schema::text AS value_schema")
+    rows = await connection.execute(text(f"{statement} WHERE name = :name"), {"name": name})
     row = rows.mappings().one_or_none()
-    return None if row is None else dict(row)
+    return None if row is None else _declared(row)
+
+
+def _declared(row: RowMapping) -> Row:
+    """What is JSON already goes out as it is."""
+    found = dict(row)
+    for name in ("severities", "expected", "value_schema"):
+        if found.get(name) is not None:
+            found[name] = orjson.Fragment(found[name])
+    return found
 
 
 async def get_release_state(

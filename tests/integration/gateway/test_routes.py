@@ -5,7 +5,7 @@ from tests.integration.gateway.desk import PKD1, Desk
 
 async def test_head_is_answered_like_get_without_content(stocked: Desk) -> None:
     run_id = await stocked.start()
-    named = {"run_id": str(run_id), "gene": PKD1, "name": "hpo"}
+    named = {"run_id": str(run_id), "gene": PKD1, "name": "hpo", "source": "hpo"}
     described = (await stocked.client.get("/openapi.json")).json()["paths"]
     addresses = [path.format(**named) for path, methods in described.items() if "get" in methods]
     assert len(addresses) > 5
