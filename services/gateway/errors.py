@@ -7,10 +7,11 @@ RequestError
 ├── GeneUnknown             404
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
 ├── GeneAmbiguous           409  a name that several genes bear
-├── GeneWithdrawn           410  carries the successors
+├── GeneWithdrawn           410  and nothing succeeded it
 ├── SourceUnknown           404  a source in the path
 ├── NamespaceUnknown        404
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
+├── NamesInvalid            422  a list of names with other fields
 ├── OrderInvalid            422  an order that contradicts itself
 ├── SourcesRefused          422  sources of an order; `errors` has an entry for each
 ├── GenesRefused            422  genes of an order; `errors` has an entry for each
@@ -94,6 +95,19 @@ class CatalogueEmpty(RequestError):
 
     kind = "catalogue-empty"
     status = 409
+
+    def __init__(self) -> None:
+        super().__init__(
+            "genes cannot be found by name before the catalogue is loaded: "
+            "start a run over all genes first (all: true, or POST /api/progress/trigger/hgnc)"
+        )
+
+
+class NamesInvalid(RequestError):
+    """The list of names does not fit."""
+
+    kind = "names-invalid"
+    status = 422
 
 
 class OrderInvalid(RequestError):

@@ -196,7 +196,7 @@ def resource(kind: str, identity: str, attributes: object, address: str) -> dict
 
 
 def encode(
-    data: Resource | Sequence[Resource],
+    data: Resource | Sequence[Resource] | orjson.Fragment,
     links: Mapping[str, str | None],
     meta: Mapping[str, Any] | None = None,
 ) -> bytes:
@@ -207,7 +207,7 @@ def encode(
 
 
 def respond(
-    data: Resource | Sequence[Resource],
+    data: Resource | Sequence[Resource] | orjson.Fragment,
     links: Mapping[str, str | None],
     *,
     meta: Mapping[str, Any] | None = None,

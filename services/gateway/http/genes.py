@@ -1,6 +1,8 @@
-"""Genes: lists of documents, and one document by any name of its gene."""
+"""Genes: lists of documents, one document by any name of its gene, and what names mean."""
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import get_args
 
 import orjson
 from fastapi import APIRouter, Request
@@ -10,16 +12,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chassis.http import RequestError, field_error
 from services.gateway import domain, jsonapi
 from services.gateway.documents import Documents, Held
-from services.gateway.domain import GENE_CHARACTERS_MAX, Outcome, Refused
+from services.gateway.domain import GENE_CHARACTERS_MAX, MatchedBy, Outcome, Refusal, Refused
 from services.gateway.errors import (
+    CatalogueEmpty,
     GeneAmbiguous,
     GeneNotBuilt,
     GeneUnknown,
     GeneWithdrawn,
+    NamesInvalid,
     ParameterInvalid,
 )
+from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
-from services.gateway.store import genes
+from services.gateway.store import genes, names
 from services.gateway.store.genes import FILTERS, SORTS, Document
 
 FIELDS = (
@@ -31,6 +36,15 @@ _LIST = jsonapi.Allowed(
     paged=True, keyset=True, filters=FILTERS, sorts=SORTS, resource="genes", fields=FIELDS
 )
 _ONE = jsonapi.Allowed(resource="genes", fields=FIELDS)
+_NOTHING = jsonapi.Allowed()
+
+
+class Names(Body):
+    """What genes are called somewhere, symbols and ids mixed."""
+
+    invalid = NamesInvalid
+
+    genes: Genes
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,32 @@ class GeneRoutes:
             return Response(status_code=304, headers=headers)
         return Response(held.body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
 
+    async def resolve(self, request: Request, body: Names) -> Response:
+        """What each name means, in the order given: resolved, ambiguous, unknown or withdrawn.
+
+        An approved symbol comes before a previous one, that before an alias, and a withdrawn id
+        or symbol stands for its one approved successor (`successor_of`). What names several genes
+        is ambiguous and never guessed; `candidates` are the genes that it may mean, and how."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            answers = await names.answer_each(connection, body.genes)
+        if answers.catalogue_empty:
+            raise CatalogueEmpty
+        by_outcome: Counter[str] = Counter()
+        by_match: Counter[str] = Counter()
+        for outcome, matched_by, count in answers.counts:
+            by_outcome[outcome] += count
+            if outcome == "resolved":
+                by_match[str(matched_by)] += count
+        meta = {
+            "total": len(body.genes),
+            "outcomes": {outcome: by_outcome[outcome] for outcome in get_args(Outcome)},
+            "matched_by": {match: by_match[match] for match in get_args(MatchedBy)},
+            "flags": names.FLAGS,
+        }
+        links = {"self": "/api/genes/resolve"}
+        return jsonapi.respond(orjson.Fragment(answers.rows), links, meta=meta)
+
     async def _read(self, gene: str, hgnc_id: str | None, query: Query) -> Held:
         generation = self.documents.generation
         async with self.engine.connect() as connection:
@@ -75,7 +115,7 @@ class GeneRoutes:
                 document = await genes.get_document(connection, hgnc_id, query.fields)
             if document is None:
                 _check_text(gene)
-                resolved = await genes.resolve(connection, [gene])
+                resolved = await names.resolve(connection, [gene])
                 if resolved.refused:
                     raise _refusal(resolved.refused[0])
                 hgnc_id = resolved.hgnc_ids[0]
@@ -92,6 +132,7 @@ class GeneRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
         router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
+        router.add_api_route("/api/genes/resolve", self.resolve, methods=["POST"])
         router.add_api_route("/api/genes/{gene}", self.get_gene, openapi_extra=_ONE.openapi())
         return router
 
@@ -152,7 +193,7 @@ def _check_text(gene: str) -> None:
 
 def _refusal(gene: Refused) -> RequestError:
     error = field_error("path gene", gene.value, gene.accepted)
-    kinds: dict[Outcome, type[RequestError]] = {
+    kinds: dict[Refusal, type[RequestError]] = {
         "unknown": GeneUnknown,
         "ambiguous": GeneAmbiguous,
         "withdrawn": GeneWithdrawn,
