@@ -107,5 +107,5 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> list[str]:
         """),
         {"release_id": release_id},
     )
-    await tx.execute(text("ANALYZE gene"))
+    await tx.execute(text("ANALYZE gene, gene_name"))
     return [*restated, *absent]

@@ -34,7 +34,8 @@ _NOTES: Final[Mapping[Damage, str]] = {
 # then in others, a previous symbol, an alias, and last what is withdrawn, for which its approved
 # successors stand. One gene is an answer, several are none.
 #
-# Each value is looked up by itself, by index (LATERAL): no statistics can make this slow.
+# Each value is looked up by itself, by index: LATERAL with LIMIT, so that no statistics can make
+# a join of it that reads a table for each value.
 _ANSWERED = """
     WITH asked AS MATERIALIZED (
         SELECT place - 1 AS place, value, name, folded, damage, guesses, CASE
@@ -91,7 +92,8 @@ _ANSWERED = """
                         WHEN n.kind = 'approved' THEN 1
                         WHEN n.kind = 'previous' THEN 2
                         ELSE 3 END
-                    FROM annotator.gene_name_v1 n JOIN annotator.gene_v1 g USING (hgnc_id)
+                    FROM annotator.gene_name_v1 n CROSS JOIN LATERAL (
+                        SELECT * FROM annotator.gene_v1 WHERE hgnc_id = n.hgnc_id LIMIT 1) g
                     WHERE a.kind = 'name' AND n.folded = a.folded
                         -- Oct-4 is a date, and OCT-4 is an alias.
                         AND (a.damage IS DISTINCT FROM 'spreadsheet_date' OR n.name = a.name)
@@ -104,7 +106,8 @@ _ANSWERED = """
                 FROM jsonb_array_elements(found.genes) AS gone (item) WHERE found.rank = 4
                 UNION
                 SELECT line.withdrawn, unnest(g.successors)
-                FROM line JOIN annotator.gene_v1 g USING (hgnc_id) WHERE g.status <> 'approved'
+                FROM line CROSS JOIN LATERAL (SELECT * FROM annotator.gene_v1
+                    WHERE hgnc_id = line.hgnc_id AND status <> 'approved' LIMIT 1) g
             )
             SELECT count(DISTINCT withdrawn) AS succeeded_count,
                    count(*) FILTER (WHERE is_first) AS heir_count,
@@ -114,7 +117,8 @@ _ANSWERED = """
             FROM (
                 SELECT line.withdrawn, g.hgnc_id, g.symbol,
                        row_number() OVER (PARTITION BY g.hgnc_id) = 1 AS is_first
-                FROM line JOIN annotator.gene_v1 g USING (hgnc_id) WHERE g.status = 'approved'
+                FROM line CROSS JOIN LATERAL (SELECT * FROM annotator.gene_v1
+                    WHERE hgnc_id = line.hgnc_id AND status = 'approved' LIMIT 1) g
             ) heir
         ) heirs
         CROSS JOIN LATERAL (SELECT CASE
@@ -132,9 +136,10 @@ _ANSWERED = """
             FROM (
                 SELECT DISTINCT ON (n.hgnc_id) n.hgnc_id, g.symbol, n.kind, n.name,
                        array_position(ARRAY['approved', 'previous', 'alias'], n.kind) AS rank
-                FROM unnest(string_to_array(a.guesses, '|')) guess
-                JOIN annotator.gene_name_v1 n ON n.folded = guess
-                JOIN annotator.gene_v1 g ON g.hgnc_id = n.hgnc_id AND g.status = 'approved'
+                FROM unnest(string_to_array(a.guesses, '|')) guess CROSS JOIN LATERAL (
+                    SELECT * FROM annotator.gene_name_v1 WHERE folded = guess OFFSET 0) n
+                CROSS JOIN LATERAL (SELECT * FROM annotator.gene_v1
+                    WHERE hgnc_id = n.hgnc_id AND status = 'approved' LIMIT 1) g
                 WHERE o.outcome = 'unknown'
                 ORDER BY n.hgnc_id, rank, n.name
             ) guess
@@ -220,10 +225,12 @@ async def answer_each(connection: AsyncConnection, values: Sequence[str]) -> Ans
                             'note', CAST(:notes AS jsonb)->damage)) ORDER BY place), '[]')
                     FROM answered CROSS JOIN LATERAL (
                         SELECT EXISTS (
-                            SELECT FROM annotator.gene_v1 g JOIN annotator.gene_v1 other
-                                ON other.ensembl_gene_id = g.ensembl_gene_id
+                            SELECT FROM (SELECT * FROM annotator.gene_v1
+                                WHERE hgnc_id = gene->>'hgnc_id' LIMIT 1) g
+                            CROSS JOIN LATERAL (SELECT FROM annotator.gene_v1 other
+                                WHERE other.ensembl_gene_id = g.ensembl_gene_id
                                 AND other.hgnc_id <> g.hgnc_id AND other.status = 'approved'
-                            WHERE g.hgnc_id = gene->>'hgnc_id') AS ensembl_gene_id
+                                LIMIT 1) other) AS ensembl_gene_id
                     ) shares
                 )::text AS rows,
                 (SELECT coalesce(jsonb_agg(to_jsonb(counted)), '[]') FROM counted)::text AS counts,

@@ -108,7 +108,18 @@ async def test_a_parameter_that_does_not_fit_is_named(stocked: Desk) -> None:
 
 
 async def test_a_gene_by_any_of_its_names(stocked: Desk) -> None:
-    for name in (PKD1, "hgnc:9008", "PKD1", "pkd1", "PBP", "5310", "NCBIGene:5310", ENSEMBL_ID, OLD, "OLD1"):
+    for name in (
+        PKD1,
+        "hgnc:9008",
+        "PKD1",
+        "pkd1",
+        "PBP",
+        "5310",
+        "NCBIGene:5310",
+        ENSEMBL_ID,
+        OLD,
+        "OLD1",
+    ):
         answer = await stocked.client.get(f"/api/genes/{name}")
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"]["id"] == PKD1

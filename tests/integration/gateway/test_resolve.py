@@ -9,7 +9,13 @@ import pytest_asyncio
 from tests.builders import build_release
 from tests.integration.gateway.desk import Desk
 
-PKD1, MARCHF2, MTARC2, SEPTIN1, HLA_A = "HGNC:9008", "HGNC:28038", "HGNC:26064", "HGNC:2879", "HGNC:4931"
+PKD1, MARCHF2, MTARC2, SEPTIN1, HLA_A = (
+    "HGNC:9008",
+    "HGNC:28038",
+    "HGNC:26064",
+    "HGNC:2879",
+    "HGNC:4931",
+)
 GLA, NAT8, UBA1, C1ORF127 = "HGNC:4296", "HGNC:18069", "HGNC:12469", "HGNC:26730"
 OCT4, TWIN_A, TWIN_B = "HGNC:9221", "HGNC:101", "HGNC:102"
 MERGED, CHAIN, SPLIT, HALF, CIRCLE, GONE, CIRCLE_2, SAME_1, SAME_2 = (
