@@ -117,6 +117,16 @@ def fetch(
     return asyncio.run(fetched())
 
 
+def send(url: str | None, folder: Path, path: str, body: Document) -> Document:
+    """What the gateway answers to this body."""
+
+    async def sent() -> Document:
+        async with connect(find_url(url, folder)) as client:
+            return await client.post(path, body)
+
+    return asyncio.run(sent())
+
+
 def failure(response: httpx2.Response) -> CommandFailed:
     """A refused request in words: `title: detail`, a line for each error, and what to do next."""
     document = _parsed(response) or {}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 DEFAULT_STATE = Path(".annobus")
 GATEWAY_PORT = 8377
@@ -21,6 +21,13 @@ Url = Annotated[
         envvar="ANNOBUS_URL",
         help="The gateway's address; without it, that of the system in the state folder.",
     ),
+]
+GeneNames = Annotated[
+    list[str] | None, Argument(metavar="GENES", help="HGNC ids, symbols, Entrez or Ensembl ids.")
+]
+GeneFile = Annotated[
+    Path | None,
+    Option("--file", metavar="F", help="A gene a line; - reads standard input.", allow_dash=True),
 ]
 Json = Annotated[bool, Option("--json", help="One JSON object on stdout, and nothing else there.")]
 

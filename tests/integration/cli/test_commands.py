@@ -275,3 +275,69 @@ def test_an_unknown_run_is_refused_in_words(stub: Stub, annobus: Annobus) -> Non
     ended = annobus("runs", "watch", "x", "--url", stub.url)
     assert ended.returncode == 2
     assert "→ See the runs there are: annobus runs list" in ended.stderr
+
+
+RESOLVED: dict[str, object] = {
+    "value": "MARCH2",
+    "outcome": "resolved",
+    "hgnc_id": "HGNC:28038",
+    "symbol": "MARCHF2",
+    "matched_by": "previous",
+    "successor_of": [],
+    "candidates": [],
+    "flags": [],
+    "note": None,
+}
+DATE: dict[str, object] = {
+    "value": "2-Mar",
+    "outcome": "unknown",
+    "hgnc_id": None,
+    "symbol": None,
+    "matched_by": None,
+    "successor_of": [],
+    "candidates": [
+        {"hgnc_id": "HGNC:28038", "symbol": "MARCHF2", "matched_by": "previous", "name": "MARCH2"}
+    ],
+    "flags": ["spreadsheet_date"],
+    "note": "this is a date",
+}
+
+
+def resolutions(*rows: dict[str, object]) -> dict[str, object]:
+    found = [row["outcome"] for row in rows]
+    outcomes = ("resolved", "unknown", "ambiguous", "withdrawn")
+    return {
+        "data": [
+            {"type": "resolutions", "id": str(place), "attributes": row}
+            for place, row in enumerate(rows)
+        ],
+        "meta": {
+            "total": len(rows),
+            "outcomes": {outcome: found.count(outcome) for outcome in outcomes},
+        },
+    }
+
+
+def test_names_are_resolved_and_what_is_not_is_told_and_partial(
+    stub: Stub, annobus: Annobus
+) -> None:
+    stub.answer("/api/genes/resolve", resolutions(RESOLVED, DATE))
+    ended = annobus(
+        "genes", "resolve", "--file", "-", "--url", stub.url, standard_input="MARCH2\n\n2-Mar\n"
+    )
+    assert ended.returncode == 3, ended.stderr
+    assert json.loads(stub.asked[0][2]) == {"genes": ["MARCH2", "2-Mar"]}
+    _, resolved, date = ended.stdout.splitlines()
+    assert resolved.split() == ["MARCH2", "resolved", "HGNC:28038", "MARCHF2", "previous"]
+    assert "spreadsheet date; may be MARCHF2 HGNC:28038 (previous MARCH2)" in date
+    assert "2 names: 1 resolved, 1 unknown, 0 ambiguous, 0 withdrawn" in ended.stderr
+
+
+def test_names_that_are_all_resolved_end_well(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/genes/resolve", resolutions(RESOLVED))
+    ended = annobus("genes", "resolve", "MARCH2", "--json", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == resolutions(RESOLVED)
+    neither = annobus("genes", "resolve", "--url", stub.url)
+    assert neither.returncode == 2
+    assert "in one way" in neither.stderr

@@ -1,4 +1,4 @@
-"""What names mean: found by id, approved symbol, previous symbol, alias or successor, or reported."""
+"""What names mean: found by id, symbol, alias or successor, and reported where they are not."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,9 +1,8 @@
-"""Every gene that HGNC lists, and what laboratories and papers called some of them over the years."""
+"""Every gene that HGNC lists, and what laboratories and papers called some of them."""
 
 import csv
 import gzip
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,6 @@ async def test_noise_names_nothing_and_all_else_is_resolved_or_reported(
             assert row["outcome"] == ("ambiguous" if best else "unknown"), row
             assert row["hgnc_id"] is None
             assert best <= {gene["hgnc_id"] for gene in row["candidates"]}
-    print(Counter((row["outcome"], row["matched_by"]) for row in rows))
 
 
 async def test_every_approved_symbol_is_its_own_gene_s(
@@ -134,6 +132,5 @@ async def test_a_long_list_is_resolved_in_time(full: Desk, genes: list[dict[str,
     started = time.perf_counter()
     rows = await resolve(full, names)
     seconds = time.perf_counter() - started
-    print(f"{len(names)} names in {seconds:.2f} s")
     assert len(rows) == TIMED_NAMES
     assert seconds < TIMED_SECONDS_MAX
