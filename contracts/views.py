@@ -187,9 +187,25 @@ class UnmappedV1(View):
     view: ClassVar[str] = "annotator.unmapped_v1"
     release_id: UUID
     source: str
+    position: int  # From 1, in the order in which they were found; some may be left out.
     key: str
     reason: str
     row_count: int
+
+
+class ReleaseFileV1(View):
+    """A file of a release as it was fetched, or one answer of an API."""
+
+    view: ClassVar[str] = "annotator.release_file_v1"
+    file_id: int
+    release_id: UUID
+    name: str
+    url: str
+    etag: str | None
+    last_modified: str | None
+    sha256: str
+    bytes: int
+    retrieved_at: datetime
 
 
 class CachedGeneV1(View):
@@ -231,6 +247,7 @@ VIEWS: tuple[type[View], ...] = (
     SourceV1,
     ReleaseV1,
     UnmappedV1,
+    ReleaseFileV1,
     CachedGeneV1,
     NamespaceV1,
 )

@@ -1,19 +1,27 @@
 """`annobus genes`: read a gene's annotations, list genes, find out what names mean."""
 
 from typing import Annotated
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 import typer
 from typer import Argument, Option
 
 from services.cli import gene_list, output
-from services.cli.client import Document, fetch, send
+from services.cli.client import Document, cursor, fetch, send
 from services.cli.errors import PARTIAL, Refused
-from services.cli.options import DEFAULT_STATE, GeneFile, GeneNames, Json, State, Url
+from services.cli.options import (
+    DEFAULT_STATE,
+    PAGE_SIZE,
+    After,
+    GeneFile,
+    GeneNames,
+    Json,
+    PageSize,
+    State,
+    Url,
+)
 
-PAGE_SIZE = 20
-PAGE_SIZE_MAX = 200
 VALUE_CHARACTERS_MAX = 2_000  # Of one value for a person; --json has all of it.
 OUTCOME_STYLES = {"ambiguous": "yellow", "unknown": "red", "withdrawn": "red"}
 STATUS_STYLES = {"ok": "green", "error": "red", "pending": "yellow", "stale": "yellow"}
@@ -69,10 +77,8 @@ def list_genes(
     sort: Annotated[
         str | None, Option("--sort", metavar="FIELD", help="hgnc_id or symbol; -symbol descends.")
     ] = None,
-    page_size: Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)] = PAGE_SIZE,
-    after: Annotated[
-        str | None, Option("--after", metavar="CURSOR", help="Go on where a page ended.")
-    ] = None,
+    page_size: PageSize = PAGE_SIZE,
+    after: After = None,
     url: Url = None,
     folder: State = DEFAULT_STATE,
     json: Json = False,
@@ -98,9 +104,9 @@ def list_genes(
         for item in document["data"]
     ]
     output.print_table(("HGNC id", "symbol", "name", *sources), rows, styles=STATUS_STYLES)
-    cursor = _cursor(document)
-    if cursor is not None:
-        output.say(f"more: the same command with --after {cursor}")
+    following = cursor(document)
+    if following is not None:
+        output.say(f"more: the same command with --after {following}")
 
 
 @app.command("resolve")
@@ -164,10 +170,3 @@ def _filter(text: str) -> tuple[str, str]:
     if not (field and equals and values):
         raise Refused(f"--filter {text!r} is not accepted: write FIELD=VALUE or FIELD=A,B")
     return f"filter[{field}]", values
-
-
-def _cursor(document: Document) -> str | None:
-    address = document.get("links", {}).get("next")
-    if not address:
-        return None
-    return next(iter(parse_qs(urlsplit(address).query).get("page[after]", [])), None)

@@ -10,10 +10,18 @@ from typer import Argument, Option
 from services.cli import bars, gene_list, output, watch
 from services.cli.client import Client, Document, connect, fetch, find_url
 from services.cli.errors import PARTIAL, RUN_FAILED, Refused
-from services.cli.options import DEFAULT_STATE, GeneFile, GeneNames, Json, State, Url
+from services.cli.options import (
+    DEFAULT_STATE,
+    PAGE_SIZE,
+    GeneFile,
+    GeneNames,
+    Json,
+    Page,
+    PageSize,
+    State,
+    Url,
+)
 
-PAGE_SIZE = 20
-PAGE_SIZE_MAX = 200
 EXIT_CODES_BY_STATE = {"completed": 0, "completed_with_errors": PARTIAL, "failed": RUN_FAILED}
 STATE_STYLES = {"failed": "red", "completed_with_errors": "yellow", "completed": "green"}
 
@@ -86,8 +94,8 @@ def show(run_id: RunId, url: Url = None, folder: State = DEFAULT_STATE, json: Js
 
 @app.command("list")
 def list_runs(
-    page: Annotated[int, Option("--page", min=1, help="1 is the newest.")] = 1,
-    page_size: Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)] = PAGE_SIZE,
+    page: Page = 1,
+    page_size: PageSize = PAGE_SIZE,
     url: Url = None,
     folder: State = DEFAULT_STATE,
     json: Json = False,

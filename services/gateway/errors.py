@@ -9,6 +9,7 @@ RequestError
 ├── GeneAmbiguous           409  a name that several genes bear
 ├── GeneWithdrawn           410  and nothing succeeded it
 ├── SourceUnknown           404  a source in the path
+├── ReleaseUnknown          404
 ├── NamespaceUnknown        404
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
 ├── NamesInvalid            422  a list of names with other fields
@@ -81,6 +82,22 @@ class SourceUnknown(RequestError):
 
     kind = "source-unknown"
     status = 404
+
+
+class ReleaseUnknown(RequestError):
+    """No such release of this source."""
+
+    kind = "release-unknown"
+    status = 404
+
+    def __init__(self, source: str, release_id: str) -> None:
+        address = f"/api/sources/{source}/releases"
+        accepted = f"the id of a release that GET {address} lists"
+        error = field_error("path release_id", release_id, accepted)
+        super().__init__(
+            f"no release {error['value']!r} of {source}; GET {address} lists those there are",
+            [error],
+        )
 
 
 class NamespaceUnknown(RequestError):

@@ -51,6 +51,7 @@ class Allowed:
 
     paged: bool = False
     keyset: bool = False  # Also page[after] and page[total].
+    counted: bool = False  # Always, so that page[total] is not asked for.
     filters: tuple[str, ...] = ()
     sorts: tuple[str, ...] = ()  # The first is the default.
     resource: str = ""
@@ -60,7 +61,8 @@ class Allowed:
     def names(self) -> list[str]:
         return [
             *(("page[number]", "page[size]") if self.paged else ()),
-            *(("page[after]", "page[total]") if self.keyset else ()),
+            *(("page[after]",) if self.keyset else ()),
+            *(("page[total]",) if self.keyset and not self.counted else ()),
             *(f"filter[{name}]" for name in self.filters),
             *(("sort",) if self.sorts else ()),
             *((f"fields[{self.resource}]",) if self.fields else ()),

@@ -7,6 +7,7 @@ from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.http.catalogue import CatalogueRoutes
 from services.gateway.http.genes import GeneRoutes
+from services.gateway.http.releases import ReleaseRoutes
 from services.gateway.http.runs import RunRoutes
 from services.gateway.live import Live
 from services.gateway.sockets import Sockets
@@ -19,6 +20,7 @@ def include_routes(
         RunRoutes(engine),
         GeneRoutes(engine, documents),
         CatalogueRoutes(engine),
+        ReleaseRoutes(engine),
         Sockets(live, active),
     ):
         app.include_router(routes.router())

@@ -39,6 +39,16 @@ async def get_source(connection: AsyncConnection, name: str) -> Row | None:
     return None if row is None else dict(row)
 
 
+async def has_source(connection: AsyncConnection, name: str) -> bool:
+    """Retired ones included: what they said stays."""
+    return bool(
+        await connection.scalar(
+            text("SELECT EXISTS (SELECT FROM annotator.source_v1 WHERE name = :name)"),
+            {"name": name},
+        )
+    )
+
+
 async def list_namespaces(connection: AsyncConnection) -> list[Row]:
     rows = await connection.execute(
         text("SELECT namespace, epoch, invalidated_at FROM cache.namespace_v1 ORDER BY namespace")

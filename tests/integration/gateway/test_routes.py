@@ -1,11 +1,14 @@
 """What holds for every public route."""
 
+from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, Desk
 
 
 async def test_head_is_answered_like_get_without_content(stocked: Desk) -> None:
     run_id = await stocked.start()
-    named = {"run_id": str(run_id), "gene": PKD1, "name": "hpo"}
+    async with stocked.database.begin("annotator") as tx:
+        release_id = await build_release(tx, "hpo")
+    named = {"run_id": run_id, "gene": PKD1, "name": "hpo", "release_id": release_id}
     described = (await stocked.client.get("/openapi.json")).json()["paths"]
     addresses = [path.format(**named) for path, methods in described.items() if "get" in methods]
     assert len(addresses) > 5

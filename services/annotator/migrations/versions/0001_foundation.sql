@@ -69,10 +69,11 @@ CREATE UNLOGGED TABLE staged_release (release_id uuid PRIMARY KEY);
 
 CREATE TABLE unmapped (
     release_id uuid NOT NULL REFERENCES release,
+    position integer NOT NULL,  -- The order in which they were found, from 1.
     key text NOT NULL,
     reason text NOT NULL,
     row_count integer NOT NULL,
-    PRIMARY KEY (release_id, key, reason)
+    PRIMARY KEY (release_id, position)
 );
 
 -- The gene catalogue --------------------------------------------------------------------------
@@ -359,8 +360,13 @@ SELECT id AS batch_id, kind, source, run_id, release_id, state,
 FROM batch;
 
 CREATE VIEW unmapped_v1 AS
-SELECT u.release_id, r.source, u.key, u.reason, u.row_count
+SELECT u.release_id, r.source, u.position, u.key, u.reason, u.row_count
 FROM unmapped u JOIN release r ON r.id = u.release_id;
+
+CREATE VIEW release_file_v1 AS
+SELECT id AS file_id, release_id, name, url, etag, last_modified, encode(sha256, 'hex') AS sha256,
+       bytes, retrieved_at
+FROM release_file;
 
 REVOKE INSERT, UPDATE, DELETE ON source FROM annotator;  -- `annobus migrate` writes it.
 
@@ -369,4 +375,5 @@ GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
 
 GRANT USAGE ON SCHEMA annotator TO gateway, cache;
 GRANT SELECT ON gene_v1, gene_name_v1, release_v1, source_v1, current_annotation_v1,
-    annotation_v1, run_v1, run_source_v1, run_fact_v1, batch_v1, unmapped_v1 TO gateway, cache;
+    annotation_v1, run_v1, run_source_v1, run_fact_v1, batch_v1, unmapped_v1, release_file_v1
+    TO gateway, cache;
