@@ -45,6 +45,21 @@ class GeneNameV1(View):
     hgnc_id: str
 
 
+class GeneEventV1(View):
+    """What became of a gene that was known before. Follow it by (xid, id), as AnnotationV1."""
+
+    view: ClassVar[str] = "annotator.gene_event_v1"
+    xid: int
+    id: int
+    hgnc_id: str
+    kind: Literal["renamed", "merged", "split", "withdrawn", "restored"]
+    symbol_before: str
+    symbol_after: str
+    successors: list[str]
+    release_id: UUID
+    at: datetime
+
+
 class CurrentAnnotationV1(View):
     """Gene × source as a reader sees it now; one row for each pair, value or not."""
 
@@ -238,6 +253,7 @@ class NamespaceV1(View):
 VIEWS: tuple[type[View], ...] = (
     GeneV1,
     GeneNameV1,
+    GeneEventV1,
     CurrentAnnotationV1,
     AnnotationV1,
     RunV1,

@@ -1,13 +1,15 @@
 """Genes: lists of documents, one document by any name of its gene, and what names mean."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
+from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.http import RequestError, field_error
 from services.gateway import domain, jsonapi
@@ -36,6 +38,7 @@ _LIST = jsonapi.Allowed(
     paged=True, keyset=True, filters=FILTERS, sorts=SORTS, resource="genes", fields=FIELDS
 )
 _ONE = jsonapi.Allowed(resource="genes", fields=FIELDS)
+_EVENTS = jsonapi.Allowed(paged=True, keyset=True, counted=True)
 _NOTHING = jsonapi.Allowed()
 
 
@@ -107,6 +110,30 @@ class GeneRoutes:
         links = {"self": "/api/genes/resolve"}
         return jsonapi.respond(orjson.Fragment(answers.rows), links, meta=meta)
 
+    async def list_events(self, request: Request, gene: str) -> Response:
+        """What became of a gene, and of those that it stands for now, newest first: renamed,
+        merged, split, withdrawn, restored. An HGNC id means that id alone, withdrawn or not."""
+        query = _EVENTS.parse(request.query_params)
+        _check_text(gene)
+        async with self.engine.connect() as connection:
+            found = await genes.list_events(
+                connection,
+                await _history_of(connection, gene),
+                None if query.after is None else query.after[0],
+                query.size + 1,
+                query.offset,
+            )
+        page, more = found[: query.size], len(found) > query.size
+        return jsonapi.respond(
+            [{"type": "gene-events", "id": str(row["id"]), "attributes": row} for row in page],
+            jsonapi.page_links(
+                f"/api/genes/{quote(gene, safe=':')}/events",
+                query,
+                more=more,
+                after=jsonapi.cursor(query.sort, page[-1]["id"], "") if more else None,
+            ),
+        )
+
     async def _read(self, gene: str, hgnc_id: str | None, query: Query) -> Held:
         generation = self.documents.generation
         async with self.engine.connect() as connection:
@@ -133,8 +160,24 @@ class GeneRoutes:
         router = APIRouter(tags=["genes"])
         router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
         router.add_api_route("/api/genes/resolve", self.resolve, methods=["POST"])
+        router.add_api_route(
+            "/api/genes/{gene}/events", self.list_events, openapi_extra=_EVENTS.openapi()
+        )
         router.add_api_route("/api/genes/{gene}", self.get_gene, openapi_extra=_ONE.openapi())
         return router
+
+
+async def _history_of(connection: AsyncConnection, gene: str) -> Sequence[str]:
+    """The ids whose events are this gene's. Raises the errors of a gene that is not one."""
+    hgnc_id = domain.hgnc_id(gene)
+    if hgnc_id is not None and await genes.has_gene(connection, hgnc_id):
+        return [hgnc_id]
+    resolved = await names.resolve(connection, [gene])
+    for refused in resolved.refused:
+        if refused.outcome != "withdrawn":
+            raise _refusal(refused)
+        return [named.hgnc_id for named in refused.genes]
+    return [*resolved.hgnc_ids, *resolved.succeeded]
 
 
 def _normalised(query: Query) -> Query:

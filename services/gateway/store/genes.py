@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -105,6 +106,40 @@ async def get_document(
     if row is None:
         return None
     return Document(row.hgnc_id, row.hgnc_number, row.symbol, row.version, row.document)
+
+
+async def has_gene(connection: AsyncConnection, hgnc_id: str) -> bool:
+    """Whether the catalogue has this id, withdrawn ones included."""
+    return bool(
+        await connection.scalar(
+            text("SELECT EXISTS (SELECT FROM annotator.gene_v1 WHERE hgnc_id = :hgnc_id)"),
+            {"hgnc_id": hgnc_id},
+        )
+    )
+
+
+async def list_events(
+    connection: AsyncConnection,
+    hgnc_ids: Sequence[str],
+    before: int | None,
+    limit: int,
+    offset: int,
+) -> list[dict[str, Any]]:
+    """What became of these genes, and of those that they stand for; newest first, from before
+    the event with the id `before`."""
+    rows = await connection.execute(
+        text("""
+            SELECT id, hgnc_id, kind, symbol_before, symbol_after, successors,
+                   release_id::text AS release_id, at
+            FROM annotator.gene_event_v1
+            WHERE (hgnc_id = ANY(CAST(:hgnc_ids AS text[]))
+                   OR successors && CAST(:hgnc_ids AS text[]))
+              AND (CAST(:before AS bigint) IS NULL OR id < :before)
+            ORDER BY id DESC LIMIT :limit OFFSET :offset
+        """),
+        {"hgnc_ids": list(hgnc_ids), "before": before, "limit": limit, "offset": offset},
+    )
+    return [dict(row) for row in rows.mappings()]
 
 
 def _conditions(query: Query) -> list[str]:
