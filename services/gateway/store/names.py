@@ -9,10 +9,12 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import database
 from services.gateway.domain import Named, Refused, Resolved, fold
 from services.gateway.spellings import Damage, damaged
 
 REFUSED_MAX = 1_000  # Refused genes that one error names; it says how many there are.
+SHORT_LIST_MAX = 10_000  # Values; more may take longer than a transaction has on a busy machine.
 VALUES_PER_SLICE = 500  # Read on the loop in one go: less than a millisecond.
 
 # What a row of the answer may be marked with, and what that means.
@@ -180,7 +182,7 @@ async def resolve(connection: AsyncConnection, values: Sequence[str]) -> Resolve
                            AS refused_count,
                        NOT EXISTS (SELECT FROM annotator.gene_v1) AS catalogue_empty
             """),
-            await _given(values) | {"refused_max": REFUSED_MAX},
+            await _prepare(connection, values) | {"refused_max": REFUSED_MAX},
         )
     ).one()
     return Resolved(
@@ -236,7 +238,7 @@ async def answer_each(connection: AsyncConnection, values: Sequence[str]) -> Ans
                 (SELECT coalesce(jsonb_agg(to_jsonb(counted)), '[]') FROM counted)::text AS counts,
                 NOT EXISTS (SELECT FROM annotator.gene_v1) AS catalogue_empty
             """),
-            await _given(values) | {"notes": orjson.dumps(_NOTES).decode()},
+            await _prepare(connection, values) | {"notes": orjson.dumps(_NOTES).decode()},
         )
     ).one()
     return Answers(
@@ -249,8 +251,10 @@ async def answer_each(connection: AsyncConnection, values: Sequence[str]) -> Ans
     )
 
 
-async def _given(values: Sequence[str]) -> dict[str, Any]:
+async def _prepare(connection: AsyncConnection, values: Sequence[str]) -> dict[str, Any]:
     """The values as the statement takes them, read in slices that leave the loop to others."""
+    if len(values) > SHORT_LIST_MAX:
+        await database.allow_long_transaction(connection)
     names: list[str] = []
     damages: list[str | None] = []
     guesses: list[str | None] = []

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
+from services.gateway.store import names
 from tests.builders import build_release
 from tests.integration.gateway.desk import Desk
 
@@ -302,6 +304,14 @@ async def test_fifty_thousand_names_are_one_answer(named: Desk) -> None:
         ("PKD1", "resolved"),
         ("NOSUCH", "unknown"),
     }
+
+
+async def test_a_long_list_has_the_time_it_takes(named: Desk) -> None:
+    for count, timeout in ((1, "5s"), (names.SHORT_LIST_MAX + 1, "2min")):
+        for ask in (names.resolve, names.answer_each):
+            async with named.engine.begin() as tx:
+                await ask(tx, ["PKD1"] * count)
+                assert await tx.scalar(text("SHOW transaction_timeout")) == timeout
 
 
 async def test_names_cannot_be_resolved_before_there_is_a_catalogue(desk: Desk) -> None:
