@@ -56,7 +56,9 @@ _ANSWERED = """
             CASE WHEN o.outcome = 'resolved' AND found.rank = 4 THEN found.genes
                  END AS succeeded,
             CASE WHEN o.outcome = 'unknown' THEN guessed.genes
-                 WHEN o.outcome = 'ambiguous' AND found.rank = 4 THEN heirs.genes
+                 WHEN o.outcome = 'ambiguous' AND found.rank = 4
+                     THEN heirs.genes || CASE WHEN heirs.succeeded_count < found.best_count
+                                         THEN found.genes ELSE '[]' END
                  WHEN o.outcome <> 'resolved' OR jsonb_array_length(found.genes) > 1
                      AND found.rank < 4 THEN found.genes END AS candidates,
             CASE WHEN o.outcome <> 'unknown' THEN NULL

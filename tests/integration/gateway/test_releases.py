@@ -121,6 +121,10 @@ async def test_a_report_is_filtered_by_exact_reason_and_key(desk: Desk, release_
     found = await get(desk, address, **{"filter[reason]": "no gene, but a word"})
     assert {item["attributes"]["key"] for item in found["data"]} == {"ACMG"}
     assert (found["meta"]["total"], found["meta"]["kept_count"]) == (3, 6)
+    assert found["meta"]["truncated"]
+    await desk.execute("UPDATE annotator.release SET unmapped_count = 6")
+    found = await get(desk, address, **{"filter[reason]": "no gene, but a word"})
+    assert not found["meta"]["truncated"]
     found = await get(desk, address, **{"filter[key]": "12", "page[size]": "2"})
     assert [item["id"] for item in found["data"]] == ["1", "3"]
     following = await get(desk, found["links"]["next"])

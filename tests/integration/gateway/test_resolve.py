@@ -20,8 +20,8 @@ PKD1, MARCHF2, MTARC2, SEPTIN1, HLA_A = (
 )
 GLA, NAT8, UBA1, C1ORF127 = "HGNC:4296", "HGNC:18069", "HGNC:12469", "HGNC:26730"
 OCT4, TWIN_A, TWIN_B = "HGNC:9221", "HGNC:101", "HGNC:102"
-MERGED, CHAIN, SPLIT, HALF, CIRCLE, GONE, CIRCLE_2, SAME_1, SAME_2 = (
-    f"HGNC:{number}" for number in range(1, 10)
+MERGED, CHAIN, SPLIT, HALF, CIRCLE, GONE, CIRCLE_2, SAME_1, SAME_2, REUSED, PART_1, PART_2 = (
+    f"HGNC:{number}" for number in range(1, 13)
 )
 
 APPROVED = [
@@ -48,6 +48,9 @@ WITHDRAWN = [
     (GONE, "GONE1", "withdrawn", []),
     (SAME_1, "SAME", "merged", [UBA1]),  # Two withdrawn genes of one name and one end.
     (SAME_2, "SAME", "merged", [MERGED]),
+    (REUSED, "REUSED", "withdrawn", []),  # Its symbol is an approved gene's alias now.
+    (PART_1, "PART", "merged", [UBA1]),  # Of two withdrawn genes of one name, one has an end.
+    (PART_2, "PART", "withdrawn", []),
 ]
 NAMES = [
     ("MARCH2", "previous", MARCHF2),
@@ -64,6 +67,7 @@ NAMES = [
     ("TAZ", "previous", UBA1),
     ("TAZ", "alias", GLA),
     ("OCT-4", "alias", OCT4),
+    ("REUSED", "alias", PKD1),
     ("AC000111.1", "previous", NAT8),
 ]
 
@@ -125,6 +129,7 @@ def candidates(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("PBP", PKD1, "alias", []),
         ("Pbp", PKD1, "alias", []),
         ("OCT-4", OCT4, "alias", []),  # An alias in these letters, no date.
+        ("REUSED", PKD1, "alias", []),
         ("GLA", GLA, "approved", ["name_shared"]),
         ("TAZ", UBA1, "previous", ["name_shared"]),
         ("TWINA", TWIN_A, "approved", ["ensembl_gene_id_shared"]),
@@ -176,6 +181,11 @@ async def test_a_withdrawn_gene_s_one_successor_stands_for_it(
         ),
         (SPLIT, "hgnc_id", [(PKD1, "successor"), (UBA1, "successor")]),
         ("SPLIT1", "withdrawn", [(PKD1, "successor"), (UBA1, "successor")]),
+        (
+            "PART",
+            "withdrawn",
+            [(UBA1, "successor"), (PART_1, "withdrawn"), (PART_2, "withdrawn")],
+        ),
     ],
 )
 async def test_what_names_several_genes_is_ambiguous(
