@@ -66,13 +66,14 @@ class ReleaseRoutes:
             totals = await releases.count_unmapped(connection, wanted)
         page, more = found[: query.size], len(found) > query.size
         address = f"{_address(name)}/{release['release_id']}/unmapped"
+        found_count = release["unmapped_count"]  # None: not read yet, or an API's.
         meta = {
             "total": totals.entries,
             "row_count": totals.rows,
             "reasons": totals.reasons,
-            "unmapped_count": release["unmapped_count"],
+            "unmapped_count": found_count,
             "kept_count": totals.kept,
-            "truncated": release["state"] in _READ and totals.kept < release["unmapped_count"],
+            "truncated": release["state"] in _READ and totals.kept < (found_count or 0),
         }
         links = jsonapi.page_links(
             address,

@@ -33,8 +33,8 @@ _NOTES: Final[Mapping[Damage, str]] = {
 # A text is an HGNC id with its prefix, an Ensembl gene id with or without prefix and version, an
 # Entrez id with or without prefix, so a bare number is one, or else a name. Of the genes that it
 # names those count that have most right to it, by `rank`: an approved symbol in these letters,
-# then in others, a previous symbol, an alias, and last what is withdrawn, for which its approved
-# successors stand. One gene is an answer, several are none.
+# then in others, a previous symbol, an alias, and last (4) what is withdrawn, for which its
+# approved successors stand. One gene is an answer, several are none.
 #
 # Each value is looked up by itself, by index: LATERAL with LIMIT, so that no statistics can make
 # a join of it that reads a table for each value.
@@ -98,7 +98,8 @@ _ANSWERED = """
                         ELSE 3 END
                     FROM annotator.gene_name_v1 n CROSS JOIN LATERAL (
                         SELECT * FROM annotator.gene_v1 WHERE hgnc_id = n.hgnc_id LIMIT 1) g
-                    WHERE a.kind = 'name' AND n.folded = a.folded
+                    -- HGNC lists Ensembl ids that were given up as aliases.
+                    WHERE a.kind IN ('name', 'ensembl_gene_id') AND n.folded = a.folded
                         -- Oct-4 is a date, and OCT-4 is an alias.
                         AND (a.damage IS DISTINCT FROM 'spreadsheet_date' OR n.name = a.name)
                 ) every_name ORDER BY hgnc_id, rank, name <> a.name, name

@@ -90,6 +90,14 @@ async def test_a_rejected_release_says_why_and_has_no_report(desk: Desk) -> None
     assert (report["meta"]["unmapped_count"], report["meta"]["truncated"]) == (None, False)
 
 
+async def test_the_release_of_an_api_has_an_empty_report(desk: Desk) -> None:
+    async with desk.database.begin("annotator") as tx:
+        release_id = await build_release(tx, "ensembl", state="accepted")
+    report = await get(desk, f"/api/sources/ensembl/releases/{release_id}/unmapped")
+    assert report["data"] == []
+    assert (report["meta"]["unmapped_count"], report["meta"]["truncated"]) == (None, False)
+
+
 async def test_a_report_is_paged_by_key_and_says_what_it_leaves_out(
     desk: Desk, release_id: UUID
 ) -> None:

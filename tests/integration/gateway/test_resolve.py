@@ -68,6 +68,7 @@ NAMES = [
     ("TAZ", "alias", GLA),
     ("OCT-4", "alias", OCT4),
     ("REUSED", "alias", PKD1),
+    ("ENSG00000184796", "alias", NAT8),
     ("AC000111.1", "previous", NAT8),
 ]
 
@@ -130,6 +131,7 @@ def candidates(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("Pbp", PKD1, "alias", []),
         ("OCT-4", OCT4, "alias", []),  # An alias in these letters, no date.
         ("REUSED", PKD1, "alias", []),
+        ("ENSG00000184796", NAT8, "alias", []),  # An id that was given up.
         ("GLA", GLA, "approved", ["name_shared"]),
         ("TAZ", UBA1, "previous", ["name_shared"]),
         ("TWINA", TWIN_A, "approved", ["ensembl_gene_id_shared"]),
