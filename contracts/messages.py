@@ -284,6 +284,57 @@ class ReleaseDecided(Message):
         return self.source
 
 
+class GeneEvent(Message):
+    """What became of a gene that was known before. Its annotations stay with its id; what the
+    id stands for now is in `annotator.gene_v1`."""
+
+    topic: ClassVar[str] = "annotation.changes.v1"
+    hgnc_id: str
+    release_id: UUID
+
+    def key(self) -> str:
+        return self.hgnc_id
+
+
+class GeneRenamed(GeneEvent):
+    """An approved gene has another symbol."""
+
+    type: ClassVar[str] = "annobus.gene.renamed.v1"
+    symbol_before: str
+    symbol_after: str
+
+
+class GeneMerged(GeneEvent):
+    """A gene was given up, and one other stands for it. That one may be withdrawn itself."""
+
+    type: ClassVar[str] = "annobus.gene.merged.v1"
+    symbol: str
+    successor: str
+
+
+class GeneSplit(GeneEvent):
+    """A gene was given up, and several others stand for it."""
+
+    type: ClassVar[str] = "annobus.gene.split.v1"
+    symbol: str
+    successors: tuple[str, ...]
+
+
+class GeneWithdrawn(GeneEvent):
+    """A gene was given up, and nothing stands for it."""
+
+    type: ClassVar[str] = "annobus.gene.withdrawn.v1"
+    symbol: str
+
+
+class GeneRestored(GeneEvent):
+    """A gene that was given up is approved again."""
+
+    type: ClassVar[str] = "annobus.gene.restored.v1"
+    symbol_before: str
+    symbol_after: str
+
+
 # cache.events.v1
 
 
@@ -327,6 +378,11 @@ TYPES: Mapping[str, type[Message]] = {
         ReleaseStored,
         ReleaseQuarantined,
         ReleaseDecided,
+        GeneRenamed,
+        GeneMerged,
+        GeneSplit,
+        GeneWithdrawn,
+        GeneRestored,
         DocumentsRebuilt,
         NamespaceInvalidated,
     )

@@ -47,6 +47,21 @@ class GeneNameV1(View):
     hgnc_id: str
 
 
+class GeneEventV1(View):
+    """What became of a gene that was known before. Follow it by (xid, id), as AnnotationV1."""
+
+    view: ClassVar[str] = "annotator.gene_event_v1"
+    xid: int
+    id: int
+    hgnc_id: str
+    kind: Literal["renamed", "merged", "split", "withdrawn", "restored"]
+    symbol_before: str
+    symbol_after: str
+    successors: list[str]
+    release_id: UUID
+    at: datetime
+
+
 class CurrentAnnotationV1(View):
     """Gene × source as a reader sees it now; one row for each pair, value or not."""
 
@@ -254,6 +269,7 @@ class UnmappedV1(View):
     view: ClassVar[str] = "annotator.unmapped_v1"
     release_id: UUID
     source: str
+    position: int  # From 1, in the order in which they were found; some may be left out.
     key: str
     reason: str
     row_count: int
@@ -289,6 +305,7 @@ class NamespaceV1(View):
 VIEWS: tuple[type[View], ...] = (
     GeneV1,
     GeneNameV1,
+    GeneEventV1,
     CurrentAnnotationV1,
     AnnotationV1,
     ChangeV1,

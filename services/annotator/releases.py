@@ -1,6 +1,7 @@
 """What is new at a source: fetched, staged and accepted, once for all runs that wait for it."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ from services.chassis.errors import PermanentError, TransientError
 log = structlog.get_logger()
 
 RELEASE_FETCHING_SECONDS_MAX = 1_800.0  # All files of a release together.
+EVENTS_PER_STATEMENT = 100  # A release may rename any number of genes; the loop has others.
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,7 @@ class Releases:
                 raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
             if release.state == "staged":
                 if source.declaration.is_catalogue:
-                    restated = await catalogue.rewrite_catalogue(tx, release.id)
-                    await outbox.add(tx, *domain.changes(batch.source, release.id, restated))
+                    await self._rewrite_catalogue(tx, release)
                 await releases.accept_release(tx, release.id)
                 await slices.cut_slices(tx, release)
                 await counting.detach_runs(tx, batch.source, release.id)
@@ -121,6 +122,17 @@ class Releases:
             failpoints.hit(Failpoint.ACCEPTANCE_WRITTEN)
         log.info("release_prepared", source=batch.source, version=release.version)
         return facts
+
+    async def _rewrite_catalogue(self, tx: AsyncConnection, release: Release) -> None:
+        rewritten = await catalogue.rewrite_catalogue(tx, release.id)
+        await outbox.add(tx, *domain.changes(release.source, release.id, rewritten.restated))
+        for start in range(0, len(rewritten.events), EVENTS_PER_STATEMENT):
+            await outbox.add(tx, *rewritten.events[start : start + EVENTS_PER_STATEMENT])
+        log.info(
+            "catalogue_rewritten",
+            approved=rewritten.approved_count,
+            **Counter(type(event).__name__ for event in rewritten.events),
+        )
 
     async def _ask_instead(self, batch: Batch, api: ApiSource) -> None:
         """Answer the runs that wait with few genes, all in one transaction.

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import orjson
@@ -23,6 +24,7 @@ ADVICE = {
     "catalogue-empty": "Fill the catalogue first: annobus runs start --all --watch",
     "gene-unknown": "Look for it: annobus genes list --filter symbol=…",
     "run-unknown": "See the runs there are: annobus runs list",
+    "release-unknown": "See the releases there are: annobus sources releases NAME",
     "source-unknown": "See the sources there are: annobus sources list",
     "sources-refused": "See the sources there are: annobus sources list",
     "gene-not-built": "Try again in a few seconds",
@@ -115,6 +117,24 @@ def fetch(
             return await client.get(path, parameters)
 
     return asyncio.run(fetched())
+
+
+def send(url: str | None, folder: Path, path: str, body: Document) -> Document:
+    """What the gateway answers to this body."""
+
+    async def sent() -> Document:
+        async with connect(find_url(url, folder)) as client:
+            return await client.post(path, body)
+
+    return asyncio.run(sent())
+
+
+def cursor(document: Document) -> str | None:
+    """Where the next page of a list begins; None on the last one."""
+    address = document.get("links", {}).get("next")
+    if not address:
+        return None
+    return next(iter(parse_qs(urlsplit(address).query).get("page[after]", [])), None)
 
 
 def failure(response: httpx2.Response) -> CommandFailed:

@@ -1,20 +1,29 @@
-"""`annobus genes`: read the annotations of one gene, and list genes."""
+"""`annobus genes`: read a gene's annotations, list genes, find out what names mean."""
 
 from typing import Annotated
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 import typer
 from typer import Argument, Option
 
-from services.cli import output
-from services.cli.client import Document, fetch
-from services.cli.errors import Refused
-from services.cli.options import DEFAULT_STATE, Json, State, Url
+from services.cli import gene_list, output
+from services.cli.client import Document, cursor, fetch, send
+from services.cli.errors import PARTIAL, Refused
+from services.cli.options import (
+    DEFAULT_STATE,
+    PAGE_SIZE,
+    After,
+    GeneFile,
+    GeneNames,
+    Json,
+    PageSize,
+    State,
+    Url,
+)
 
-PAGE_SIZE = 20
-PAGE_SIZE_MAX = 200
 VALUE_CHARACTERS_MAX = 2_000  # Of one value for a person; --json has all of it.
+OUTCOME_STYLES = {"ambiguous": "yellow", "unknown": "red", "withdrawn": "red"}
 STATUS_STYLES = {"ok": "green", "error": "red", "pending": "yellow", "stale": "yellow"}
 
 app = typer.Typer(no_args_is_help=True, help="Read genes and their annotations.")
@@ -68,10 +77,8 @@ def list_genes(
     sort: Annotated[
         str | None, Option("--sort", metavar="FIELD", help="hgnc_id or symbol; -symbol descends.")
     ] = None,
-    page_size: Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)] = PAGE_SIZE,
-    after: Annotated[
-        str | None, Option("--after", metavar="CURSOR", help="Go on where a page ended.")
-    ] = None,
+    page_size: PageSize = PAGE_SIZE,
+    after: After = None,
     url: Url = None,
     folder: State = DEFAULT_STATE,
     json: Json = False,
@@ -97,9 +104,60 @@ def list_genes(
         for item in document["data"]
     ]
     output.print_table(("HGNC id", "symbol", "name", *sources), rows, styles=STATUS_STYLES)
-    cursor = _cursor(document)
-    if cursor is not None:
-        output.say(f"more: the same command with --after {cursor}")
+    following = cursor(document)
+    if following is not None:
+        output.say(f"more: the same command with --after {following}")
+
+
+@app.command("resolve")
+def resolve(
+    genes: GeneNames = None,
+    *,
+    file: GeneFile = None,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Which gene each name means, and how; what is not one gene alone is told, never guessed.
+    Ends with 3 when there is such a name."""
+    if bool(genes) == (file is not None):
+        raise Refused("name the genes in one way: as arguments, or with --file F")
+    document = send(
+        url, folder, "/api/genes/resolve", {"genes": gene_list.named(genes or [], file)}
+    )
+    if json:
+        output.print_json(document)
+    else:
+        rows = [_resolution(item["attributes"]) for item in document["data"]]
+        columns = ("name", "outcome", "HGNC id", "symbol", "matched by", "remarks")
+        output.print_table(columns, rows, styles=OUTCOME_STYLES)
+    counts = document["meta"]["outcomes"]
+    told = ", ".join(f"{output.count(count)} {outcome}" for outcome, count in counts.items())
+    output.say(f"{output.count(document['meta']['total'])} names: {told}")
+    if counts["resolved"] < document["meta"]["total"]:
+        raise typer.Exit(PARTIAL)
+
+
+def _resolution(row: Document) -> tuple[str, ...]:
+    remarks = [flag.replace("_", " ") for flag in row["flags"]]
+    if row["successor_of"]:
+        remarks.append(f"successor of {', '.join(row['successor_of'])}")
+    if row["candidates"]:
+        named = ", ".join(_candidate(gene) for gene in row["candidates"])
+        remarks.append(named if row["outcome"] == "withdrawn" else f"may be {named}")
+    return (
+        row["value"],
+        row["outcome"],
+        row["hgnc_id"] or "",
+        row["symbol"] or "",
+        row["matched_by"] or "",
+        "; ".join(remarks),
+    )
+
+
+def _candidate(gene: Document) -> str:
+    name = f" {gene['name']}" if gene["name"] else ""
+    return f"{gene['symbol']} {gene['hgnc_id']} ({gene['matched_by']}{name})"
 
 
 def _annotations(item: Document) -> Document:
@@ -112,10 +170,3 @@ def _filter(text: str) -> tuple[str, str]:
     if not (field and equals and values):
         raise Refused(f"--filter {text!r} is not accepted: write FIELD=VALUE or FIELD=A,B")
     return f"filter[{field}]", values
-
-
-def _cursor(document: Document) -> str | None:
-    address = document.get("links", {}).get("next")
-    if not address:
-        return None
-    return next(iter(parse_qs(urlsplit(address).query).get("page[after]", [])), None)

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 DEFAULT_STATE = Path(".annobus")
 GATEWAY_PORT = 8377
 ANNOTATORS_MAX = 32
+PAGE_SIZE = 20
+PAGE_SIZE_MAX = 200
 
 State = Annotated[
     Path,
@@ -22,7 +24,18 @@ Url = Annotated[
         help="The gateway's address; without it, that of the system in the state folder.",
     ),
 ]
+GeneNames = Annotated[
+    list[str] | None, Argument(metavar="GENES", help="HGNC ids, symbols, Entrez or Ensembl ids.")
+]
+GeneFile = Annotated[
+    Path | None,
+    Option("--file", metavar="F", help="A gene a line; - reads standard input.", allow_dash=True),
+]
 Json = Annotated[bool, Option("--json", help="One JSON object on stdout, and nothing else there.")]
+
+PageSize = Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)]
+Page = Annotated[int, Option("--page", min=1, help="1 is the newest.")]
+After = Annotated[str | None, Option("--after", metavar="CURSOR", help="Go on where a page ended.")]
 
 Annotators = Annotated[
     int,

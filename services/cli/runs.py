@@ -1,22 +1,27 @@
 """`annobus runs`: order a run, list the runs, show one, watch one while it works."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
-from contracts.messages import GENES_MAX
-from services.cli import bars, output, watch
+from services.cli import bars, gene_list, output, watch
 from services.cli.client import Client, Document, connect, fetch, find_url
 from services.cli.errors import PARTIAL, RUN_FAILED, Refused
-from services.cli.options import DEFAULT_STATE, Json, State, Url
+from services.cli.options import (
+    DEFAULT_STATE,
+    PAGE_SIZE,
+    GeneFile,
+    GeneNames,
+    Json,
+    Page,
+    PageSize,
+    State,
+    Url,
+)
 
-FILE_BYTES_MAX = 8 * 1024 * 1024
-PAGE_SIZE = 20
-PAGE_SIZE_MAX = 200
 EXIT_CODES_BY_STATE = {"completed": 0, "completed_with_errors": PARTIAL, "failed": RUN_FAILED}
 STATE_STYLES = {"failed": "red", "completed_with_errors": "yellow", "completed": "green"}
 
@@ -27,18 +32,10 @@ RunId = Annotated[str, Argument(metavar="ID", help="The run's id, as `runs start
 
 @app.command("start")
 def start(
-    genes: Annotated[
-        list[str] | None,
-        Argument(metavar="GENES", help="HGNC ids, symbols, Entrez or Ensembl ids."),
-    ] = None,
+    genes: GeneNames = None,
     *,
     all_genes: Annotated[bool, Option("--all", help="Every gene of the catalogue.")] = False,
-    file: Annotated[
-        Path | None,
-        Option(
-            "--file", metavar="F", help="A gene a line; - reads standard input.", allow_dash=True
-        ),
-    ] = None,
+    file: GeneFile = None,
     sources: Annotated[
         str | None, Option("--sources", metavar="A,B", help="Only these; without it, all.")
     ] = None,
@@ -97,8 +94,8 @@ def show(run_id: RunId, url: Url = None, folder: State = DEFAULT_STATE, json: Js
 
 @app.command("list")
 def list_runs(
-    page: Annotated[int, Option("--page", min=1, help="1 is the newest.")] = 1,
-    page_size: Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)] = PAGE_SIZE,
+    page: Page = 1,
+    page_size: PageSize = PAGE_SIZE,
     url: Url = None,
     folder: State = DEFAULT_STATE,
     json: Json = False,
@@ -169,32 +166,9 @@ def _order(
     """The body of the request; which genes is said in exactly one way."""
     if sum((bool(genes), all_genes, file is not None)) != 1:
         raise Refused("name the genes in one way: as arguments, with --file F, or with --all")
-    body: Document = {"all": True} if all_genes else {"genes": genes or _read_genes(file)}
+    body: Document = {"all": True} if all_genes else {"genes": gene_list.named(genes, file)}
     if sources is not None:
         body["sources"] = [part.strip() for part in sources.split(",") if part.strip()]
     if name is not None:
         body["name"] = name
     return body
-
-
-def _read_genes(file: Path | None) -> list[str]:
-    """A gene a line; empty lines, and those that start with #, are none."""
-    assert file is not None
-    try:
-        if str(file) == "-":
-            content = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
-        else:
-            with file.open("rb") as opened:
-                content = opened.read(FILE_BYTES_MAX + 1)
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise Refused(f"--file {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Refused(f"--file {file}: it is not UTF-8 text ({error.reason})") from error
-    if len(content) > FILE_BYTES_MAX:
-        raise Refused(f"--file {file}: it is larger than {FILE_BYTES_MAX} bytes")
-    lines = [line.strip() for line in text.splitlines()]
-    genes = [line for line in lines if line and not line.startswith("#")]
-    if not 1 <= len(genes) <= GENES_MAX:
-        raise Refused(f"--file {file}: it names {len(genes)} genes; accepted are 1 to {GENES_MAX}")
-    return genes

@@ -1,17 +1,31 @@
 """`annobus sources`: what annotations are made from."""
 
+from typing import Annotated
+from urllib.parse import quote
+
 import typer
+from typer import Argument, Option
 
 from services.cli import output
-from services.cli.client import fetch
-from services.cli.options import DEFAULT_STATE, Json, State, Url
+from services.cli.client import Document, cursor, fetch
+from services.cli.errors import Refused
+from services.cli.options import (
+    DEFAULT_STATE,
+    PAGE_SIZE,
+    After,
+    Json,
+    Page,
+    PageSize,
+    State,
+    Url,
+)
 
 app = typer.Typer(no_args_is_help=True, help="See what annotations are made from.")
 
 
-@app.callback()
-def group() -> None:
-    """Without this, Typer would make the only command of the group the group itself."""
+RELEASE_STYLES = {"stored": "green", "rejected": "red"}
+
+Name = Annotated[str, Argument(metavar="NAME", help="As annobus sources list shows it.")]
 
 
 @app.command("list")
@@ -39,3 +53,90 @@ def list_sources(url: Url = None, folder: State = DEFAULT_STATE, json: Json = Fa
         )
     columns = ("source", "title", "kind", "state", "release", "data", "annotations", "licence")
     output.print_table(columns, rows, numbers=("annotations",))
+
+
+@app.command("releases")
+def list_releases(
+    name: Name,
+    page: Page = 1,
+    page_size: PageSize = PAGE_SIZE,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """The releases of a source, newest first, whatever became of them."""
+    parameters = {"page[number]": str(page), "page[size]": str(page_size)}
+    document = fetch(url, folder, _releases(name), parameters)
+    if json:
+        output.print_json(document)
+        return
+    rows = []
+    for item in document["data"]:
+        release = item["attributes"]
+        rows.append(
+            (
+                item["id"],
+                release["version"] or "",
+                release["state"],
+                "synthetic" if release["synthetic"] else "real",
+                output.count(release["row_count"]),
+                output.count(release["unmapped_count"]),
+                release["retrieved_at"],
+                (release["problem"] or {}).get("detail", ""),
+            )
+        )
+    columns = ("id", "release", "state", "data", "rows", "unmapped", "retrieved", "problem")
+    output.print_table(columns, rows, numbers=("rows", "unmapped"), styles=RELEASE_STYLES)
+    if document.get("links", {}).get("next"):
+        output.say(f"older ones: annobus sources releases {name} --page {page + 1}")
+
+
+@app.command("unmapped")
+def list_unmapped(
+    name: Name,
+    release: Annotated[
+        str | None, Argument(metavar="RELEASE", help="Its id; without it, the last one read.")
+    ] = None,
+    reason: Annotated[str | None, Option("--reason", help="Only entries with it.")] = None,
+    key: Annotated[str | None, Option("--key", help="Only what the source calls so.")] = None,
+    page_size: PageSize = PAGE_SIZE,
+    after: After = None,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """What a release says of things that are no gene of ours, and why."""
+    given = {"page[after]": after, "filter[reason]": reason, "filter[key]": key}
+    parameters = {"page[size]": str(page_size)}
+    parameters |= {name: value for name, value in given.items() if value is not None}
+    found = release or _last_read(fetch(url, folder, _releases(name)), name)
+    document = fetch(url, folder, f"{_releases(name)}/{quote(found, safe='')}/unmapped", parameters)
+    if json:
+        output.print_json(document)
+        return
+    rows = [
+        (entry["key"], output.count(entry["row_count"]), entry["reason"])
+        for entry in (item["attributes"] for item in document["data"])
+    ]
+    output.print_table(("key", "rows", "reason"), rows, numbers=("rows",))
+    meta = document["meta"]
+    kept = f", of which {output.count(meta['kept_count'])} were kept" if meta["truncated"] else ""
+    output.say(
+        f"release {found}: {output.count(meta['total'])} entries here,"
+        f" {output.count(meta['unmapped_count'])} in all{kept}"
+    )
+    following = cursor(document)
+    if following is not None:
+        output.say(f"more: the same command with --after {following}")
+
+
+def _releases(name: str) -> str:
+    return f"/api/sources/{quote(name, safe='')}/releases"
+
+
+def _last_read(document: Document, name: str) -> str:
+    """The newest release that has a report."""
+    for item in document["data"]:
+        if item["attributes"]["unmapped_count"] is not None:
+            return str(item["id"])
+    raise Refused(f"no release of {name} has been read yet", advice="See annobus sources list")

@@ -10,7 +10,13 @@ from uuid import UUID
 from contracts.messages import ACTIVE_STATES, RunProgress, SourceProgress
 from services.gateway.errors import RunUnknown
 
-Outcome = Literal["unknown", "ambiguous", "withdrawn"]
+# What became of a text that may name a gene, and how the text names the gene: by one of its ids,
+# or by a name of the kind that `annotator.gene_name_v1.kind` has.
+Refusal = Literal["unknown", "ambiguous", "withdrawn"]
+Outcome = Literal["resolved", "unknown", "ambiguous", "withdrawn"]
+MatchedBy = Literal[
+    "hgnc_id", "entrez_id", "ensembl_gene_id", "approved", "previous", "alias", "withdrawn"
+]
 
 GENE_CHARACTERS_MAX = 100  # Of a text that may name a gene.
 
@@ -45,11 +51,11 @@ class Named:
 @dataclass(frozen=True)
 class Refused:
     """A text that names no gene, or not one alone. `place` counts from 0. `genes` are those
-    it may mean, or the successors of the withdrawn one that it means."""
+    that it may mean; of a withdrawn name, the genes that bore it."""
 
     place: int
     value: str
-    outcome: Outcome
+    outcome: Refusal
     genes: Sequence[Named]
 
     @property
@@ -57,18 +63,22 @@ class Refused:
         listed = ", ".join(str(gene) for gene in self.genes)
         match self.outcome:
             case "unknown":
-                return "an HGNC id (HGNC:9008), a symbol, an Entrez id or an Ensembl gene id"
+                guessed = f"; it may have been {listed}" if listed else ""
+                return f"an HGNC id (HGNC:9008), a symbol, an Entrez or an Ensembl id{guessed}"
             case "ambiguous":
                 return f"one of {listed}"
             case "withdrawn":
-                return f"its successor: {listed}" if listed else "another gene: it has no successor"
+                return f"another gene: {listed} has no successor"
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Genes found by name, each once, and a sample of the texts that were refused."""
+    """Genes found by name, each once, and a sample of the texts that were refused.
+
+    `succeeded` are the withdrawn ids that were named and whose one successor was found."""
 
     hgnc_ids: Sequence[str]
+    succeeded: Sequence[str]
     refused: Sequence[Refused]
     refused_count: int
     catalogue_empty: bool

@@ -8,13 +8,15 @@ RequestError
 ├── GeneUnknown             404
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
 ├── GeneAmbiguous           409  a name that several genes bear
-├── GeneWithdrawn           410  carries the successors
+├── GeneWithdrawn           410  and nothing succeeded it
 ├── SourceUnknown           404  a source in the path
 ├── ReleaseUnknown          404
 ├── ReleaseNotQuarantined   409  a decision about a release that waits for none
 ├── AnnotationUnknown       404  the origin of a value that there is not
 ├── NamespaceUnknown        404
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
+├── DecisionInvalid         422  a decision with other fields
+├── NamesInvalid            422  a list of names with other fields
 ├── OrderInvalid            422  an order that contradicts itself
 ├── SourcesRefused          422  sources of an order; `errors` has an entry for each
 ├── GenesRefused            422  genes of an order; `errors` has an entry for each
@@ -94,10 +96,19 @@ class SourceUnknown(RequestError):
 
 
 class ReleaseUnknown(RequestError):
-    """No such release."""
+    """No such release of this source."""
 
     kind = "release-unknown"
     status = 404
+
+    def __init__(self, source: str, release_id: str) -> None:
+        address = f"/api/sources/{source}/releases"
+        accepted = f"the id of a release that GET {address} lists"
+        error = field_error("path release_id", release_id, accepted)
+        super().__init__(
+            f"no release {error['value']!r} of {source}; GET {address} lists those there are",
+            [error],
+        )
 
 
 class ReleaseNotQuarantined(RequestError):
@@ -126,6 +137,26 @@ class CatalogueEmpty(RequestError):
 
     kind = "catalogue-empty"
     status = 409
+
+    def __init__(self) -> None:
+        super().__init__(
+            "genes cannot be found by name before the catalogue is loaded: "
+            "start a run over all genes first (all: true, or POST /api/progress/trigger/hgnc)"
+        )
+
+
+class DecisionInvalid(RequestError):
+    """The decision has other fields."""
+
+    kind = "decision-invalid"
+    status = 422
+
+
+class NamesInvalid(RequestError):
+    """The list of names does not fit."""
+
+    kind = "names-invalid"
+    status = 422
 
 
 class OrderInvalid(RequestError):

@@ -53,6 +53,7 @@ class Allowed:
     sized: bool = False  # page[size] alone: what is next, a cursor says.
     keyset: bool = False  # Also page[after] and page[total].
     others: tuple[str, ...] = ()  # Whose values the route reads itself.
+    counted: bool = False  # Always, so that page[total] is not asked for.
     filters: tuple[str, ...] = ()
     sorts: tuple[str, ...] = ()  # The first is the default.
     resource: str = ""
@@ -63,7 +64,8 @@ class Allowed:
         return [
             *(("page[number]",) if self.paged else ()),
             *(("page[size]",) if self.paged or self.sized else ()),
-            *(("page[after]", "page[total]") if self.keyset else ()),
+            *(("page[after]",) if self.keyset else ()),
+            *(("page[total]",) if self.keyset and not self.counted else ()),
             *(f"filter[{name}]" for name in self.filters),
             *(("sort",) if self.sorts else ()),
             *((f"fields[{self.resource}]",) if self.fields else ()),
@@ -200,7 +202,7 @@ def resource(kind: str, identity: str, attributes: object, address: str) -> dict
 
 
 def encode(
-    data: Resource | Sequence[Resource],
+    data: Resource | Sequence[Resource] | orjson.Fragment,
     links: Mapping[str, str | None],
     meta: Mapping[str, Any] | None = None,
 ) -> bytes:
@@ -211,7 +213,7 @@ def encode(
 
 
 def respond(
-    data: Resource | Sequence[Resource],
+    data: Resource | Sequence[Resource] | orjson.Fragment,
     links: Mapping[str, str | None],
     *,
     meta: Mapping[str, Any] | None = None,

@@ -57,9 +57,9 @@ async def finish_staging(
     kept = list(unmapped.items())[:UNMAPPED_MAX]
     await tx.execute(
         text("""
-            INSERT INTO unmapped (release_id, key, reason, row_count)
+            INSERT INTO unmapped (release_id, key, reason, row_count, position)
             SELECT :release_id, * FROM unnest(CAST(:keys AS text[]), CAST(:reasons AS text[]),
-                                              CAST(:counts AS integer[]))
+                                              CAST(:counts AS integer[])) WITH ORDINALITY
         """),
         {
             "release_id": release_id,

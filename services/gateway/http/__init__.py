@@ -6,9 +6,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.http.catalogue import CatalogueRoutes
-from services.gateway.http.decisions import DecisionRoutes
 from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
+from services.gateway.http.releases import ReleaseRoutes
 from services.gateway.http.runs import RunRoutes
 from services.gateway.live import Live
 from services.gateway.sockets import Sockets
@@ -22,7 +22,7 @@ def include_routes(
         GeneRoutes(engine, documents),
         CatalogueRoutes(engine),
         HistoryRoutes(engine),
-        DecisionRoutes(engine),
+        ReleaseRoutes(engine),
         Sockets(live, active),
     ):
         app.include_router(routes.router())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import InvalidateNamespace
 from services.chassis import outbox
@@ -41,11 +41,8 @@ class CatalogueRoutes:
         _NOTHING.parse(request.query_params)
         async with self.engine.connect() as connection:
             found = await catalogue.get_source(connection, name)
-            known = await catalogue.list_source_names(connection) if found is None else ()
-        if found is None:
-            accepted = ", ".join(known) or "none before `annobus migrate` has run"
-            error = field_error("path name", name, accepted)
-            raise SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
+            if found is None:
+                raise await no_source(connection, name)
         return jsonapi.respond(_source(found), {"self": f"/api/sources/{name}"})
 
     async def list_namespaces(self, request: Request) -> Response:
@@ -89,6 +86,14 @@ class CatalogueRoutes:
 
 
 _NAMESPACES = "/api/cache/namespaces"
+
+
+async def no_source(connection: AsyncConnection, name: str) -> SourceUnknown:
+    """What to raise for a source in a path that there is none of."""
+    known = await catalogue.list_source_names(connection)
+    accepted = ", ".join(known) or "none before `annobus migrate` has run"
+    error = field_error("path name", name, accepted)
+    return SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
 
 
 def _source(row: Row) -> dict[str, object]:

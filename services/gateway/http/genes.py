@@ -1,7 +1,11 @@
-"""Genes: lists of documents, and one document by any name of its gene."""
+"""Genes: lists of documents, one document by any name of its gene, and what names mean."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import get_args
+from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Request
@@ -11,16 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.chassis.http import RequestError, field_error
 from services.gateway import domain, jsonapi
 from services.gateway.documents import Documents, Held
-from services.gateway.domain import GENE_CHARACTERS_MAX, Outcome, Refused
+from services.gateway.domain import GENE_CHARACTERS_MAX, MatchedBy, Outcome, Refusal, Refused
 from services.gateway.errors import (
+    CatalogueEmpty,
     GeneAmbiguous,
     GeneNotBuilt,
     GeneUnknown,
     GeneWithdrawn,
+    NamesInvalid,
     ParameterInvalid,
 )
+from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
-from services.gateway.store import genes, history
+from services.gateway.store import genes, history, names
 from services.gateway.store.genes import FILTERS, SORTS, Document
 
 FIELDS = (
@@ -41,6 +48,16 @@ _LIST_AT = jsonapi.Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=(
 _ONE = jsonapi.Allowed(resource="genes", fields=FIELDS, others=("as_of",))
 _ONE_AT = jsonapi.Allowed(others=("as_of",))
 AS_OF = "a time with its zone, as 2026-06-01T08:00:00Z, or a day, which is its beginning in UTC"
+_EVENTS = jsonapi.Allowed(paged=True, keyset=True, counted=True)
+_NOTHING = jsonapi.Allowed()
+
+
+class Names(Body):
+    """What genes are called somewhere, symbols and ids mixed."""
+
+    invalid = NamesInvalid
+
+    genes: Genes
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,56 @@ class GeneRoutes:
         links = {"self": jsonapi.self_link(_address(document), query)}
         return jsonapi.respond(_resource(document), links, meta={"as_of": at})
 
+    async def resolve(self, request: Request, body: Names) -> Response:
+        """What each name means, in the order given: resolved, ambiguous, unknown or withdrawn.
+
+        An approved symbol comes before a previous one, that before an alias, and a withdrawn id
+        or symbol stands for its one approved successor (`successor_of`). What names several genes
+        is ambiguous and never guessed; `candidates` are the genes that it may mean, and how."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            answers = await names.answer_each(connection, body.genes)
+        if answers.catalogue_empty:
+            raise CatalogueEmpty
+        by_outcome: Counter[str] = Counter()
+        by_match: Counter[str] = Counter()
+        for outcome, matched_by, count in answers.counts:
+            by_outcome[outcome] += count
+            if outcome == "resolved":
+                by_match[str(matched_by)] += count
+        meta = {
+            "total": len(body.genes),
+            "outcomes": {outcome: by_outcome[outcome] for outcome in get_args(Outcome)},
+            "matched_by": {match: by_match[match] for match in get_args(MatchedBy)},
+            "flags": names.FLAGS,
+        }
+        links = {"self": "/api/genes/resolve"}
+        return jsonapi.respond(orjson.Fragment(answers.rows), links, meta=meta)
+
+    async def list_events(self, request: Request, gene: str) -> Response:
+        """What became of a gene, and of those that it stands for now, newest first: renamed,
+        merged, split, withdrawn, restored. An HGNC id means that id alone, withdrawn or not."""
+        query = _EVENTS.parse(request.query_params)
+        _check_text(gene)
+        async with self.engine.connect() as connection:
+            found = await genes.list_events(
+                connection,
+                await _history_of(connection, gene),
+                None if query.after is None else query.after[0],
+                query.size + 1,
+                query.offset,
+            )
+        page, more = found[: query.size], len(found) > query.size
+        return jsonapi.respond(
+            [{"type": "gene-events", "id": str(row["id"]), "attributes": row} for row in page],
+            jsonapi.page_links(
+                f"/api/genes/{quote(gene, safe=':')}/events",
+                query,
+                more=more,
+                after=jsonapi.cursor(query.sort, page[-1]["id"], "") if more else None,
+            ),
+        )
+
     async def _read(self, gene: str, hgnc_id: str | None, query: Query) -> Held:
         generation = self.documents.generation
         async with self.engine.connect() as connection:
@@ -120,7 +187,7 @@ class GeneRoutes:
                 document = await genes.get_document(connection, hgnc_id, query.fields)
             if document is None:
                 _check_text(gene)
-                resolved = await genes.resolve(connection, [gene])
+                resolved = await names.resolve(connection, [gene])
                 if resolved.refused:
                     raise _refusal(resolved.refused[0])
                 hgnc_id = resolved.hgnc_ids[0]
@@ -137,6 +204,10 @@ class GeneRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
         router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
+        router.add_api_route("/api/genes/resolve", self.resolve, methods=["POST"])
+        router.add_api_route(
+            "/api/genes/{gene}/events", self.list_events, openapi_extra=_EVENTS.openapi()
+        )
         router.add_api_route("/api/genes/{gene}", self.get_gene, openapi_extra=_ONE.openapi())
         return router
 
@@ -171,13 +242,26 @@ async def find_gene(connection: AsyncConnection, gene: str) -> str:
     """The HGNC id of what somebody calls a gene; an id is taken as it is, withdrawn or not.
     Raises the errors of a name that is none, or not one alone."""
     hgnc_id = domain.hgnc_id(gene)
-    if hgnc_id is not None and await genes.is_known(connection, hgnc_id):
+    if hgnc_id is not None and await genes.has_gene(connection, hgnc_id):
         return hgnc_id
     _check_text(gene)
-    resolved = await genes.resolve(connection, [gene])
+    resolved = await names.resolve(connection, [gene])
     if resolved.refused:
         raise _refusal(resolved.refused[0])
     return resolved.hgnc_ids[0]
+
+
+async def _history_of(connection: AsyncConnection, gene: str) -> Sequence[str]:
+    """The ids whose events are this gene's. Raises the errors of a gene that is not one."""
+    hgnc_id = domain.hgnc_id(gene)
+    if hgnc_id is not None and await genes.has_gene(connection, hgnc_id):
+        return [hgnc_id]
+    resolved = await names.resolve(connection, [gene])
+    for refused in resolved.refused:
+        if refused.outcome != "withdrawn":
+            raise _refusal(refused)
+        return [named.hgnc_id for named in refused.genes]
+    return [*resolved.hgnc_ids, *resolved.succeeded]
 
 
 def _normalised(query: Query) -> Query:
@@ -236,7 +320,7 @@ def _check_text(gene: str) -> None:
 
 def _refusal(gene: Refused) -> RequestError:
     error = field_error("path gene", gene.value, gene.accepted)
-    kinds: dict[Outcome, type[RequestError]] = {
+    kinds: dict[Refusal, type[RequestError]] = {
         "unknown": GeneUnknown,
         "ambiguous": GeneAmbiguous,
         "withdrawn": GeneWithdrawn,

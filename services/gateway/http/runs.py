@@ -7,14 +7,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import GENES_MAX, StartRun
+from contracts.messages import StartRun
 from services.chassis import failpoints, outbox
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
-from services.gateway.domain import GENE_CHARACTERS_MAX, Run, parse_run_id
+from services.gateway.domain import Run, parse_run_id
 from services.gateway.errors import (
     CatalogueEmpty,
     GenesRefused,
@@ -25,56 +25,33 @@ from services.gateway.errors import (
     SourceUnknown,
 )
 from services.gateway.failpoints import Failpoint
-from services.gateway.store import catalogue, genes, runs
+from services.gateway.http.bodies import TEXT, Body, Genes, Text
+from services.gateway.store import catalogue, names, runs
 
 KEY_CHARACTERS_MAX = 255
 NAME_CHARACTERS_MAX = 200
 SOURCES_MAX = 100
-UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
 
 _NOTHING = jsonapi.Allowed()
 _PAGED = jsonapi.Allowed(paged=True)
 
-_TEXT = r"^[^\x00]*$"
-Text = Annotated[str, Field(min_length=1, max_length=GENE_CHARACTERS_MAX, pattern=_TEXT)]
 IdempotencyKey = Annotated[str | None, Header()]
 
 
-class Order(BaseModel):
+class Order(Body):
     """What to annotate: some genes or all of them, from some sources or all of them."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    invalid = OrderInvalid
 
     # One wrong entry is enough to know.
     sources: list[Text] | None = Field(
         default=None, min_length=1, max_length=SOURCES_MAX, fail_fast=True
     )
-    genes: list[Text] | None = Field(
-        default=None, min_length=1, max_length=GENES_MAX, fail_fast=True
-    )
+    genes: Genes | None = None
     all: bool | None = None
     name: str | None = Field(
-        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=_TEXT
+        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def no_other_field(cls, body: object) -> object:
-        """At once, and not one error for each of a million names."""
-        if isinstance(body, dict):
-            accepted = ", ".join(cls.model_fields)
-            unknown = [name for name in body if name not in cls.model_fields]
-            if unknown:
-                errors = [
-                    field_error(f"/{name}"[:GENE_CHARACTERS_MAX], body[name], accepted)
-                    for name in unknown[:UNKNOWN_FIELDS_MAX]
-                ]
-                raise OrderInvalid(
-                    f"{len(unknown)} unknown fields, the first: {errors[0]['pointer']!r}; "
-                    f"accepted: {accepted}",
-                    errors,
-                )
-        return body
 
 
 @dataclass(frozen=True)
@@ -204,12 +181,9 @@ async def _resolve(tx: AsyncConnection, order: Order) -> tuple[str, ...] | None:
         raise OrderInvalid(f"which genes? accepted: {accepted}", errors)
     if order.genes is None:
         return None
-    found = await genes.resolve(tx, order.genes)
+    found = await names.resolve(tx, order.genes)
     if found.catalogue_empty:
-        raise CatalogueEmpty(
-            "genes cannot be found by name before the catalogue is loaded: "
-            "start a run over all genes first (all: true, or POST /api/progress/trigger/hgnc)"
-        )
+        raise CatalogueEmpty
     if found.refused:
         errors = [
             field_error(f"/genes/{gene.place}", gene.value, gene.accepted)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 import orjson
 from sqlalchemy import RowMapping, text
@@ -54,18 +53,14 @@ def _declared(row: RowMapping) -> Row:
     return found
 
 
-async def get_release_state(
-    connection: AsyncConnection, source: str, release_id: UUID
-) -> str | None:
-    """None where the source has no such release."""
-    state: str | None = await connection.scalar(
-        text("""
-            SELECT state FROM annotator.release_v1
-            WHERE source = :source AND release_id = :release_id
-        """),
-        {"source": source, "release_id": release_id},
+async def has_source(connection: AsyncConnection, name: str) -> bool:
+    """Retired ones included: what they said stays."""
+    return bool(
+        await connection.scalar(
+            text("SELECT EXISTS (SELECT FROM annotator.source_v1 WHERE name = :name)"),
+            {"name": name},
+        )
     )
-    return state
 
 
 async def list_namespaces(connection: AsyncConnection) -> list[Row]:

@@ -1,16 +1,13 @@
-"""Genes: documents of the cache, and names of the catalogue."""
+"""Gene documents of the cache: lists, and one by its id."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.gateway.domain import Named, Refused, Resolved, fold
 from services.gateway.jsonapi import Query
-
-REFUSED_MAX = 1_000  # Refused genes that one answer names; it says how many there are.
 
 # The order of a list, and what comes behind the gene where a page ended.
 _ORDERS = {
@@ -85,14 +82,6 @@ async def list_documents(connection: AsyncConnection, query: Query) -> list[Docu
     ]
 
 
-async def is_known(connection: AsyncConnection, hgnc_id: str) -> bool:
-    known = await connection.scalar(
-        text("SELECT EXISTS (SELECT FROM annotator.gene_v1 WHERE hgnc_id = :hgnc_id)"),
-        {"hgnc_id": hgnc_id},
-    )
-    return bool(known)
-
-
 async def count_documents(connection: AsyncConnection, query: Query) -> int:
     count = await connection.scalar(
         text(f"SELECT count(*) FROM cache.gene_v1 WHERE {' AND '.join(_conditions(query))}"),
@@ -119,106 +108,43 @@ async def get_document(
     return Document(row.hgnc_id, row.hgnc_number, row.symbol, row.version, row.document)
 
 
+async def has_gene(connection: AsyncConnection, hgnc_id: str) -> bool:
+    """Whether the catalogue has this id, withdrawn ones included."""
+    return bool(
+        await connection.scalar(
+            text("SELECT EXISTS (SELECT FROM annotator.gene_v1 WHERE hgnc_id = :hgnc_id)"),
+            {"hgnc_id": hgnc_id},
+        )
+    )
+
+
+async def list_events(
+    connection: AsyncConnection,
+    hgnc_ids: Sequence[str],
+    before: int | None,
+    limit: int,
+    offset: int,
+) -> list[dict[str, Any]]:
+    """What became of these genes, and of those that they stand for; newest first, from before
+    the event with the id `before`."""
+    rows = await connection.execute(
+        text("""
+            SELECT id, hgnc_id, kind, symbol_before, symbol_after, successors,
+                   release_id::text AS release_id, at
+            FROM annotator.gene_event_v1
+            WHERE (hgnc_id = ANY(CAST(:hgnc_ids AS text[]))
+                   OR successors && CAST(:hgnc_ids AS text[]))
+              AND (CAST(:before AS bigint) IS NULL OR id < :before)
+            ORDER BY id DESC LIMIT :limit OFFSET :offset
+        """),
+        {"hgnc_ids": list(hgnc_ids), "before": before, "limit": limit, "offset": offset},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
 def _conditions(query: Query) -> list[str]:
     return ["status = 'approved'", *(_CONDITIONS[name] for name in query.filters)]
 
 
 def _content(fields: Sequence[str] | None) -> str:
     return _DOCUMENT if fields is None else _FIELDS
-
-
-async def resolve(connection: AsyncConnection, values: Sequence[str]) -> Resolved:
-    """Find genes by what people call them; whatever is not one gene alone is refused.
-
-    HGNC ids with their prefix, Ensembl gene ids with or without prefix and version, Entrez ids
-    with or without prefix, so a bare number is an Entrez id. Everything else is a name: an
-    approved symbol before a previous one before an alias, and the exact case first.
-    """
-    row = (
-        await connection.execute(
-            text("""
-                WITH asked AS MATERIALIZED (
-                    SELECT place - 1 AS place, value, folded, CASE
-                        WHEN folded ~ '^(hgnc:){1,2}[0-9]{1,9}$' THEN 'hgnc_id'
-                        WHEN folded ~ '^((ncbigene|entrez|geneid):)?[0-9]{1,12}$' THEN 'entrez_id'
-                        WHEN folded ~ '^(ensembl:)?ensg[0-9]{11}([.][0-9]{1,3})?$'
-                            THEN 'ensembl_gene_id'
-                        ELSE 'name' END AS kind
-                    FROM unnest(CAST(:values AS text[]), CAST(:folded AS text[]))
-                        WITH ORDINALITY AS given (value, folded, place)
-                ), meant AS MATERIALIZED (
-                    SELECT a.place, g.hgnc_id, (g.status <> 'approved')::integer AS rank
-                    FROM asked a JOIN annotator.gene_v1 g
-                        ON g.hgnc_id = 'HGNC:' || substring(a.folded FROM '[0-9]+$')
-                    WHERE a.kind = 'hgnc_id'
-                    UNION ALL
-                    SELECT a.place, g.hgnc_id, (g.status <> 'approved')::integer
-                    FROM asked a JOIN annotator.gene_v1 g
-                        ON g.entrez_id = substring(a.folded FROM '[0-9]+$')
-                    WHERE a.kind = 'entrez_id'
-                    UNION ALL
-                    SELECT a.place, g.hgnc_id, (g.status <> 'approved')::integer
-                    FROM asked a JOIN annotator.gene_v1 g
-                        ON g.ensembl_gene_id = upper(substring(a.folded FROM 'ensg[0-9]{11}'))
-                    WHERE a.kind = 'ensembl_gene_id'
-                    UNION ALL
-                    SELECT a.place, n.hgnc_id, CASE
-                        WHEN n.kind = 'approved' AND n.name = btrim(a.value) THEN 0
-                        WHEN n.kind = 'approved' THEN 1
-                        WHEN n.kind = 'previous' THEN 2
-                        WHEN n.kind = 'alias' THEN 3
-                        ELSE 4 END
-                    FROM asked a JOIN annotator.gene_name_v1 n ON n.folded = a.folded
-                    WHERE a.kind = 'name'
-                ), best AS (
-                    SELECT place, array_agg(DISTINCT hgnc_id ORDER BY hgnc_id) AS genes
-                    FROM (SELECT *, min(rank) OVER (PARTITION BY place) AS lowest FROM meant) m
-                    WHERE rank = lowest GROUP BY place
-                ), judged AS MATERIALIZED (
-                    SELECT a.place, a.value, g.hgnc_id, CASE
-                        WHEN b.genes IS NULL THEN 'unknown'
-                        WHEN cardinality(b.genes) > 1 THEN 'ambiguous'
-                        WHEN g.status <> 'approved' THEN 'withdrawn'
-                        END AS outcome,
-                        CASE WHEN cardinality(b.genes) > 1 THEN b.genes
-                             ELSE g.successors END AS others
-                    FROM asked a LEFT JOIN best b USING (place)
-                    LEFT JOIN annotator.gene_v1 g
-                        ON g.hgnc_id = b.genes[1] AND cardinality(b.genes) = 1
-                ), refused AS (
-                    SELECT place, value, outcome, (
-                        SELECT coalesce(jsonb_agg(jsonb_build_object(
-                            'hgnc_id', other, 'symbol', o.symbol) ORDER BY other), '[]')
-                        FROM unnest(j.others) other
-                        LEFT JOIN annotator.gene_v1 o ON o.hgnc_id = other
-                    ) AS genes
-                    FROM judged j WHERE outcome IS NOT NULL ORDER BY place LIMIT :refused_max
-                )
-                SELECT (SELECT coalesce(array_agg(DISTINCT hgnc_id), '{}') FROM judged
-                        WHERE outcome IS NULL) AS hgnc_ids,
-                       (SELECT coalesce(jsonb_agg(to_jsonb(refused) ORDER BY place), '[]')
-                        FROM refused)::text AS refused,
-                       (SELECT count(*) FROM judged WHERE outcome IS NOT NULL) AS refused_count,
-                       NOT EXISTS (SELECT FROM annotator.gene_v1) AS catalogue_empty
-            """),
-            {
-                "values": list(values),
-                "folded": [fold(value) for value in values],
-                "refused_max": REFUSED_MAX,
-            },
-        )
-    ).one()
-    return Resolved(
-        hgnc_ids=row.hgnc_ids,
-        refused=[
-            Refused(
-                place=item["place"],
-                value=item["value"],
-                outcome=item["outcome"],
-                genes=[Named(**gene) for gene in item["genes"]],
-            )
-            for item in orjson.loads(row.refused)
-        ],
-        refused_count=row.refused_count,
-        catalogue_empty=row.catalogue_empty,
-    )

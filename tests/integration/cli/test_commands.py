@@ -275,3 +275,130 @@ def test_an_unknown_run_is_refused_in_words(stub: Stub, annobus: Annobus) -> Non
     ended = annobus("runs", "watch", "x", "--url", stub.url)
     assert ended.returncode == 2
     assert "→ See the runs there are: annobus runs list" in ended.stderr
+
+
+RESOLVED: dict[str, object] = {
+    "value": "MARCH2",
+    "outcome": "resolved",
+    "hgnc_id": "HGNC:28038",
+    "symbol": "MARCHF2",
+    "matched_by": "previous",
+    "successor_of": [],
+    "candidates": [],
+    "flags": [],
+    "note": None,
+}
+DATE: dict[str, object] = {
+    "value": "2-Mar",
+    "outcome": "unknown",
+    "hgnc_id": None,
+    "symbol": None,
+    "matched_by": None,
+    "successor_of": [],
+    "candidates": [
+        {"hgnc_id": "HGNC:28038", "symbol": "MARCHF2", "matched_by": "previous", "name": "MARCH2"}
+    ],
+    "flags": ["spreadsheet_date"],
+    "note": "this is a date",
+}
+
+
+def resolutions(*rows: dict[str, object]) -> dict[str, object]:
+    found = [row["outcome"] for row in rows]
+    outcomes = ("resolved", "unknown", "ambiguous", "withdrawn")
+    return {
+        "data": [
+            {"type": "resolutions", "id": str(place), "attributes": row}
+            for place, row in enumerate(rows)
+        ],
+        "meta": {
+            "total": len(rows),
+            "outcomes": {outcome: found.count(outcome) for outcome in outcomes},
+        },
+    }
+
+
+def test_names_are_resolved_and_what_is_not_is_told_and_partial(
+    stub: Stub, annobus: Annobus
+) -> None:
+    stub.answer("/api/genes/resolve", resolutions(RESOLVED, DATE))
+    ended = annobus(
+        "genes", "resolve", "--file", "-", "--url", stub.url, standard_input="MARCH2\n\n2-Mar\n"
+    )
+    assert ended.returncode == 3, ended.stderr
+    assert json.loads(stub.asked[0][2]) == {"genes": ["MARCH2", "2-Mar"]}
+    _, resolved, date = ended.stdout.splitlines()
+    assert resolved.split() == ["MARCH2", "resolved", "HGNC:28038", "MARCHF2", "previous"]
+    assert "spreadsheet date; may be MARCHF2 HGNC:28038 (previous MARCH2)" in date
+    assert "2 names: 1 resolved, 1 unknown, 0 ambiguous, 0 withdrawn" in ended.stderr
+
+
+def test_names_that_are_all_resolved_end_well(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/genes/resolve", resolutions(RESOLVED))
+    ended = annobus("genes", "resolve", "MARCH2", "--json", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == resolutions(RESOLVED)
+    neither = annobus("genes", "resolve", "--url", stub.url)
+    assert neither.returncode == 2
+    assert "in one way" in neither.stderr
+
+
+RELEASES: dict[str, object] = {
+    "data": [
+        {
+            "id": id_,
+            "attributes": {
+                "version": version,
+                "state": state,
+                "synthetic": False,
+                "row_count": rows,
+                "unmapped_count": unmapped,
+                "retrieved_at": "2026-11-25T00:00:00Z",
+                "problem": problem,
+            },
+        }
+        for id_, version, state, rows, unmapped, problem in (
+            ("r2", None, "rejected", None, None, {"detail": "HTML, no table"}),
+            ("r1", "2025-01-16", "stored", 4_900, 51_000, None),
+        )
+    ],
+    "links": {"next": None},
+}
+UNMAPPED: dict[str, object] = {
+    "data": [{"attributes": {"key": "12", "row_count": 3, "reason": "no approved gene has it"}}],
+    "links": {"next": "/api/x?page%5Bafter%5D=WyJo"},
+    "meta": {"total": 50_000, "unmapped_count": 51_000, "kept_count": 50_000, "truncated": True},
+}
+
+
+def test_releases_are_shown_with_what_became_of_them(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/sources/hpo/releases", RELEASES)
+    ended = annobus("sources", "releases", "hpo", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    _, rejected, stored = ended.stdout.splitlines()
+    assert "rejected" in rejected
+    assert rejected.endswith("HTML, no table")
+    assert stored.split()[:6] == ["r1", "2025-01-16", "stored", "real", "4,900", "51,000"]
+
+
+def test_the_report_of_the_last_release_that_was_read_is_shown(
+    stub: Stub, annobus: Annobus
+) -> None:
+    stub.answer("/api/sources/hpo/releases", RELEASES)
+    stub.answer("/api/sources/hpo/releases/r1/unmapped", UNMAPPED)
+    ended = annobus("sources", "unmapped", "hpo", "--reason", "a, b", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert "filter%5Breason%5D=a%2C+b" in stub.asked[-1][1]
+    assert ended.stdout.splitlines()[1].split() == [
+        "12",
+        "3",
+        "no",
+        "approved",
+        "gene",
+        "has",
+        "it",
+    ]
+    assert "50,000 entries here, 51,000 in all, of which 50,000 were kept" in ended.stderr
+    assert "--after WyJo" in ended.stderr
+    named = annobus("sources", "unmapped", "hpo", "r1", "--json", "--url", stub.url)
+    assert json.loads(named.stdout) == UNMAPPED

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import text
 
 from services.gateway.store import runs
-from tests.integration.gateway.desk import OLD, PKD1, PKD2, SOURCES, TAFAZZIN, Desk
+from tests.integration.gateway.desk import GONE, OLD, PKD1, PKD2, SOURCES, TAFAZZIN, Desk
 
 NAMES = [
     ("hgnc:9008", PKD1),
@@ -18,6 +18,8 @@ NAMES = [
     ("NCBIGene:5310", PKD1),
     ("ENSG00000008710.17", PKD1),
     ("ensembl:ENSG00000008710", PKD1),
+    (OLD, PKD1),  # Its one successor.
+    ("old1", PKD1),
 ]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -104,17 +106,16 @@ async def test_a_gene_is_found_by_what_people_call_it(stocked: Desk) -> None:
 async def test_each_gene_that_cannot_be_resolved_is_named_with_what_would_do(
     stocked: Desk,
 ) -> None:
-    genes = ["PKD1", "NOSUCH", "SHARED", OLD, "GONE1"]
+    genes = ["PKD1", "NOSUCH", "SHARED", "GONE1"]
     problem = await refused(stocked, 422, genes=genes)
 
     assert problem["type"] == "urn:annobus:problem:genes-refused"
-    unknown, ambiguous, merged, withdrawn = problem["errors"]
+    unknown, ambiguous, withdrawn = problem["errors"]
     assert unknown["pointer"] == "/genes/1"
     assert unknown["value"] == "NOSUCH"
     assert unknown["code"] == "gene-unknown"
     assert ambiguous["accepted"] == f"one of {PKD1} (PKD1), {PKD2} (PKD2)"
-    assert merged["accepted"] == f"its successor: {PKD1} (PKD1)"
-    assert "no successor" in withdrawn["accepted"]
+    assert withdrawn["accepted"] == f"another gene: {GONE} (GONE1) has no successor"
     assert await stocked.outbox() == []
     assert await stocked.rows("SELECT FROM gateway.run") == []
 

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from services.gateway.errors import OrderInvalid
-from services.gateway.http.runs import UNKNOWN_FIELDS_MAX, Order
+from services.gateway.http.bodies import UNKNOWN_FIELDS_MAX
+from services.gateway.http.runs import Order
 
 
 @pytest.mark.parametrize("said", [1, 1.0, "true", "yes"])

@@ -107,10 +107,11 @@ CREATE UNLOGGED TABLE staged_release (release_id uuid PRIMARY KEY);
 
 CREATE TABLE unmapped (
     release_id uuid NOT NULL REFERENCES release,
+    position integer NOT NULL,  -- The order in which they were found, from 1.
     key text NOT NULL,
     reason text NOT NULL,
     row_count integer NOT NULL,
-    PRIMARY KEY (release_id, key, reason)
+    PRIMARY KEY (release_id, position)
 );
 
 -- The gene catalogue --------------------------------------------------------------------------
@@ -140,6 +141,23 @@ CREATE TABLE gene_name (
     hgnc_id text NOT NULL,  -- No foreign key: both tables are rewritten from the same rows.
     PRIMARY KEY (folded, kind, hgnc_id, name)
 );
+
+CREATE TABLE gene_event (  -- What became of a gene that was known before.
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    hgnc_id text NOT NULL REFERENCES gene,
+    kind text NOT NULL CHECK (kind IN ('renamed', 'merged', 'split', 'withdrawn', 'restored')),
+    symbol_before text NOT NULL,
+    symbol_after text NOT NULL,
+    successors text[] NOT NULL DEFAULT '{}',
+    release_id uuid NOT NULL REFERENCES release,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (xid, id),  -- The order in which events are followed, as with changes.
+    CHECK (kind <> 'renamed' OR symbol_before <> symbol_after),
+    CHECK ((kind IN ('merged', 'split')) = (successors <> '{}'))
+);
+CREATE INDEX gene_event_of_gene ON gene_event (hgnc_id, id);
+CREATE INDEX gene_event_of_successor ON gene_event USING gin (successors);
 
 -- Runs and batches ----------------------------------------------------------------------------
 
@@ -439,8 +457,12 @@ SELECT id AS batch_id, kind, source, run_id, release_id, state,
 FROM batch;
 
 CREATE VIEW unmapped_v1 AS
-SELECT u.release_id, r.source, u.key, u.reason, u.row_count
+SELECT u.release_id, r.source, u.position, u.key, u.reason, u.row_count
 FROM unmapped u JOIN release r ON r.id = u.release_id;
+
+CREATE VIEW gene_event_v1 AS
+SELECT xid, id, hgnc_id, kind, symbol_before, symbol_after, successors, release_id, at
+FROM gene_event;
 
 REVOKE INSERT, UPDATE, DELETE ON source FROM annotator;  -- `annobus migrate` writes it.
 
@@ -448,5 +470,6 @@ REVOKE INSERT, UPDATE, DELETE ON source FROM annotator;  -- `annobus migrate` wr
 GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
 
 GRANT USAGE ON SCHEMA annotator TO gateway, cache;
-GRANT SELECT ON gene_v1, gene_name_v1, release_v1, release_file_v1, source_v1, current_annotation_v1,
-    annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1, unmapped_v1 TO gateway, cache;
+GRANT SELECT ON gene_v1, gene_name_v1, gene_event_v1, release_v1, release_file_v1, source_v1,
+    current_annotation_v1, annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1,
+    unmapped_v1 TO gateway, cache;

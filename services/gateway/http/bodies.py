@@ -1,0 +1,43 @@
+"""What the bodies of requests have in common: texts with limits, and no field but the known."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contracts.messages import GENES_MAX
+from services.chassis.http import RequestError, field_error
+from services.gateway.domain import GENE_CHARACTERS_MAX
+
+UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
+
+TEXT = r"^[^\x00]*$"
+Text = Annotated[str, Field(min_length=1, max_length=GENE_CHARACTERS_MAX, pattern=TEXT)]
+# One wrong entry is enough to know.
+Genes = Annotated[list[Text], Field(min_length=1, max_length=GENES_MAX, fail_fast=True)]
+
+
+class Body(BaseModel):
+    """Raises `invalid` for a field that it does not have."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    invalid: ClassVar[type[RequestError]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_other_field(cls, body: object) -> object:
+        """At once, and not one error for each of a million names."""
+        if isinstance(body, dict):
+            accepted = ", ".join(cls.model_fields)
+            unknown = [name for name in body if name not in cls.model_fields]
+            if unknown:
+                errors = [
+                    field_error(f"/{name}"[:GENE_CHARACTERS_MAX], body[name], accepted)
+                    for name in unknown[:UNKNOWN_FIELDS_MAX]
+                ]
+                raise cls.invalid(
+                    f"{len(unknown)} unknown fields, the first: {errors[0]['pointer']!r}; "
+                    f"accepted: {accepted}",
+                    errors,
+                )
+        return body

@@ -1,0 +1,182 @@
+"""Releases of a source: which there were, their files, and what in them is no gene of ours."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.messages import DecideRelease, Decision
+from services.chassis import outbox
+from services.chassis.http import field_error
+from services.gateway import jsonapi
+from services.gateway.errors import DecisionInvalid, ReleaseNotQuarantined, ReleaseUnknown
+from services.gateway.http.bodies import Body
+from services.gateway.http.catalogue import no_source
+from services.gateway.store import catalogue, releases
+from services.gateway.store.releases import Row, Wanted
+
+_NOTHING = jsonapi.Allowed()
+_PAGED = jsonapi.Allowed(paged=True)
+_UNMAPPED = jsonapi.Allowed(paged=True, keyset=True, counted=True, filters=("key", "reason"))
+
+# States in which a release has been read; before, its report is not there yet.
+_READ = ("staged", "quarantined", "accepted", "stored")
+
+PERSON_CHARACTERS_MAX = 200
+NOTE_CHARACTERS_MAX = 2_000
+_SAID = r"^[^\x00]*[^\s\x00][^\x00]*$"  # Something at least, and nothing that cannot be stored.
+
+
+class Reasons(Body):
+    """Who decides, and why: both are kept with the release."""
+
+    invalid = DecisionInvalid
+
+    by: Annotated[str, Field(max_length=PERSON_CHARACTERS_MAX, pattern=_SAID)]
+    note: Annotated[str, Field(max_length=NOTE_CHARACTERS_MAX, pattern=_SAID)]
+
+
+@dataclass(frozen=True)
+class ReleaseRoutes:
+    engine: AsyncEngine
+
+    async def list_releases(self, request: Request, name: str) -> Response:
+        """The releases of a source, newest first, whatever became of them."""
+        query = _PAGED.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            if not await catalogue.has_source(connection, name):
+                raise await no_source(connection, name)
+            found = await releases.list_releases(connection, name, query.size + 1, query.offset)
+        links = jsonapi.page_links(_address(name), query, more=len(found) > query.size)
+        return jsonapi.respond([_resource(row) for row in found[: query.size]], links)
+
+    async def get_release(self, request: Request, name: str, release_id: str) -> Response:
+        """A release with its files as they were fetched, the first 200 of them."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            release = await _find(connection, name, release_id)
+            files = await releases.list_files(connection, UUID(release["release_id"]))
+            count = await releases.count_files(connection, UUID(release["release_id"]))
+        document = _resource(release)
+        document["attributes"] = release | {"file_count": count, "files": files}
+        return jsonapi.respond(document, {"self": document["links"]["self"]})
+
+    async def list_unmapped(self, request: Request, name: str, release_id: str) -> Response:
+        """What a release says of things that are no gene of ours, with the reason, in the order
+        in which they were found. `filter[reason]` and `filter[key]` are one exact text each;
+        `meta.reasons` has the most frequent ones. `meta.truncated` says whether more were found
+        than were kept."""
+        query = _UNMAPPED.parse(request.query_params)
+        given = query.given
+        async with self.engine.connect() as connection:
+            release = await _find(connection, name, release_id)
+            wanted = Wanted(
+                UUID(release["release_id"]), given.get("filter[key]"), given.get("filter[reason]")
+            )
+            after = 0 if query.after is None else query.after[0]
+            found = await releases.list_unmapped(
+                connection, wanted, after, query.size + 1, query.offset
+            )
+            totals = await releases.count_unmapped(connection, wanted)
+        page, more = found[: query.size], len(found) > query.size
+        address = f"{_address(name)}/{release['release_id']}/unmapped"
+        found_count = release["unmapped_count"]  # None: not read yet, or an API's.
+        meta = {
+            "total": totals.entries,
+            "row_count": totals.rows,
+            "reasons": totals.reasons,
+            "unmapped_count": found_count,
+            "kept_count": totals.kept,
+            "truncated": release["state"] in _READ and totals.kept < (found_count or 0),
+        }
+        links = jsonapi.page_links(
+            address,
+            query,
+            more=more,
+            after=jsonapi.cursor(query.sort, page[-1]["position"], "") if more else None,
+        )
+        return jsonapi.respond([_entry(row) for row in page], links, meta=meta)
+
+    async def accept(
+        self, request: Request, name: str, release_id: str, reasons: Reasons
+    ) -> Response:
+        """Believe a quarantined release after all: it is stored next."""
+        return await self._decide(request, name, release_id, reasons, "accept")
+
+    async def reject(
+        self, request: Request, name: str, release_id: str, reasons: Reasons
+    ) -> Response:
+        """Never believe it: readers keep what they have until the source publishes another."""
+        return await self._decide(request, name, release_id, reasons, "reject")
+
+    async def _decide(
+        self, request: Request, name: str, release_id: str, reasons: Reasons, decision: Decision
+    ) -> Response:
+        _NOTHING.parse(request.query_params)
+        async with self.engine.begin() as tx:
+            release = await _find(tx, name, release_id)
+            if release["state"] != "quarantined":
+                error = field_error("path release_id", release_id, "a release in quarantine")
+                detail = f"release {release_id} of {name} is {release['state']}"
+                raise ReleaseNotQuarantined(detail, [error])
+            command = DecideRelease(
+                source=name,
+                release_id=UUID(release_id),
+                decision=decision,
+                decided_by=reasons.by,
+                note=reasons.note,
+            )
+            await outbox.add(tx, command)
+        document = _resource(release)
+        address = document["links"]["self"]
+        return jsonapi.respond(
+            document, {"self": address}, status=202, headers={"Location": address}
+        )
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["releases"])
+        path = "/api/sources/{name}/releases"
+        router.add_api_route(path, self.list_releases, openapi_extra=_PAGED.openapi())
+        router.add_api_route(f"{path}/{{release_id}}", self.get_release)
+        router.add_api_route(
+            f"{path}/{{release_id}}/unmapped",
+            self.list_unmapped,
+            openapi_extra=_UNMAPPED.openapi(),
+        )
+        for decision, handler in (("accept", self.accept), ("reject", self.reject)):
+            router.add_api_route(
+                f"{path}/{{release_id}}/{decision}", handler, methods=["POST"], status_code=202
+            )
+        return router
+
+
+async def _find(connection: AsyncConnection, source: str, release_id: str) -> Row:
+    """Raises SourceUnknown and ReleaseUnknown."""
+    if not await catalogue.has_source(connection, source):
+        raise await no_source(connection, source)
+    try:
+        found = await releases.get_release(connection, source, UUID(release_id))
+    except ValueError:
+        found = None
+    if found is None:
+        raise ReleaseUnknown(source, release_id)
+    return found
+
+
+def _address(source: str) -> str:
+    return f"/api/sources/{source}/releases"
+
+
+def _resource(row: Row) -> dict[str, Any]:
+    address = f"{_address(row['source'])}/{row['release_id']}"
+    found = jsonapi.resource("releases", row["release_id"], row, address)
+    found["links"]["unmapped"] = f"{address}/unmapped"
+    return found
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return {"type": "unmapped", "id": str(row["position"]), "attributes": row}

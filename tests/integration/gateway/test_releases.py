@@ -1,0 +1,170 @@
+"""Releases of a source, their files, and the report of what was no gene in them."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from tests.builders import build_file, build_release
+from tests.integration.gateway.desk import Desk
+
+ENTRIES = [("12", "no approved gene has this Entrez id", 3), ("ACMG", "no gene, but a word", 1)] * 3
+
+
+@pytest_asyncio.fixture
+async def release_id(desk: Desk) -> UUID:
+    """A release of HPO with six entries in its report, of which seven were found."""
+    async with desk.database.begin("annotator") as tx:
+        await build_release(tx, "hpo", "older")
+        release_id = await build_release(tx, "hpo", "newer")
+        await build_file(tx, release_id, "phenotype.hpoa", b"\xab", 12)
+        await build_file(tx, release_id, "hp.obo", b"\xcd", 34)
+        await tx.execute(
+            text("UPDATE release SET row_count = 5, unmapped_count = 7 WHERE id = :release_id"),
+            {"release_id": release_id},
+        )
+        for position, (key, reason, row_count) in enumerate(ENTRIES, start=1):
+            await tx.execute(
+                text("INSERT INTO unmapped VALUES (:release_id, :position, :key, :reason, :rows)"),
+                {
+                    "release_id": release_id,
+                    "position": position,
+                    "key": key,
+                    "reason": reason,
+                    "rows": row_count,
+                },
+            )
+    return release_id
+
+
+async def get(desk: Desk, address: str, **parameters: str) -> dict[str, Any]:
+    answer = await desk.client.get(address, params=parameters or None)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+async def test_releases_are_listed_newest_first(desk: Desk, release_id: UUID) -> None:
+    document = await get(desk, "/api/sources/hpo/releases")
+    assert [item["attributes"]["version"] for item in document["data"]] == ["newer", "older"]
+    assert document["data"][0]["id"] == str(release_id)
+    assert (await get(desk, "/api/sources/gnomad/releases"))["data"] == []
+
+    address, found = "/api/sources/hpo/releases?page[size]=1", []
+    while address:
+        page = await get(desk, address)
+        found += [item["attributes"]["version"] for item in page["data"]]
+        address = page["links"]["next"]
+    assert found == ["newer", "older"]
+
+
+async def test_a_release_has_its_files(desk: Desk, release_id: UUID) -> None:
+    document = await get(desk, f"/api/sources/hpo/releases/{release_id}")
+    release = document["data"]["attributes"]
+    assert (release["state"], release["unmapped_count"], release["problem"]) == ("stored", 7, None)
+    assert release["file_count"] == 2
+    assert [(file["name"], file["sha256"], file["bytes"]) for file in release["files"]] == [
+        ("phenotype.hpoa", "ab", 12),
+        ("hp.obo", "cd", 34),
+    ]
+    assert {"url", "etag", "last_modified", "retrieved_at"} <= set(release["files"][0])
+    unmapped = await get(desk, document["data"]["links"]["unmapped"])
+    assert len(unmapped["data"]) == len(ENTRIES)
+
+
+async def test_a_rejected_release_says_why_and_has_no_report(desk: Desk) -> None:
+    async with desk.database.begin("annotator") as tx:
+        rejected = await tx.scalar(
+            text("""
+                INSERT INTO release (source, state, parser_version, retrieved_at, checked_at,
+                                     problem)
+                VALUES ('hpo', 'rejected', 1, now(), now(), '{"title": "HTML"}') RETURNING id
+            """)
+        )
+    release = (await get(desk, f"/api/sources/hpo/releases/{rejected}"))["data"]["attributes"]
+    assert release["problem"] == {"title": "HTML"}
+    report = await get(desk, f"/api/sources/hpo/releases/{rejected}/unmapped")
+    assert report["data"] == []
+    assert (report["meta"]["unmapped_count"], report["meta"]["truncated"]) == (None, False)
+
+
+async def test_the_release_of_an_api_has_an_empty_report(desk: Desk) -> None:
+    async with desk.database.begin("annotator") as tx:
+        release_id = await build_release(tx, "ensembl", state="accepted")
+    report = await get(desk, f"/api/sources/ensembl/releases/{release_id}/unmapped")
+    assert report["data"] == []
+    assert (report["meta"]["unmapped_count"], report["meta"]["truncated"]) == (None, False)
+
+
+async def test_a_report_is_paged_by_key_and_says_what_it_leaves_out(
+    desk: Desk, release_id: UUID
+) -> None:
+    address = f"/api/sources/hpo/releases/{release_id}/unmapped?page[size]=4"
+    found = []
+    while address:
+        page = await get(desk, address)
+        found += [
+            (entry["key"], entry["reason"], entry["row_count"])
+            for entry in (item["attributes"] for item in page["data"])
+        ]
+        assert page["meta"] == {
+            "total": 6,
+            "row_count": 12,
+            "reasons": [
+                {"reason": ENTRIES[0][1], "count": 3, "row_count": 9},
+                {"reason": ENTRIES[1][1], "count": 3, "row_count": 3},
+            ],
+            "unmapped_count": 7,
+            "kept_count": 6,
+            "truncated": True,
+        }
+        address = page["links"]["next"]
+    assert found == ENTRIES
+
+
+async def test_a_report_is_filtered_by_exact_reason_and_key(desk: Desk, release_id: UUID) -> None:
+    address = f"/api/sources/hpo/releases/{release_id}/unmapped"
+    found = await get(desk, address, **{"filter[reason]": "no gene, but a word"})
+    assert {item["attributes"]["key"] for item in found["data"]} == {"ACMG"}
+    assert (found["meta"]["total"], found["meta"]["kept_count"]) == (3, 6)
+    assert found["meta"]["truncated"]
+    await desk.execute("UPDATE annotator.release SET unmapped_count = 6")
+    found = await get(desk, address, **{"filter[reason]": "no gene, but a word"})
+    assert not found["meta"]["truncated"]
+    found = await get(desk, address, **{"filter[key]": "12", "page[size]": "2"})
+    assert [item["id"] for item in found["data"]] == ["1", "3"]
+    following = await get(desk, found["links"]["next"])
+    assert [item["id"] for item in following["data"]] == ["5"]
+    assert (await get(desk, address, **{"filter[reason]": "no gene"}))["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("nowhere/releases", 404, "source-unknown"),
+        ("nowhere/releases/01a2132c-57a3-7734-8466-9088325737d3", 404, "source-unknown"),
+        ("hpo/releases/01a2132c-57a3-7734-8466-9088325737d3", 404, "release-unknown"),
+        ("hpo/releases/newest", 404, "release-unknown"),
+        ("hpo/releases/newest/unmapped", 404, "release-unknown"),
+        ("hpo/releases?page[size]=201", 400, "parameter-invalid"),
+        ("hpo/releases?filter[state]=stored", 400, "parameter-unknown"),
+    ],
+)
+async def test_what_there_is_not_is_told(
+    desk: Desk, release_id: UUID, path: str, status: int, kind: str
+) -> None:
+    answer = await desk.client.get(f"/api/sources/{path}")
+    assert answer.status_code == status
+    assert answer.json()["type"] == f"urn:annobus:problem:{kind}"
+    other = await desk.client.get(f"/api/sources/gnomad/releases/{release_id}")
+    assert other.json()["type"] == "urn:annobus:problem:release-unknown"
+
+
+async def test_a_report_s_parameters_are_checked(desk: Desk, release_id: UUID) -> None:
+    for parameter in ("page[after]=x", "page[total]=true", "filter[reason]=", "sort=key"):
+        answer = await desk.client.get(
+            f"/api/sources/hpo/releases/{release_id}/unmapped?{parameter}"
+        )
+        assert answer.status_code == 400, parameter
