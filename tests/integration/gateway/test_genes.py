@@ -186,7 +186,7 @@ async def test_sources_and_namespaces(stocked: Desk) -> None:
         await build_release(tx, "hpo", "2025-01-16")
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert source["release"] == "2025-01-16"
-    assert (await stocked.client.get("/api/sources/clinvar")).status_code == 404
+    assert (await stocked.client.get("/api/sources/uniprot")).status_code == 404
 
     assert await ids(stocked, "/api/cache/namespaces") == ["genes"]
     answer = await stocked.client.post("/api/cache/namespaces/genes/invalidate")
