@@ -67,8 +67,9 @@ async def full(database: Database, genes: list[dict[str, str]]) -> AsyncIterator
         release_id = await build_release(tx, "hgnc", state="staged", is_readable=False)
         await tx.execute(
             text("""
-                INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position)
-                SELECT :release_id, hgnc_id, value, digest, 1, 1
+                INSERT INTO staged (release_id, hgnc_id, value, digest, file_id, position,
+                                    matched_by)
+                SELECT :release_id, hgnc_id, value, digest, 1, 1, 'hgnc_id'
                 FROM unnest(CAST(:hgnc_ids AS text[]), CAST(:contents AS json[]),
                             CAST(:digests AS bytea[])) AS s (hgnc_id, value, digest)
             """),

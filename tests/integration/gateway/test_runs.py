@@ -32,7 +32,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"all": False}, "/all"),
     ({"all": "true"}, "/all"),
     ({"all": True, "panel": 3}, "/panel"),
-    ({"all": True, "sources": ["hpo", "clinvar"]}, "ensembl"),
+    ({"all": True, "sources": ["hpo", "uniprot"]}, "ensembl"),
     ({"all": True, "sources": []}, "/sources"),
     ({"all": True, "name": "\x00"}, "/name"),
 ]
@@ -91,7 +91,7 @@ async def test_both_triggers_order_all_genes(desk: Desk) -> None:
         list(SOURCES),
         ["hpo"],
     ]
-    answer = await desk.client.post("/api/progress/trigger/clinvar")
+    answer = await desk.client.post("/api/progress/trigger/uniprot")
     assert answer.status_code == 404
     assert "hpo" in answer.json()["detail"]
 

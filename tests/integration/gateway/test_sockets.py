@@ -41,7 +41,7 @@ async def test_a_run_is_told_from_its_plan_to_its_end(desk: Desk) -> None:
         await frame(socket)
         await desk.plan(run_id)
         planned = await frames_until(socket, event="annobus.run.planned.v1")
-        assert planned[-1]["message"] == "planned: 200 genes from hgnc, ensembl, gnomad, hpo"
+        assert planned[-1]["message"] == "planned: 200 genes from hgnc, clingen, clinvar, ensembl, gnomad, hpo"
         await desk.work(run_id, done=100)
         told = await frames_until(socket, event=ANNOTATED)
         assert told[-1]["data"]["done_count"] == 100

@@ -268,9 +268,9 @@ def test_an_empty_cell_is_null(keep: Keep, column: str, field: str) -> None:
 def test_the_banner_may_be_padded_longer_or_absent(keep: Keep) -> None:
     plain = build_file({}, B1)
     bare = "\n".join(line for line in plain.splitlines()[4:] if "+++" not in line)
-    longer = '"A NOTE"\n\n' + plain
+    longer = '"A NOTE"\n\n' + plain + "\n,,,,,,,,,\n"
     expected = {id_: value(record) for id_, record in read(keep(plain))[0].items()}
-    for text in (bare, longer):
+    for text in (bare, "\ufeff" + bare, longer):
         found = {id_: value(record) for id_, record in read(keep(text))[0].items()}
         assert found == expected
         assert len(found) == 2

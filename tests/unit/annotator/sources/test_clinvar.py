@@ -311,6 +311,13 @@ def test_a_variant_without_a_row_of_grch38_counts_by_its_first(keep: Keep, assem
     assert (found.variants_total, found.counts_by_significance["benign"]) == (1, 1)
 
 
+def test_of_two_rows_of_grch38_the_first_counts(keep: Keep) -> None:
+    """As of a variant on both sex chromosomes."""
+    rows = [{"VariationID": "7", "ClinicalSignificance": said} for said in ("Benign", "Pathogenic")]
+    found = of_a1(keep(*rows))
+    assert (found.variants_total, found.counts_by_significance["benign"]) == (1, 1)
+
+
 def test_a_variant_that_grch38_gives_to_another_gene_is_only_that_gene_s(keep: Keep) -> None:
     records, unmapped = read(keep({"VariationID": "7", **GRCH37}, {"VariationID": "7", **B1}))
     assert (set(records), unmapped) == ({"HGNC:900002"}, [])
@@ -336,6 +343,12 @@ def test_a_variant_of_several_genes_has_a_counter_of_its_own(keep: Keep) -> None
         "HGNC:900003": (0, 1, 1),
     }
     assert records["HGNC:900003"].matched_by == "symbol"
+
+
+def test_a_variant_of_several_genes_may_name_one_as_clinvar_does_elsewhere(keep: Keep) -> None:
+    records, unmapped = read(keep({"GeneSymbol": "OLD"}, {**SEVERAL, "GeneSymbol": "OLD;TSTB1"}))
+    assert unmapped == []
+    assert value(records["HGNC:900001"]).multi_gene_total == 1
 
 
 @pytest.mark.parametrize(
@@ -401,7 +414,8 @@ def test_a_gene_that_is_none_of_ours_is_reported_with_its_variants(
 
 
 def test_rows_of_a_gene_that_name_it_differently_are_added_up(keep: Keep) -> None:
-    records, unmapped = read(keep({"HGNC_ID": "-", "GeneSymbol": "OLD"}, {}, {}))
+    spaced = {"GeneSymbol": " TSTA1 "}
+    records, unmapped = read(keep({"HGNC_ID": "-", "GeneSymbol": "OLD"}, {}, spaced))
     assert unmapped == []
     found = value(records["HGNC:900001"])
     assert (found.variants_total, found.matched_by, found.symbol) == (3, "hgnc_id", "TSTA1")
@@ -607,6 +621,14 @@ def test_another_order_and_extra_columns_make_no_difference(keep: Keep) -> None:
     turned = {"New": "x"} | dict(reversed(COLUMNS.items()))
     summary = build_summary({}, columns={"New": "x"} | dict(reversed(SUMMARY_ROW.items())))
     assert read(keep(variants=build_table({}, B1, columns=turned), summary=summary)) == plain
+
+
+def test_a_byte_order_mark_and_windows_line_ends_touch_no_column(keep: Keep) -> None:
+    plain = read(keep({}, B1))
+    first, last = ("VariationID", "Start")
+    names = [first, *(name for name in COLUMNS if name not in {first, last}), last]
+    table = build_table({}, B1, columns={name: COLUMNS[name] for name in names})
+    assert read(keep(variants=b"\xef\xbb\xbf" + table.replace(b"\n", b"\r\n"))) == plain
 
 
 @pytest.mark.parametrize("of", ["variants", "summary"])
