@@ -1,5 +1,6 @@
 """`annobus sources`: what annotations are made from."""
 
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
@@ -7,7 +8,7 @@ import typer
 from typer import Argument, Option
 
 from services.cli import output
-from services.cli.client import Document, cursor, fetch
+from services.cli.client import Document, cursor, fetch, send
 from services.cli.errors import Refused
 from services.cli.options import (
     DEFAULT_STATE,
@@ -23,9 +24,12 @@ from services.cli.options import (
 app = typer.Typer(no_args_is_help=True, help="See what annotations are made from.")
 
 
-RELEASE_STYLES = {"stored": "green", "rejected": "red"}
+RELEASE_STYLES = {"stored": "green", "quarantined": "yellow", "rejected": "red"}
 
 Name = Annotated[str, Argument(metavar="NAME", help="As annobus sources list shows it.")]
+Release = Annotated[str, Argument(metavar="RELEASE", help="Its id.")]
+By = Annotated[str, Option("--by", help="Who decides; kept with the release.")]
+Note = Annotated[str, Option("--note", help="Why; kept with the release.")]
 
 
 @app.command("list")
@@ -82,13 +86,68 @@ def list_releases(
                 output.count(release["row_count"]),
                 output.count(release["unmapped_count"]),
                 release["retrieved_at"],
-                (release["problem"] or {}).get("detail", ""),
+                _why(release),
             )
         )
     columns = ("id", "release", "state", "data", "rows", "unmapped", "retrieved", "problem")
     output.print_table(columns, rows, numbers=("rows", "unmapped"), styles=RELEASE_STYLES)
     if document.get("links", {}).get("next"):
         output.say(f"older ones: annobus sources releases {name} --page {page + 1}")
+
+
+@app.command("accept")
+def accept_release(
+    name: Name,
+    release: Release,
+    by: By,
+    note: Note,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Believe a quarantined release after all: it is stored next."""
+    _decide(name, release, "accept", {"by": by, "note": note}, url, folder, as_json=json)
+
+
+@app.command("reject")
+def reject_release(
+    name: Name,
+    release: Release,
+    by: By,
+    note: Note,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Never believe a quarantined release: readers keep what they have."""
+    _decide(name, release, "reject", {"by": by, "note": note}, url, folder, as_json=json)
+
+
+def _decide(
+    name: str,
+    release: str,
+    decision: str,
+    reasons: Document,
+    url: str | None,
+    folder: Path,
+    *,
+    as_json: bool,
+) -> None:
+    path = f"{_releases(name)}/{quote(release, safe='')}/{decision}"
+    document = send(url, folder, path, reasons)
+    if as_json:
+        output.print_json(document)
+        return
+    output.say(f"{decision} is noted; see annobus sources releases {name}")
+
+
+def _why(release: Document) -> str:
+    """Why it is not what readers have."""
+    if release["problem"]:
+        return str(release["problem"].get("detail", ""))
+    if release["state"] != "quarantined":
+        return ""
+    return "; ".join(f"{one['check']}: {one['found']}" for one in release["doubts"])
 
 
 @app.command("unmapped")

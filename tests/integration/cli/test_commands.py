@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -379,6 +380,26 @@ def test_releases_are_shown_with_what_became_of_them(stub: Stub, annobus: Annobu
     assert "rejected" in rejected
     assert rejected.endswith("HTML, no table")
     assert stored.split()[:6] == ["r1", "2025-01-16", "stored", "real", "4,900", "51,000"]
+
+
+def test_a_release_in_quarantine_says_why_and_is_decided(stub: Stub, annobus: Annobus) -> None:
+    waiting: dict[str, Any] = json.loads(json.dumps(RELEASES))
+    waiting["data"][0]["attributes"] |= {
+        "state": "quarantined",
+        "doubts": [{"check": "records", "found": "17", "accepted": "4000 to 10000"}],
+        "problem": None,
+    }
+    stub.answer("/api/sources/hpo/releases", waiting)
+    ended = annobus("sources", "releases", "hpo", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[1].endswith("records: 17")
+
+    stub.answer("/api/sources/hpo/releases/r2/accept", {"data": waiting["data"][0]}, 202)
+    said = ("--by", "r.franklin", "--note", "looked at it")
+    ended = annobus("sources", "accept", "hpo", "r2", *said, "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(stub.asked[-1][2]) == {"by": "r.franklin", "note": "looked at it"}
+    assert annobus("sources", "reject", "hpo", "r2", "--url", stub.url).returncode == 2
 
 
 def test_the_report_of_the_last_release_that_was_read_is_shown(

@@ -1,9 +1,11 @@
 """What was known at a time, what changed since and where it is from, told by the routes about
 versions that the annotator's own statements have stored."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -155,6 +157,56 @@ async def test_as_of_changes_and_differences_are_what_was_stored(
         assert apply(states[ends[0]], ab) == valued(states[ends[1]])
         assert apply(states[ends[0]], ac) == valued(states[ends[2]])
         assert composed(ab, bc) == ac
+
+
+async def test_the_same_holds_while_two_runs_store_at_once(desk: Desk, storing: Storing) -> None:
+    """Who stored what when is in the versions: from them each answer is worked out by hand."""
+    moments: list[datetime] = []
+
+    async def run(number: int) -> None:
+        random = Random(number)  # noqa: S311
+        for version in range(15):
+            source = random.choice(SOURCES)
+            origin = await storing.release(source, f"{number}.{version}")
+            chosen = random.sample(GENES, random.randint(1, len(GENES)))
+            values = {gene: random.choice((None, 0, 1, 2)) for gene in chosen}
+            moments.append(await storing.store(source, origin, values))
+
+    await asyncio.gather(run(1), run(2))
+    rows = await desk.rows(
+        """SELECT hgnc_id, source, valid_from, coalesce(valid_to, 'infinity') AS valid_to,
+                  value::text AS value
+           FROM annotator.annotation_v1 ORDER BY xid, id"""
+    )
+    assert len(rows) > 2 * len(GENES)
+
+    def state(at: datetime) -> Values:
+        return {
+            (row["hgnc_id"], row["source"]): number_of(row["value"])
+            for row in rows
+            if row["valid_from"] <= at < row["valid_to"].replace(tzinfo=UTC)
+        }
+
+    async with desk.engine.connect() as connection:
+        for moment in moments:
+            assert await values_at(connection, moment) == state(moment)
+        for before, after in pairwise(sorted(moments)):
+            found = await difference(connection, before, after)
+            assert apply(state(before), found) == valued(state(after))
+        changes = await history.list_changes(connection, Wanted(), (0, 0), 1_000)
+    held: dict[tuple[str, str], int | None] = {}
+    told = {(one["hgnc_id"], one["source"], one["changed_at"]): one for one in changes}
+    for row in rows:  # In order, each change leads from what was held to what is held next.
+        pair = (row["hgnc_id"], row["source"])
+        change = told.pop((*pair, row["valid_from"]), None)
+        if pair in held:
+            assert change is not None
+            assert (number_of(change["before"]), number_of(change["after"])) == (
+                held[pair],
+                number_of(row["value"]),
+            )
+        held[pair] = number_of(row["value"])
+    assert told == {}
 
 
 Difference = dict[tuple[str, str], tuple[int | None, int | None]]

@@ -168,3 +168,60 @@ async def test_a_report_s_parameters_are_checked(desk: Desk, release_id: UUID) -
             f"/api/sources/hpo/releases/{release_id}/unmapped?{parameter}"
         )
         assert answer.status_code == 400, parameter
+
+
+REASONS = {"by": "r.franklin", "note": "the file was split; see its release notes"}
+
+
+@pytest_asyncio.fixture
+async def quarantined(desk: Desk) -> str:
+    async with desk.database.begin("annotator") as tx:
+        release_id = await build_release(tx, "hpo", "doubtful", state="fetched", is_readable=False)
+        await tx.execute(
+            text("""
+                UPDATE release SET state = 'quarantined',
+                    doubts = '[{"check": "records", "found": "17", "accepted": "4000 to 10000"}]'
+                WHERE id = :release_id
+            """),
+            {"release_id": release_id},
+        )
+    return str(release_id)
+
+
+@pytest.mark.parametrize("decision", ["accept", "reject"])
+async def test_a_person_decides_about_a_release_in_quarantine(
+    desk: Desk, quarantined: str, decision: str
+) -> None:
+    address = f"/api/sources/hpo/releases/{quarantined}"
+    shown = (await get(desk, address))["data"]["attributes"]
+    assert (shown["state"], shown["doubts"][0]["check"]) == ("quarantined", "records")
+    answer = await desk.client.post(f"{address}/{decision}", json=REASONS)
+    assert (answer.status_code, answer.headers["location"]) == (202, address)
+    (command,) = await desk.outbox()
+    assert (command["topic"], command["key"]) == ("pipeline.commands.v1", "hpo")
+    assert (command["release_id"], command["decision"]) == (quarantined, decision)
+    assert (command["decided_by"], command["note"]) == (REASONS["by"], REASONS["note"])
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"by": "r.franklin"}, "note"),
+        ({**REASONS, "note": "  "}, "note"),
+        ({**REASONS, "by": "x" * 201}, "by"),
+        ({**REASONS, "force": True}, "force"),
+    ],
+)
+async def test_a_decision_says_who_and_why(
+    desk: Desk, quarantined: str, body: dict[str, Any], says: str
+) -> None:
+    answer = await desk.client.post(f"/api/sources/hpo/releases/{quarantined}/accept", json=body)
+    assert answer.status_code == 422
+    assert says in answer.text
+    assert await desk.outbox() == []
+
+
+async def test_what_waits_for_no_decision_takes_none(desk: Desk, release_id: UUID) -> None:
+    answer = await desk.client.post(f"/api/sources/hpo/releases/{release_id}/reject", json=REASONS)
+    assert answer.status_code == 409
+    assert "is stored" in answer.json()["detail"]
