@@ -10,7 +10,7 @@ EDITABLE := $(PIP) --no-deps --no-build-isolation --config-settings editable_mod
 .DELETE_ON_ERROR:
 # Targets share one .venv, one state folder and two cores.
 .NOTPARALLEL:
-.PHONY: help demo test check bench up down migrate schemas e2e faults format pins clean remade
+.PHONY: help demo test check bench up down migrate schemas docs e2e faults format pins clean remade
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ migrate: .venv/ready ## bring schemas and topics to what this checkout needs
 
 schemas: .venv/ready ## regenerate what is generated from contracts/
 	@.venv/bin/python -m contracts.generate
+
+docs: .venv/ready ## write docs/sources.md from what the sources declare
+	@.venv/bin/python -m services.cli.describe
 
 format: .venv/ready-dev ## rewrite the code the way `make check` wants it
 	@.venv/bin/ruff check --fix-only
