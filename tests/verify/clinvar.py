@@ -148,7 +148,7 @@ def _read_summary(path: Path, reading: Reading) -> dict[Name, Value]:
 def _read_variants(
     path: Path, reading: Reading
 ) -> tuple[Mapping[Name, list[Row]], Sequence[tuple[Sequence[str], Row]]]:
-    """Each VariationID once, by its row of GRCh38 if there is one: by gene, and of several genes."""
+    """Each VariationID once, by its row of GRCh38 if it has one: by gene, and of several."""
     rows: dict[str, Row] = {}
     lines = read_lines(path)
     for row in read_rows(lines, next(lines).removeprefix("#")):
@@ -172,32 +172,36 @@ def _read_variants(
 
 
 def significance(said: str) -> str:
-    """ClinVar's words in order of what they decide: "conflicting" has "pathogenic" in it, too."""
-    terms = [term.strip() for term in said.lower().replace(",", ";").split(";")]
-    words = {word.strip() for term in terms for word in term.split("/")}
-    both = [set(map(str.strip, term.split("/"))) for term in terms]
-    if any(term.startswith("conflicting") for term in terms):
-        return "conflicting"
-    if any({"pathogenic", "likely pathogenic"} <= term for term in both):
-        return "pathogenic_likely_pathogenic"
-    for word in ("likely pathogenic", "pathogenic"):
-        if word in words:
-            return word.replace(" ", "_")
-    if words & {"uncertain significance", "uncertain risk allele"}:
-        return "vus"
-    if any({"benign", "likely benign"} <= term for term in both):
-        return "benign_likely_benign"
-    for word in ("likely benign", "benign"):
-        if word in words:
-            return word.replace(" ", "_")
-    nothing = any(word in ("-", "") or word.startswith(("not provided", "no ")) for word in words)
-    return "not_provided" if nothing else "other"
+    """The first of these that ClinVar's words say: "conflicting" has "pathogenic" in it, too."""
+    terms = [
+        {word.strip() for word in term.split("/")}
+        for term in said.lower().replace(",", ";").split(";")
+    ]
+    words = set().union(*terms)
+
+    def is_said(*together: str) -> bool:
+        return any(term.issuperset(together) for term in terms)
+
+    rules = {
+        "conflicting": any(word.startswith("conflicting") for word in words),
+        "pathogenic_likely_pathogenic": is_said("pathogenic", "likely pathogenic"),
+        "likely_pathogenic": is_said("likely pathogenic"),
+        "pathogenic": is_said("pathogenic"),
+        "vus": is_said("uncertain significance") or is_said("uncertain risk allele"),
+        "benign_likely_benign": is_said("benign", "likely benign"),
+        "likely_benign": is_said("likely benign"),
+        "benign": is_said("benign"),
+        "not_provided": any(
+            word in NOT_GIVEN or word.startswith(("not provided", "no ")) for word in words
+        ),
+    }
+    return next((kind for kind, applies in rules.items() if applies), "other")
 
 
 def consequence(name: str) -> str | None:
     """By the change of the protein in the last brackets of a Name."""
     start = name.rfind("(p.")
-    if start < 0 or "=" in (change := name[start + 3 :].split(")")[0]):
+    if start < 0 or "=" in (change := name[start + 3 :].partition(")")[0]):
         return None
     is_truncating = any(sign in change for sign in ("fs", "Ter", "*"))
     return "truncating" if is_truncating else "missense"

@@ -5,7 +5,7 @@ up where the source needs it to choose a row; such fields are not compared.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.verify.reading import Claim, Genes, Match, Reading, Value, read_lines, read_rows
@@ -116,10 +116,6 @@ def _flags(cell: str) -> list[str] | None:
     return found
 
 
-def has_all_columns(path: Path, form: Path) -> bool:
-    return next(read_lines(path)) == next(read_lines(form))
-
-
 def restore_columns(path: Path, form: Path) -> Iterator[str]:
     """The lines of a table from which columns were removed, in the columns of `form`."""
     columns = next(read_lines(form)).split("\t")
@@ -144,7 +140,3 @@ def convert_annonars(path: Path) -> Iterator[str]:
         theirs = {column: row[name] for name, column in ANNONARS.items()}
         cells = {**columns, **made, **theirs}
         yield "\t".join(cells[name] for name in names)
-
-
-def pick(values: dict[str, Value], fields: Sequence[str] | frozenset[str]) -> dict[str, Value]:
-    return {gene: {name: one[name] for name in fields} for gene, one in values.items()}

@@ -101,7 +101,9 @@ def _starting(transcripts: list[str], prefix: str) -> str | None:
 
 def _read_withdrawn(path: Path) -> Iterator[Value]:
     lines = read_lines(path)
-    next(lines)  # HGNC id, status, symbol, and HGNC_ID|SYMBOL|STATUS of what it became, commas between.
+    next(
+        lines
+    )  # HGNC id, status, symbol, and HGNC_ID|SYMBOL|STATUS of what it became, commas between.
     for line in lines:
         if line.strip():
             hgnc_id, status, symbol, became, *_ = [*line.split("\t"), ""]

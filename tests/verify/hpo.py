@@ -157,9 +157,7 @@ def _share(frequency: str, reading: Reading) -> Iterator[float]:
 def _value(
     entrez_id: str, one: Said, match: Match, ontology: Ontology, diseases: Mapping[str, Disease]
 ) -> Value:
-    modes = {
-        mode for id_ in one.diseases if id_ in diseases for mode in diseases[id_].inheritance
-    }
+    modes = {mode for id_ in one.diseases if id_ in diseases for mode in diseases[id_].inheritance}
     return {
         "entrez_id": entrez_id,
         "matched_by": match.by,
