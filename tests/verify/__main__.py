@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.resources import MIB
@@ -15,7 +16,7 @@ from services.cli import signals
 from services.cli.errors import CommandFailed
 from tests.system import ROOT
 from tests.verify import report, system, verifying
-from tests.verify.folder import KINDS, Folder, recognise
+from tests.verify.folder import KINDS, File, Folder, recognise
 
 STATE = ROOT / ".annobus"
 PREFIX = "verify-"
@@ -30,21 +31,23 @@ def main() -> int:
     if not data.is_dir():
         return _fail(f"there is no folder {data}; name one that has {', '.join(KINDS)}: DATA=…")
     folder = recognise(data)
+    chosen = system.choose(folder)
+    if missing := system.missing(chosen):
+        return _fail(f"{data} has not what nothing can be compared without: {', '.join(missing)}")
     STATE.mkdir(exist_ok=True)
     for left in STATE.glob(f"{PREFIX}*"):
         system.remove(left)
     work = Path(tempfile.mkdtemp(prefix=PREFIX, dir=STATE))
     try:
-        return signals.run(lambda: _verify(folder, work))
+        return signals.run(lambda: _verify(folder, chosen, work))
     except (InfraError, CommandFailed, system.NotVerifiable) as error:
         return _fail(str(error))
     finally:
         system.remove(work)
 
 
-async def _verify(folder: Folder, work: Path) -> int:
+async def _verify(folder: Folder, chosen: Mapping[str, File], work: Path) -> int:
     began = time.monotonic()
-    chosen = system.choose(folder)
     system.arrange(chosen, work / "data")
     seen = await system.see(work, work / "data", chosen, _say)
     _say("reading the files once more, independently")

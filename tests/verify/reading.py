@@ -93,9 +93,11 @@ class Genes:
             ours = self._by_id(claim)
             found.append(ours if isinstance(ours, Match) else None)
             named = {self.by_symbol[one] for one in claim.symbols if one in self.by_symbol}
-            if ours == "unknown" and len(named) == 1:
-                (claimed[place],) = named
-                nameless[claimed[place]].add(claim.bearer)
+            if ours == "unknown":
+                for one in named:
+                    nameless[one].add(claim.bearer)
+                if len(named) == 1:
+                    (claimed[place],) = named
         taken = {one.hgnc_id for one in found if one is not None}
         for place, hgnc_id in claimed.items():
             if hgnc_id not in taken and len(nameless[hgnc_id]) == 1:

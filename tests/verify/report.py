@@ -67,10 +67,12 @@ def _lines_of(one: Checked) -> Iterator[str]:
             f" {one.synthetic.compared:,} values, {one.synthetic.equal:,} equal"
         )
     kinds = group(one.reasons)
+    if kinds and not one.problems:
+        yield f"    unmapped: {kinds.total():,} rows, as many as counted independently; of them"
     for kind, row_count in kinds.most_common(REASONS_SHOWN):
-        yield f"    unmapped: {row_count:,} rows: {kind}"
+        yield f"      {row_count:,} rows: {kind}"
     if len(kinds) > REASONS_SHOWN:
-        yield f"    unmapped: … and {len(kinds) - REASONS_SHOWN} more kinds of reasons"
+        yield f"      … and {len(kinds) - REASONS_SHOWN} more kinds of reasons"
     for reason, gene_count in one.valueless.items():
         yield f"    no value, and none to be: {gene_count:,} genes: {reason}"
 

@@ -27,6 +27,11 @@ from tests.verify.reading import Value
 
 SOURCES = ("hgnc", "hpo", "gnomad", "clingen", "clinvar")
 SERVED_RELEASE = "gnomad.v4.1.1."  # Of gnomAD's releases the one that is asked for.
+REQUIRED = (
+    ("hgnc", "complete set"),
+    ("hgnc", "withdrawn"),
+    *(("hpo", role) for role in ("genes", "annotations", "ontology")),
+)
 RUN_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.5
 ANSWER_SECONDS_MAX = 60.0
@@ -53,10 +58,11 @@ class Release:
 
 @dataclass
 class Seen:
-    """What the system said and took. `made` are the files that the mirror made up."""
+    """What the system said and took: `genes` are the rows of its catalogue by HGNC id, `made` is
+    what the mirror made up."""
 
     releases: Mapping[str, Release]
-    catalogue: domain.Catalogue
+    genes: Mapping[str, Value]
     usage: Mapping[str, Usage]
     services: tuple[str, ...]
     seconds: float
@@ -90,6 +96,12 @@ def choose(folder: Folder) -> dict[str, File]:
     if variants := folder.newest("clinvar", "variants"):
         chosen["clinvar/variant_summary.txt.gz"] = variants
     return chosen
+
+
+def missing(chosen: Mapping[str, File]) -> list[str]:
+    """What the mirror cannot make up, so that nothing can be started without it."""
+    roles = {(file.source, file.role) for file in chosen.values()}
+    return [f"{source}: {role}" for source, role in REQUIRED if (source, role) not in roles]
 
 
 def arrange(chosen: Mapping[str, File], target: Path) -> None:
@@ -134,9 +146,8 @@ async def see(folder: Path, data: Path, chosen: Mapping[str, File], say: Say) ->
                 _download, address, folder / "gene_specific_summary.txt"
             )
         releases = {source: await _read_release(database, source) for source in SOURCES}
-        return Seen(
-            releases, await _read_catalogue(database), resources.usage(), services, seconds, made
-        )
+        genes = await _read_genes(database)
+        return Seen(releases, genes, resources.usage(), services, seconds, made)
 
 
 def remove(folder: Path) -> None:
@@ -247,12 +258,9 @@ async def _read_release(database: Connection, source: str) -> Release:
     return release
 
 
-async def _read_catalogue(database: Connection) -> domain.Catalogue:
-    rows: list[Any] = await database.fetch(
-        """SELECT hgnc_id, symbol, entrez_id, ensembl_gene_id FROM annotator.gene_v1
-           WHERE status = 'approved'"""
-    )
-    return domain.Catalogue([domain.Gene(**dict(row)) for row in rows])
+async def _read_genes(database: Connection) -> dict[str, Value]:
+    rows: list[Any] = await database.fetch("SELECT * FROM annotator.gene_v1")
+    return {row["hgnc_id"]: dict(row) for row in rows}
 
 
 def _download(address: str, target: Path) -> Path:

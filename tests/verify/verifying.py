@@ -2,6 +2,7 @@
 beside what the independent readings say."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.resources import MIB, Usage
@@ -69,15 +70,27 @@ def check_stored(
     )
 
 
+def check_catalogue(seen: Seen, reading: Reading) -> Checked:
+    """The genes as other services see them: withdrawn ones, too, which have no annotations."""
+    columns = frozenset().union(*seen.genes.values())
+    theirs = itself.pick(reading.values, columns)
+    tally, _ = compare(seen.genes, theirs)
+    return Checked("hgnc", "the same in the catalogue of genes", tally, genes=len(theirs))
+
+
 def check_all(folder: Folder, chosen: Mapping[str, File], seen: Seen, work: Path) -> list[Checked]:
     readings = read(chosen, seen.made)
     genes = Genes.of(readings["hgnc"].values)
+    catalogue = check_catalogue(seen, readings["hgnc"])
+    approved = {id_: readings["hgnc"].values[id_] for id_ in genes.symbols}
+    readings["hgnc"] = replace(readings["hgnc"], values=approved)
     served = {file.path for file in chosen.values()}
-    checked = [
+    stored = [
         check_stored(seen.releases[source], source, chosen, seen, readings.get(source))
         for source in SOURCES
     ]
-    return [*checked, *itself.check(folder, seen.catalogue, genes, served, work)]
+    ours = itself.catalogue_of(seen.genes)
+    return [*stored, catalogue, *itself.check(folder, ours, genes, served, work)]
 
 
 def memory(usage: Mapping[str, Usage], services: Sequence[str]) -> Iterator[str]:

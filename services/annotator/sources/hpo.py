@@ -347,21 +347,21 @@ def _match(genes: Mapping[str, _Gene], catalogue: Catalogue) -> Mapping[str, _Ma
         }
         for entrez_id in unknown
     }
-    claims = Counter(hgnc_id for ours in named.values() for hgnc_id in ours)
+    claims = Counter(hgnc_id for found in named.values() for hgnc_id in found)
     for entrez_id, found in named.items():
         if len(found) != 1:
             symbols = " or ".join(sorted(genes[entrez_id].symbols))
             matches[entrez_id] = f"no gene has this Entrez id, nor just one the symbol {symbols}"
             continue
-        (gene,) = found.values()
+        (claimed,) = found.values()
         # The order of rows says nothing: of two that claim a gene it must not choose one.
-        if gene.hgnc_id in taken or claims[gene.hgnc_id] > 1:
+        if claimed.hgnc_id in taken or claims[claimed.hgnc_id] > 1:
             matches[entrez_id] = (
-                f"no gene has this Entrez id; {gene.hgnc_id} has the symbol {gene.symbol},"
+                f"no gene has this Entrez id; {claimed.hgnc_id} has the symbol {claimed.symbol},"
                 " but others here claim it too"
             )
         else:
-            matches[entrez_id] = _Match(gene.hgnc_id, "symbol")
+            matches[entrez_id] = _Match(claimed.hgnc_id, "symbol")
     return matches
 
 
