@@ -10,10 +10,10 @@ EDITABLE := $(PIP) --no-deps --no-build-isolation --config-settings editable_mod
 .DELETE_ON_ERROR:
 # Targets share one .venv, one state folder and two cores.
 .NOTPARALLEL:
-.PHONY: help demo test check bench up down migrate schemas docs e2e faults format pins clean remade
+.PHONY: help demo test check bench up down migrate schemas docs verify-data e2e faults format pins clean remade
 
 help: ## list these targets
-	@awk -F ':[^#]*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/ready ## run the main job on 44,000 genes and stay up (ONCE=1: stop afterwards)
 	@.venv/bin/python -m services.cli demo $(if $(ONCE),--once)
@@ -37,6 +37,10 @@ faults: .venv/ready-dev ## kill and freeze everything, longer, by fresh seeds (S
 
 bench: .venv/ready ## measure throughput, latencies and start-up
 	@.venv/bin/python -m benchmarks
+
+DATA ?= ../shared/data
+verify-data: .venv/ready-dev ## compare every value with the upstream files of a folder (DATA=…)
+	@.venv/bin/python -m tests.verify --data "$(DATA)"
 
 up: .venv/ready ## start the embedded cluster and the services
 	@.venv/bin/python -m services.cli up

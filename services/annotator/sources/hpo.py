@@ -339,21 +339,29 @@ def _match(genes: Mapping[str, _Gene], catalogue: Catalogue) -> Mapping[str, _Ma
         else:
             unknown.append(entrez_id)
     taken = {match.hgnc_id for match in matches.values() if isinstance(match, _Match)}
-    for entrez_id in unknown:
-        symbols = sorted(genes[entrez_id].symbols)
-        named = [catalogue.by_symbol[one] for one in symbols if one in catalogue.by_symbol]
-        if len(named) != 1:
+    named = {
+        entrez_id: {
+            catalogue.by_symbol[one].hgnc_id: catalogue.by_symbol[one]
+            for one in genes[entrez_id].symbols
+            if one in catalogue.by_symbol
+        }
+        for entrez_id in unknown
+    }
+    claims = Counter(hgnc_id for found in named.values() for hgnc_id in found)
+    for entrez_id, found in named.items():
+        if len(found) != 1:
+            symbols = " or ".join(sorted(genes[entrez_id].symbols))
+            matches[entrez_id] = f"no gene has this Entrez id, nor just one the symbol {symbols}"
+            continue
+        (claimed,) = found.values()
+        # The order of rows says nothing: of two that claim a gene it must not choose one.
+        if claimed.hgnc_id in taken or claims[claimed.hgnc_id] > 1:
             matches[entrez_id] = (
-                f"no gene has this Entrez id, nor just one the symbol {' or '.join(symbols)}"
-            )
-        elif named[0].hgnc_id in taken:
-            matches[entrez_id] = (
-                f"no gene has this Entrez id; {named[0].hgnc_id} has the symbol {named[0].symbol},"
-                " but is matched to another Entrez id"
+                f"no gene has this Entrez id; {claimed.hgnc_id} has the symbol {claimed.symbol},"
+                " but others here claim it too"
             )
         else:
-            taken.add(named[0].hgnc_id)
-            matches[entrez_id] = _Match(named[0].hgnc_id, "symbol")
+            matches[entrez_id] = _Match(claimed.hgnc_id, "symbol")
     return matches
 
 

@@ -335,6 +335,14 @@ def test_a_symbol_never_adds_a_second_entrez_id_to_a_gene(keep: Keep) -> None:
     assert "HGNC:900001 has the symbol TSTA1" in unmapped[0].reason
 
 
+def test_of_two_unknown_entrez_ids_with_one_symbol_none_is_chosen(keep: Keep) -> None:
+    row = (SMALL, "-", "OMIM:900001")
+    records, unmapped = read(keep(("999008", "TSTC1", *row), ("999009", "TSTC1", *row)))
+    assert records == {}
+    assert [entry.key for entry in unmapped] == ["999008", "999009"]
+    assert "HGNC:900003 has the symbol TSTC1" in unmapped[0].reason
+
+
 def test_an_entrez_id_of_two_genes_goes_to_the_one_whose_symbol_it_has(keep: Keep) -> None:
     records, unmapped = read(keep(("999004", "TSTE1", SMALL, "-", "OMIM:900001")))
     assert (set(records), unmapped) == ({"HGNC:900005"}, [])
