@@ -1,12 +1,13 @@
 """Plain types and pure rules: what a source is, what a batch is, when to try again."""
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
-from gzip import GzipFile
+from gzip import BadGzipFile, GzipFile
 from io import BufferedReader
 from pathlib import Path
 from random import uniform
@@ -21,12 +22,13 @@ from typing_extensions import TypeIs
 
 from contracts.messages import AnnotationsChanged
 from contracts.views import Severity
-from services.annotator.errors import RateLimited, ReleaseMissing
+from services.annotator.errors import RateLimited, ReleaseMissing, ReleaseRefused
 from services.chassis.errors import PermanentError
 
 ZSTD = ".zst"  # What the raw store's names end in.
 GZIP = b"\x1f\x8b"  # What such a file begins with, whatever it is called.
 READ_BYTES = 256 * 1024
+LINE_BYTES_MAX = 1024**2
 
 ATTEMPTS_MAX = 5
 BACKOFF_FIRST_SECONDS = 1.0
@@ -132,6 +134,23 @@ def open_raw(path: Path) -> BufferedReader:
     return BufferedReader(ZstdFile(path), READ_BYTES)
 
 
+def numbered_lines(file: BufferedReader, name: str, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+    """Each line of an unpacked file with its number, without its end. Raises ReleaseRefused when
+    there are more bytes than that, or too many in a line, or when what is packed is cut short."""
+    size = 0
+    try:
+        for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
+            size += len(line)
+            if len(line) == LINE_BYTES_MAX or size > bytes_max:
+                raise ReleaseRefused(
+                    f"{name} has {size} bytes at line {number}, {len(line)} of them in it;"
+                    f" accepted are less than {bytes_max}, and {LINE_BYTES_MAX} in a line"
+                )
+            yield number, line.rstrip(b"\r\n")
+    except (EOFError, BadGzipFile, zlib.error) as error:
+        raise ReleaseRefused(f"{name} is no whole gzip file: {error}") from error
+
+
 @dataclass(frozen=True)
 class StoredFile:
     """A file of a release as it lies in the raw store; the hash is of its bytes as they came."""
@@ -149,7 +168,7 @@ class StoredFile:
     def unpacked(self) -> Iterator[BufferedReader]:
         """Its bytes, however it came packed: a bgzf file is many gzip files, one behind the other.
 
-        The errors of `gzip` and `zlib` are the reader's to name.
+        What is wrong with it, `numbered_lines` says.
         """
         with self.open() as raw:
             if not raw.peek(len(GZIP)).startswith(GZIP):

@@ -5,9 +5,7 @@ array that its VariationID is the index of, so memory is bounded by the highest 
 """
 
 import codecs
-import gzip
 import re
-import zlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from email.utils import parsedate
 from functools import lru_cache
-from io import BufferedReader
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -34,6 +31,7 @@ from services.annotator.domain import (
     RemoteFile,
     StoredFile,
     Unmapped,
+    numbered_lines,
     severity,
 )
 from services.annotator.errors import ReleaseRefused, SchemaChanged
@@ -43,7 +41,6 @@ VARIANTS: Final = "variant_summary.txt.gz"
 SUMMARY_BYTES_MAX: Final = 128 * 1024**2  # It has some 3 MB.
 VARIANTS_BYTES_MAX: Final = 4 * 1024**3  # It has 0.4 GB.
 UNPACKED_BYTES_MAX: Final = 32 * 1024**3
-LINE_BYTES_MAX: Final = 1024**2
 
 VARIANTS_COLUMNS: Final = (
     *("VariationID", "Assembly", "HGNC_ID", "GeneID", "GeneSymbol", "ClinicalSignificance"),
@@ -287,7 +284,7 @@ class _Variants:
     def read(self, file: StoredFile) -> list[str]:
         """The header, when everything is counted. Raises SchemaChanged and ReleaseRefused."""
         with file.unpacked() as packed:
-            lines = _lines(packed, VARIANTS)
+            lines = numbered_lines(packed, VARIANTS, UNPACKED_BYTES_MAX)
             header = _header(next(lines, (1, b""))[1], VARIANTS, VARIANTS_COLUMNS)
             self._count(lines, header)
         return header
@@ -490,7 +487,7 @@ class _Summaries:
 
 def _day_of_summary(file: StoredFile) -> date:
     with file.unpacked() as text:
-        line = next(_lines(text, SUMMARY), (1, b""))[1]
+        line = next(numbered_lines(text, SUMMARY, UNPACKED_BYTES_MAX), (1, b""))[1]
     found = DATED.match(line.removeprefix(codecs.BOM_UTF8).decode(errors="replace"))
     try:
         return _date(found[1] if found else "")
@@ -503,7 +500,7 @@ def _day_of_summary(file: StoredFile) -> date:
 def _read_summary(file: StoredFile) -> _Summaries:
     """Raises SchemaChanged and ReleaseRefused."""
     with file.unpacked() as text:
-        lines = _lines(text, SUMMARY)
+        lines = numbered_lines(text, SUMMARY, UNPACKED_BYTES_MAX)
         next(lines, None)  # The day.
         header = _header(next(lines, (2, b""))[1], SUMMARY, SUMMARY_COLUMNS)
         summaries = _Summaries(header)
@@ -739,22 +736,6 @@ def _header(line: bytes, file: str, columns: Sequence[str]) -> list[str]:
     if missing := [column for column in columns if column not in header]:
         raise SchemaChanged(f"{file}: no column {missing[0]} in the header {said[:400]!r}")
     return header
-
-
-def _lines(file: BufferedReader, name: str) -> Iterator[tuple[int, bytes]]:
-    """Each line with its number. Raises ReleaseRefused."""
-    size = 0
-    try:
-        for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
-            size += len(line)
-            if len(line) == LINE_BYTES_MAX or size > UNPACKED_BYTES_MAX:
-                raise ReleaseRefused(
-                    f"{name} has {size} bytes at line {number}, {len(line)} of them in it;"
-                    f" accepted are less than {UNPACKED_BYTES_MAX}, and {LINE_BYTES_MAX} in a line"
-                )
-            yield number, line.rstrip(b"\r\n")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ReleaseRefused(f"{name} is no whole gzip file: {error}") from error
 
 
 def _text(cell: bytes, *, strip: bool = True) -> str:

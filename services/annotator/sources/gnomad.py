@@ -1,14 +1,11 @@
 """gnomAD: how many variants a gene has against how many are expected: what it cannot bear."""
 
 import codecs
-import gzip
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from io import BufferedReader
 from math import isfinite
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
@@ -29,12 +26,11 @@ from services.annotator.domain import (
     Unmapped,
     severity,
 )
-from services.annotator.errors import ReleaseRefused, SchemaChanged
+from services.annotator.errors import SchemaChanged
 
 FILE: Final = "constraint_metrics.tsv"
 FILE_BYTES_MAX: Final = 2 * 1024**3  # v4.1.1 has 0.6 GB.
 UNPACKED_BYTES_MAX: Final = 8 * 1024**3
-LINE_BYTES_MAX: Final = 1024**2  # The longest of v4.1.1 has 8 KB.
 MISSING: Final = frozenset({b"", b"NA"})  # Besides NaN, which can be read as a number.
 
 FLAG: Final = re.compile(r"\w+")
@@ -259,13 +255,13 @@ class Gnomad:
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         with files[FILE].unpacked() as file:
-            self._header(_lines(file))
+            self._header(domain.numbered_lines(file, FILE, UNPACKED_BYTES_MAX))
         return self._name
 
     def read(self, files: Mapping[str, StoredFile], catalogue: Catalogue) -> Iterator[Entry]:
         """A record for each gene by its MANE Select transcript, else by its canonical one."""
         with files[FILE].unpacked() as file:
-            lines = _lines(file)
+            lines = domain.numbered_lines(file, FILE, UNPACKED_BYTES_MAX)
             header = self._header(lines)
             yield domain.Columns(FILE, header)
             table = _read_table(lines, header, self._release.columns)
@@ -298,22 +294,6 @@ class Gnomad:
         if self._release.columns not in kind:
             raise SchemaChanged(f"{FILE} of {self._name} has the columns of {theirs}")
         return header
-
-
-def _lines(file: BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """Each line with its number. Raises ReleaseRefused."""
-    size = 0
-    try:
-        for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
-            size += len(line)
-            if len(line) == LINE_BYTES_MAX or size > UNPACKED_BYTES_MAX:
-                raise ReleaseRefused(
-                    f"{FILE} has {size} bytes at line {number}, {len(line)} of them in it; accepted"
-                    f" are less than {UNPACKED_BYTES_MAX}, and {LINE_BYTES_MAX} in a line"
-                )
-            yield number, line.rstrip(b"\r\n")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ReleaseRefused(f"{FILE} is no whole gzip file: {error}") from error
 
 
 def _first(lines: Iterator[tuple[int, bytes]]) -> bytes:

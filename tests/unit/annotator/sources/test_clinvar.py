@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from services.annotator.domain import (
+    LINE_BYTES_MAX,
     Catalogue,
     Columns,
     Doubt,
@@ -590,8 +591,8 @@ def test_a_table_that_unpacks_to_more_than_accepted_is_refused(
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(keep: Keep) -> None:
-    with pytest.raises(ReleaseRefused, match=f"{clinvar.LINE_BYTES_MAX} in a line"):
-        read(keep(variants=gzip.compress(b"x" * (clinvar.LINE_BYTES_MAX + 1))))
+    with pytest.raises(ReleaseRefused, match=f"{LINE_BYTES_MAX} in a line"):
+        read(keep(variants=gzip.compress(b"x" * (LINE_BYTES_MAX + 1))))
 
 
 @pytest.mark.parametrize("renamed", [True, False])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.annotator.domain import Catalogue, Gene, Record, StoredFile, Unmapped
+from services.annotator.domain import LINE_BYTES_MAX, Catalogue, Gene, Record, StoredFile, Unmapped
 from services.annotator.errors import ReleaseRefused, SchemaChanged
 from services.annotator.sources import gnomad
 from services.annotator.sources.gnomad import FILE, RELEASES, Gnomad, GnomadGene
@@ -431,8 +431,8 @@ def test_a_table_that_unpacks_to_more_than_accepted_is_refused(
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(keep: Keep) -> None:
-    with pytest.raises(ReleaseRefused, match=f"{gnomad.LINE_BYTES_MAX} in a line"):
-        read(keep(gzip.compress(b"x" * (gnomad.LINE_BYTES_MAX + 1))))
+    with pytest.raises(ReleaseRefused, match=f"{LINE_BYTES_MAX} in a line"):
+        read(keep(gzip.compress(b"x" * (LINE_BYTES_MAX + 1))))
 
 
 @pytest.mark.parametrize(
