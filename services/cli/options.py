@@ -44,7 +44,8 @@ Data = Annotated[
         metavar="DIR",
         exists=True,
         file_okay=False,
-        help="Files the mirror serves instead of its packages: DIR/hgnc and DIR/hpo.",
+        help="Files the mirror serves instead of its packages: DIR/hgnc and DIR/hpo; and of what"
+        " it makes up: DIR/clingen, DIR/clinvar and DIR/gnomad.",
     ),
 ]
 NoLimits = Annotated[

@@ -190,8 +190,8 @@ async def test_a_run_shows_what_the_annotator_publishes(stocked: Desk) -> None:
     answer = await stocked.client.get(f"/api/runs/{run_id}")
     run = answer.json()["data"]["attributes"]
     assert run["state"] == "running"
-    assert run["total_count"] == 800
-    assert run["progress"] == 12.5  # Failures do not count.
+    assert run["total_count"] == 200 * len(SOURCES) == 1_200
+    assert run["progress"] == 8.3  # Failures do not count.
     assert run["sources"]["ensembl"]["failed_count"] == 100
     listed = (await stocked.client.get("/api/progress/status")).json()["data"]
     assert [item["id"] for item in listed] == [str(run_id)]

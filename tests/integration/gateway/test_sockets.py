@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from contracts.messages import BatchAnnotated, RunProgress
 from services.gateway import live
 from services.gateway import sockets as gateway_sockets
-from tests.integration.gateway.desk import DEADLINE_SECONDS, Desk, frame, frames_until
+from tests.integration.gateway.desk import DEADLINE_SECONDS, SOURCES, Desk, frame, frames_until
 
 ANNOTATED = "annobus.batch.annotated.v1"
 COMPLETED = "annobus.run.completed.v1"
@@ -41,11 +41,11 @@ async def test_a_run_is_told_from_its_plan_to_its_end(desk: Desk) -> None:
         await frame(socket)
         await desk.plan(run_id)
         planned = await frames_until(socket, event="annobus.run.planned.v1")
-        assert planned[-1]["message"] == "planned: 200 genes from hgnc, ensembl, gnomad, hpo"
+        assert planned[-1]["message"] == f"planned: 200 genes from {', '.join(SOURCES)}"
         await desk.work(run_id, done=100)
         told = await frames_until(socket, event=ANNOTATED)
         assert told[-1]["data"]["done_count"] == 100
-        assert told[-1]["progress"] == 12.5
+        assert told[-1]["progress"] == 8.3
         await desk.finish(run_id)
         ended = await frames_until(socket, type="snapshot", status="completed")
 
