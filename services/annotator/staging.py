@@ -8,6 +8,7 @@ import asyncio
 import gc
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain, islice
 from multiprocessing.connection import Connection
 from uuid import UUID
 
@@ -129,11 +130,15 @@ async def _stage(
         source = SOURCES[release.source]
         assert not domain.is_api(source)  # Only files are staged.
         reader = Reader(source, release, RawStore(settings.raw_folder))
+        rows = reader.rows(genes)
         try:
+            # Before it says anything of a gene, a source may read for minutes: no transaction, and
+            # no COPY with its own limit, waits for that.
+            first = list(islice(rows, 1))
             async with engine.begin() as tx:
                 await database.allow_long_transaction(tx)
                 await staged.clear_staged(tx, release_id)
-                await copy(tx, reader.rows(genes))
+                await copy(tx, chain(first, rows))
                 await tx.execute(text("ANALYZE staged (release_id, hgnc_id)"))
                 await staged.require_lease(tx, batch_id, lease_token)
                 await _finish(tx, release, reader, catalogue_id)

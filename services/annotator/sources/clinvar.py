@@ -385,7 +385,7 @@ class _Variants:
             # Both are as old as ClinVar: without them this is another file, or a part of it.
             yield Doubt("assembly", "no variant that could tell it", accepted)
 
-    def named(self) -> list[tuple[_Name, _Counts]]:
+    def named(self) -> Iterator[tuple[_Name, _Counts]]:
         """For each name what its variants add up to, in the order of the names' numbers."""
         size = len(self._names)
         kinds = array("I", bytes(4 * KINDS * size))
@@ -398,8 +398,8 @@ class _Variants:
                 consequences[index * 3 + (code >> CONSEQUENCE_AT & CONSEQUENCE_MASK)] += 1
                 day = code >> DAY_AT
                 days[index] = max(days[index], day)
-        return [
-            (
+        for index, name in enumerate(self._names):
+            yield (
                 _Name(*(_text(cell) for cell in name)),
                 _Counts(
                     kinds[index * KINDS : (index + 1) * KINDS].tolist(),
@@ -408,8 +408,6 @@ class _Variants:
                     days[index],
                 ),
             )
-            for index, name in enumerate(self._names)
-        ]
 
 
 @lru_cache(CELLS_REMEMBERED_MAX)
@@ -556,8 +554,18 @@ class _Gene:
     file: str
     line: int
     counts: _Counts = field(default_factory=_Counts)
-    multi_gene: _Counts = field(default_factory=_Counts)
+    multi_gene_total: int = 0
+    multi_gene_p_lp: int = 0
     summary: GeneSummary | None = None
+
+
+class _Several(NamedTuple):
+    """Variants of several genes: of a hundred thousand such lists no more than this is kept."""
+
+    symbols: str
+    total: int
+    p_lp: int
+    line: int
 
 
 @dataclass
@@ -595,18 +603,18 @@ class _Genes:
 
     def _told_apart(
         self, variants: _Variants
-    ) -> tuple[dict[_Name, tuple[_Counts, int]], list[tuple[Sequence[str], _Counts, int]]]:
+    ) -> tuple[dict[_Name, tuple[_Counts, int]], list[_Several]]:
         """What is of one gene, by its name, and what is of several, by their symbols."""
         single: dict[_Name, tuple[_Counts, int]] = {}
-        several: list[tuple[Sequence[str], _Counts, int]] = []
+        several: list[_Several] = []
         for (name, counts), line in zip(variants.named(), variants.first_lines, strict=True):
-            symbols = _symbols(name)
+            symbols = _listed(name.symbol)
             if not counts.total:
                 continue  # Each of its variants has a row for GRCh38, which names another gene.
             if symbols is None:
                 self.unmapped[MANY_GENES, NOT_COUNTED] += counts.total
             elif len(symbols) > 1:
-                several.append((symbols, counts, line))
+                several.append(_Several(name.symbol, counts.total, counts.p_lp, line))
             elif MISSING.issuperset(name):
                 self.unmapped[NO_GENE, NOT_COUNTED] += counts.total
             elif name in single:  # The same but for spaces.
@@ -625,7 +633,7 @@ class _Genes:
 
     def _add_several(
         self,
-        several: Iterable[tuple[Sequence[str], _Counts, int]],
+        several: Iterable[_Several],
         matches: Mapping[_Name, "_Match | str"],
     ) -> None:
         """Such rows have symbols only: ClinVar's own of genes elsewhere, or approved ones."""
@@ -633,19 +641,21 @@ class _Genes:
         for name, match in matches.items():
             if isinstance(match, _Match):
                 by_symbol[name.symbol] = match.hgnc_id
-        for symbols, counts, line in several:
-            for symbol in dict.fromkeys(symbols):
+        for one in several:
+            for symbol in dict.fromkeys(_listed(one.symbols) or ()):
                 hgnc_id = by_symbol.get(symbol)
                 if hgnc_id is None:
-                    self.unmapped[OTHER_GENES, NOT_COUNTED] += counts.total
+                    self.unmapped[OTHER_GENES, NOT_COUNTED] += one.total
                     continue
-                named = _Gene(_Name("", "", symbol), "symbol", VARIANTS, line)
-                self.found.setdefault(hgnc_id, named).multi_gene.add(counts)
+                named = _Gene(_Name("", "", symbol), "symbol", VARIANTS, one.line)
+                gene = self.found.setdefault(hgnc_id, named)
+                gene.multi_gene_total += one.total
+                gene.multi_gene_p_lp += one.p_lp
 
 
-def _symbols(name: _Name) -> Sequence[str] | None:
+def _listed(symbols: str) -> Sequence[str] | None:
     """Those of a cell such as A, A;B or subset of 40 genes: A;B; None when it does not name all."""
-    listed = name.symbol.rpartition(":")[2].strip()
+    listed = symbols.rpartition(":")[2].strip()
     return None if " " in listed else listed.split(";")
 
 
@@ -723,8 +733,8 @@ def _value(gene: _Gene) -> ClinvarGene:
             if any(by_stars)
         },
         last_evaluated_max=date.fromordinal(DAY_ZERO + day) if day else None,
-        multi_gene_total=gene.multi_gene.total,
-        multi_gene_p_lp=gene.multi_gene.p_lp,
+        multi_gene_total=gene.multi_gene_total,
+        multi_gene_p_lp=gene.multi_gene_p_lp,
         summary=gene.summary,
     )
 
