@@ -187,7 +187,9 @@ class Handlers:
                     cause,
                     matched_by=source.declaration.identifier,
                 )
-                changed = await annotations.store_offered(tx, batch.source, offered, origin, now)
+                changed = await annotations.store_offered(
+                    tx, batch.source, offered, origin, now, keeps_empty=True
+                )
                 seen = await annotations.mark_checked(tx, batch.source, offered, batch.claimed_at)
                 finished = await batches.save_checkpoint(tx, batch, len(asked))
                 done = sum(value is not None for value in offered.values)

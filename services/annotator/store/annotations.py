@@ -88,12 +88,18 @@ async def store_staged(
 
 
 async def store_offered(
-    tx: AsyncConnection, source: str, offered: Offered, origin: Origin, now: datetime
+    tx: AsyncConnection,
+    source: str,
+    offered: Offered,
+    origin: Origin,
+    now: datetime,
+    *,
+    keeps_empty: bool = False,
 ) -> list[str]:
     """Store what an API said. Returns the genes that changed.
 
-    That it has none is a version, too: of a gene without one, nobody knows later whether it was
-    asked for.
+    With `keeps_empty` that it has none is a version, too: of a gene without one, nobody knows later
+    whether it was asked for.
     """
     values = {
         "hgnc_ids": offered.hgnc_ids,
@@ -101,7 +107,7 @@ async def store_offered(
         "digests": offered.digests,
         "positions": offered.positions,
     }
-    return await _store(tx, _OFFERED, values, source, origin, now, keeps_empty=True)
+    return await _store(tx, _OFFERED, values, source, origin, now, keeps_empty=keeps_empty)
 
 
 async def _store(

@@ -279,3 +279,23 @@ async def test_what_each_source_has_is_counted_without_reading_one_version(
     assert found == dict.fromkeys(["hpo"] if "hpo" in which else ["gnomad", "hpo"], genes)
     assert pages > 1_000
     assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < pages / 10
+
+
+async def test_that_an_api_has_none_is_a_version_once(desk: Desk) -> None:
+    source = Source(desk)
+    origin = await source.release("1")
+
+    async def store(**numbers: int | None) -> list[str]:
+        async with desk.engine.begin() as tx:
+            now = await annotations.lock_store(tx, "ensembl")
+            return await annotations.store_offered(
+                tx, "ensembl", offer(numbers), origin, now, keeps_empty=True
+            )
+
+    assert await store(g1=None, g2=2) == ["HGNC:1", "HGNC:2"]
+    assert await store(g1=None, g2=2) == []
+    assert await source.versions("HGNC:1") == [(None, True)]
+    rows = await desk.rows("SELECT cause, severity FROM annotation")
+    assert {(row.cause, row.severity) for row in rows} == {
+        (None, None)
+    }  # First ones are no change.

@@ -72,7 +72,7 @@ class Storing:
                 value = None if number is None else Value(start=number, loeuf=number / 10)
                 offered.add(Answer(hgnc_id, value, place))
             now = await annotations.lock_store(tx, source)
-            await annotations.store_offered(tx, source, offered, origin, now)
+            await annotations.store_offered(tx, source, offered, origin, now, keeps_empty=True)
         for hgnc_id, number in values.items():
             pair = (hgnc_id, source)
             if pair in self.held and self.held[pair] != number:
