@@ -18,7 +18,7 @@ from contracts.messages import (
 )
 from services.annotator import domain
 from services.annotator.domain import Batch, Counts, Gene, Offered, Source
-from services.annotator.errors import LeaseLost, ReleaseMissing, SourceUnknown
+from services.annotator.errors import LeaseLost, ReleaseMissing, ReleaseQuarantined, SourceUnknown
 from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
 from services.annotator.store import (
@@ -217,6 +217,11 @@ class Handlers:
                 tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
             )
             facts = await burials.bury(tx, batch, error) if delay is None else []
+            if isinstance(error, ReleaseQuarantined) and await releases.is_acceptance_open(
+                tx, batch.source
+            ):
+                # Decided while this batch was on its way to its end: nobody else looks after it.
+                await batches.open_release_batches(tx, [batch.source])
         outcome = "dead" if delay is None else "retried"
         log.warning(
             "batch_failed",

@@ -35,15 +35,16 @@ def main() -> int:
     if missing := system.missing(chosen):
         return _fail(f"{data} has not what nothing can be compared without: {', '.join(missing)}")
     STATE.mkdir(exist_ok=True)
-    for left in STATE.glob(f"{PREFIX}*"):
-        system.remove(left)
-    work = Path(tempfile.mkdtemp(prefix=PREFIX, dir=STATE))
     try:
-        return signals.run(lambda: _verify(folder, chosen, work))
+        for left in STATE.glob(f"{PREFIX}*"):
+            system.remove(left)  # It was killed here; one that still runs holds its lock.
+        work = Path(tempfile.mkdtemp(prefix=PREFIX, dir=STATE))
+        try:
+            return signals.run(lambda: _verify(folder, chosen, work))
+        finally:
+            system.remove(work)
     except (InfraError, CommandFailed, system.NotVerifiable) as error:
         return _fail(str(error))
-    finally:
-        system.remove(work)
 
 
 async def _verify(folder: Folder, chosen: Mapping[str, File], work: Path) -> int:

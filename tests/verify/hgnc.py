@@ -55,7 +55,7 @@ def read_records(path: Path) -> Iterator[dict[str, list[str]]]:
     if is_json(path):
         for record in json.loads("\n".join(read_lines(path)))["response"]["docs"]:
             yield {
-                key: [str(part) for part in (said if isinstance(said, list) else [said])]
+                key: [str(part).strip() for part in (said if isinstance(said, list) else [said])]
                 for key, said in record.items()
             }
         return

@@ -32,6 +32,7 @@ REQUIRED = (
     ("hgnc", "withdrawn"),
     *(("hpo", role) for role in ("genes", "annotations", "ontology")),
 )
+PACKED = (".gz", ".bgz")
 RUN_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.5
 ANSWER_SECONDS_MAX = 60.0
@@ -89,7 +90,10 @@ def choose(folder: Folder) -> dict[str, File]:
     for table in folder.of("gnomad", "table"):
         if table.name.startswith(SERVED_RELEASE):
             chosen = {name: one for name, one in chosen.items() if one.source != "gnomad"}
-            add(f"gnomad/{table.name}", table)
+            # The mirror looks for packed ones only, as the upstream publishes them.
+            chosen[
+                f"gnomad/{table.path.stem if table.path.suffix in PACKED else table.name}.gz"
+            ] = table
     if validity := folder.newest("clingen", "validity"):
         add(f"clingen/{validity.name.removesuffix('.gz')}", validity)
     add("clinvar/gene_specific_summary.txt", folder.newest("clinvar", "summary"))
@@ -109,7 +113,7 @@ def arrange(chosen: Mapping[str, File], target: Path) -> None:
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
         is_packed = file.path.read_bytes()[:2] == domain.GZIP
-        if is_packed == name.endswith((".gz", ".bgz")):
+        if is_packed == name.endswith(".gz"):
             place.symlink_to(file.path.resolve())
         elif is_packed:
             place.write_bytes(gzip.decompress(file.path.read_bytes()))

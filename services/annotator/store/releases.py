@@ -272,6 +272,19 @@ async def decide_release(tx: AsyncConnection, command: DecideRelease) -> bool:
     return bool(decided)
 
 
+async def is_acceptance_open(tx: AsyncConnection, source: str) -> bool:
+    """Whether a person has accepted a release of the source that is not being stored yet."""
+    found = await tx.scalar(
+        text("""
+            SELECT EXISTS (SELECT FROM release
+                           WHERE source = :source AND decision = 'accept'
+                             AND state IN ('fetched', 'staged'))
+        """),
+        {"source": source},
+    )
+    return bool(found)
+
+
 def _rejection(command: DecideRelease) -> str:
     refused = ReleaseRefused(f"{command.decided_by} has rejected it: {command.note}")
     return orjson.dumps(refused.problem()).decode()

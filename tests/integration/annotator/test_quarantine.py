@@ -16,9 +16,10 @@ from contracts.messages import (
     Decision,
     ReleaseDecided,
     ReleaseQuarantined,
+    RunFact,
 )
-from services.annotator import domain
-from services.annotator.domain import Record, StoredFile
+from services.annotator import domain, errors
+from services.annotator.domain import Batch, Record, StoredFile
 from services.annotator.sources.hpo import DISEASES, GENES, ONTOLOGY, Hpo
 from services.annotator.store import catalogue
 from tests.integration.annotator.desk import Desk, open_desk
@@ -224,6 +225,27 @@ async def test_a_release_unlike_the_one_before_it_waits_for_a_person(
     if decision == "reject":
         assert await states(desk) == ["stored", "rejected", "stored"]
         assert await values(desk) == await read(desk, publisher.contents, tmp_path)
+
+
+async def test_an_acceptance_that_crosses_the_end_of_its_batch_is_not_lost(
+    loaded_desk: Desk, publisher: Publisher
+) -> None:
+    desk = loaded_desk
+    publisher.contents[GENES] = edit(publisher.contents[GENES], 4, {"drop": 0.3})
+    prepare_release = desk.handlers.prepare_release
+
+    async def prepare_and_decide(batch: Batch) -> list[RunFact]:
+        try:
+            return await prepare_release(batch)
+        except errors.ReleaseQuarantined:  # Seen, and the batch is not buried yet.
+            row = await desk.row("SELECT id FROM release WHERE state = 'quarantined'")
+            await desk.handlers.on_decide_release(decide(row.id, "accept"))
+            raise
+
+    desk.handlers = replace(desk.handlers, prepare_release=prepare_and_decide)
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    assert await states(desk) == ["stored", "stored"]
 
 
 def decide(release_id: UUID, decision: Decision) -> DecideRelease:

@@ -85,12 +85,12 @@ def test_a_part_of_hgnc_is_no_catalogue_and_what_is_missing_is_named(tmp_path: P
 def test_what_is_served_has_the_name_and_the_packing_that_the_mirror_looks_for(
     tmp_path: Path,
 ) -> None:
-    table = "gnomad/gnomad.v4.1.1.constraint_metrics.tsv.gz"
+    table = "gnomad/gnomad.v4.1.1.constraint_metrics.tsv"
     folder = lay(tmp_path / "data", table, "hpo/hp-2026-06-23.obo")
     chosen = system.choose(folder)
     system.arrange(chosen, tmp_path / "arranged")
     assert (tmp_path / "arranged/hpo/hp.obo").read_text(encoding="utf-8") == RECORDS
-    assert (tmp_path / "arranged" / table).read_bytes()[:2] == b"\x1f\x8b"
+    assert (tmp_path / "arranged" / f"{table}.gz").read_bytes()[:2] == b"\x1f\x8b"
 
 
 def test_an_absent_folder_is_said_in_a_sentence(
