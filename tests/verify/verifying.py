@@ -55,7 +55,10 @@ def check_stored(
     tally, apart = compare(release.values, reading.values, real)
     if made == {"summary"}:
         apart, tally = compare(release.values, reading.values, "summary")
-    problems = [] if release.synthetic == bool(made) else [f"{label}: synthetic is wrong"]
+    problems = []
+    if release.synthetic != bool(made):
+        said = "is marked as synthetic" if release.synthetic else "is not marked as synthetic"
+        problems.append(f"{label}: it {said}; made up are {sorted(made) or 'no files of it'}")
     if release.kept_unmapped_count == release.unmapped_count:
         problems += itself.account(label, release.reasons.total(), reading)
     return Checked(
