@@ -10,7 +10,7 @@ from tests.verify import clingen, clinvar, gnomad, hgnc, hpo, itself
 from tests.verify.comparing import Checked, compare
 from tests.verify.folder import File, Folder
 from tests.verify.reading import Genes, Reading
-from tests.verify.system import SOURCES, Release, Seen
+from tests.verify.system import DECISION, SOURCES, Release, Seen
 
 MEGABYTE = 1_000_000
 SERVICE_MEGABYTES_MAX = 600
@@ -45,6 +45,8 @@ def check_stored(
     """What readers see of a source, beside what its files say."""
     names = [file.name for file in chosen.values() if file.source == source]
     label = f"release {release.version} of {' + '.join(names)}, stored by the services"
+    if release.is_accepted_by_hand:
+        label += f" as {DECISION['by']} accepted it"
     if reading is None:
         return Checked(
             source, "every file of it was made up: nothing is compared", *compare({}, {})
@@ -55,7 +57,10 @@ def check_stored(
     tally, apart = compare(release.values, reading.values, real)
     if made == {"summary"}:
         apart, tally = compare(release.values, reading.values, "summary")
-    problems = [] if release.synthetic == bool(made) else [f"{label}: synthetic is wrong"]
+    problems = []
+    if release.synthetic != bool(made):
+        said = "is marked as synthetic" if release.synthetic else "is not marked as synthetic"
+        problems.append(f"{label}: it {said}; made up are {sorted(made) or 'no files of it'}")
     if release.kept_unmapped_count == release.unmapped_count:
         problems += itself.account(label, release.reasons.total(), reading)
     return Checked(

@@ -6,6 +6,7 @@ import pytest
 
 from tests.verify import __main__ as program
 from tests.verify import system
+from tests.verify.comparing import Checked, Tally
 from tests.verify.folder import KINDS, Folder, recognise
 from tests.verify.report import problems
 
@@ -49,7 +50,11 @@ def test_a_file_is_recognised_whatever_its_release(tmp_path: Path, name: str, ro
 def test_a_file_that_nobody_knows_is_a_problem(tmp_path: Path, source: str) -> None:
     folder = lay(tmp_path, f"{source}/notes/else.tsv")
     assert folder.files == []
-    assert problems(folder, [], []) == [f"{tmp_path / source / 'notes/else.tsv'} is not recognised"]
+    checked = [Checked(source, "a release", Tally(), problems=["odd"])]
+    assert problems(folder, checked, []) == [
+        f"{tmp_path / source / 'notes/else.tsv'} is not recognised",
+        "odd",
+    ]
 
 
 def test_a_release_that_no_source_can_read_is_not_recognised(tmp_path: Path) -> None:

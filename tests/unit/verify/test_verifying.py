@@ -13,6 +13,7 @@ from tests.verify.comparing import ABSENT, Checked, Difference, Tally, compare
 from tests.verify.folder import Folder, recognise
 from tests.verify.reading import Claim, Genes, Reading, Value
 from tests.verify.report import lines, problems, verdict
+from tests.verify.system import Release, Seen
 
 GENES = {
     f"HGNC:{id_}": {
@@ -159,6 +160,21 @@ def test_a_service_that_takes_too_much_memory_is_a_problem() -> None:
     usage = {"gateway": Usage(573, 1, None, None), "mirror": Usage(900, 1, None, None)}
     assert list(verifying.memory(usage, SERVICES)) == ["gateway took 601 MB; accepted are 600 MB"]
     assert list(verifying.memory(usage | {"gateway": Usage(570, 1, None, None)}, SERVICES)) == []
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "made", "found"),
+    [(False, [], []), (True, ["variants"], []), (True, [], ["is"]), (False, ["variants"], ["is"])],
+)
+def test_what_is_made_up_is_marked_so_and_what_is_not_is_not(
+    synthetic: bool, made: list[str], found: list[str]
+) -> None:
+    value: Value = {"summary": {"alleles": 3}, "variants_total": 1}
+    release = Release("1", synthetic, is_accepted_by_hand=False, values={"HGNC:1": value})
+    seen = Seen({}, {}, {}, SERVICES, 1.0, dict.fromkeys(made, Path()))
+    checked = verifying.check_stored(release, "clinvar", {}, seen, Reading({"HGNC:1": value}))
+    assert [said.partition(": it ")[2].split()[0] for said in checked.problems] == found
+    assert (checked.tally.compared, checked.synthetic.compared) == ((1, 1) if made else (2, 0))
 
 
 def test_a_reduced_table_without_its_columns_is_a_problem(tmp_path: Path) -> None:
