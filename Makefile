@@ -20,7 +20,7 @@ demo: .venv/ready ## run the main job on 44,000 genes and stay up (ONCE=1: stop 
 
 # Two at a time: most tests wait for something. Each has a cluster of its own; a file stays together.
 test: .venv/ready-dev ## run every test, with a real PostgreSQL and a real Kafka
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/ready-dev ## format, lint, types, imports, schema drift, unit tests
 	@.venv/bin/ruff check
