@@ -87,7 +87,7 @@ class Allowed:
         if not given:
             return Query(given, sort=self.sorts[0] if self.sorts else "")
         if "page[number]" in given and "page[after]" in given:
-            raise _invalid("page[after]", given["page[after]"], "it alone, or page[number] alone")
+            raise invalid("page[after]", given["page[after]"], "it alone, or page[number] alone")
         size = _whole(given, "page[size]", PAGE_SIZE, PAGE_SIZE_MAX)
         sort = one_of(given, "sort", self.sorts) if self.sorts else ""
         return Query(
@@ -113,7 +113,7 @@ class Allowed:
             raise ParameterUnknown(f"{unknown} is not known; accepted: {accepted}", errors)
         for name in parameters:
             if len(parameters.getlist(name)) > 1:
-                raise _invalid(name, parameters.getlist(name), "given once; values: a,b,c")
+                raise invalid(name, parameters.getlist(name), "given once; values: a,b,c")
         return dict(parameters)
 
     def _fields(self, given: Mapping[str, str]) -> list[str] | None:
@@ -122,7 +122,7 @@ class Allowed:
             return None
         chosen = [part.strip() for part in given[name].split(",") if part.strip()]
         if not set(chosen) <= set(self.fields):
-            raise _invalid(name, given[name], f"some of {', '.join(self.fields)}")
+            raise invalid(name, given[name], f"some of {', '.join(self.fields)}")
         return chosen
 
 
@@ -135,9 +135,9 @@ def _values(given: Mapping[str, str], name: str) -> list[str]:
     values = [part.strip() for part in given[parameter].split(",") if part.strip()]
     if not 1 <= len(values) <= FILTER_VALUES_MAX:
         accepted = f"1 to {FILTER_VALUES_MAX} values, separated by commas"
-        raise _invalid(parameter, given[parameter], accepted)
+        raise invalid(parameter, given[parameter], accepted)
     if "\x00" in given[parameter]:
-        raise _invalid(parameter, given[parameter], "text without the character NUL")
+        raise invalid(parameter, given[parameter], "text without the character NUL")
     return values
 
 
@@ -145,13 +145,13 @@ def _whole(given: Mapping[str, str], name: str, default: int, at_most: int) -> i
     value = given.get(name, str(default))
     if value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= at_most:
         return int(value)
-    raise _invalid(name, value, f"a whole number from 1 to {at_most}")
+    raise invalid(name, value, f"a whole number from 1 to {at_most}")
 
 
 def one_of(given: Mapping[str, str], name: str, accepted: Sequence[str]) -> str:
     value = given.get(name, accepted[0])
     if value not in accepted:
-        raise _invalid(name, value, f"one of {', '.join(accepted)}")
+        raise invalid(name, value, f"one of {', '.join(accepted)}")
     return value
 
 
@@ -162,11 +162,11 @@ def _cursor(given: Mapping[str, str], sort: str) -> tuple[Any, ...] | None:
         return None
     accepted = f"the cursor of a links.next with sort={sort}"
     if len(value) > CURSOR_CHARACTERS_MAX:
-        raise _invalid("page[after]", value, accepted)
+        raise invalid("page[after]", value, accepted)
     try:
         found, *place = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
     except (binascii.Error, ValueError, TypeError):
-        raise _invalid("page[after]", value, accepted) from None
+        raise invalid("page[after]", value, accepted) from None
     fits = (
         len(place) == 2
         and type(place[0]) is int
@@ -175,7 +175,7 @@ def _cursor(given: Mapping[str, str], sort: str) -> tuple[Any, ...] | None:
         and "\x00" not in place[1]
     )
     if found != sort or not fits:
-        raise _invalid("page[after]", value, accepted)
+        raise invalid("page[after]", value, accepted)
     return tuple(place)
 
 
@@ -184,7 +184,7 @@ def cursor(sort: str, number: int, symbol: str) -> str:
     return base64.urlsafe_b64encode(orjson.dumps([sort, number, symbol])).decode().rstrip("=")
 
 
-def _invalid(name: str, value: object, accepted: str) -> ParameterInvalid:
+def invalid(name: str, value: object, accepted: str) -> ParameterInvalid:
     error = field_error(f"query {name}", value, accepted)
     return ParameterInvalid(f"{name}={error['value']} does not fit; accepted: {accepted}", [error])
 

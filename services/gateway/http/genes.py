@@ -227,15 +227,10 @@ async def moment_of(
     if moment is not None and moment.tzinfo is None and len(value) == len("2026-06-01"):
         moment = moment.replace(tzinfo=UTC)
     if moment is None or moment.tzinfo is None:
-        raise _invalid(name, value, accepted)
+        raise jsonapi.invalid(name, value, accepted)
     if not await history.is_settled(connection, moment):
-        raise _invalid(name, value, f"a time at least {history.SETTLED_SECONDS} s ago")
+        raise jsonapi.invalid(name, value, f"a time at least {history.SETTLED_SECONDS} s ago")
     return moment
-
-
-def _invalid(name: str, value: str, accepted: str) -> ParameterInvalid:
-    error = field_error(f"query {name}", value, accepted)
-    return ParameterInvalid(f"{name}={error['value']} does not fit; accepted: {accepted}", [error])
 
 
 async def find_gene(connection: AsyncConnection, gene: str) -> str:

@@ -18,7 +18,6 @@ from services.chassis.http import field_error
 from services.gateway import jsonapi
 from services.gateway.errors import (
     AnnotationUnknown,
-    ParameterInvalid,
     RunUnfinished,
     RunUnknown,
     SourceUnknown,
@@ -139,7 +138,9 @@ class HistoryRoutes:
             before = await _end_of(connection, query, "from")
             after = await _end_of(connection, query, "to")
             if before > after:
-                raise _invalid("to", query.given["to"], f"not before from={before.isoformat()}")
+                raise jsonapi.invalid(
+                    "to", query.given["to"], f"not before from={before.isoformat()}"
+                )
             found = await history.list_differences(
                 connection, before, after, query.filters.get("source"), behind, query.size + 1
             )
@@ -178,7 +179,9 @@ def _wanted(query: Query) -> Wanted:
     for name, accepted in (("cause", CAUSES), ("severity", SEVERITIES)):
         if not set(query.filters.get(name, ())) <= set(accepted):
             parameter = f"filter[{name}]"
-            raise _invalid(parameter, query.given[parameter], f"some of {', '.join(accepted)}")
+            raise jsonapi.invalid(
+                parameter, query.given[parameter], f"some of {', '.join(accepted)}"
+            )
     release_id = None
     if "release" in query.filters:
         parameter = "filter[release]"
@@ -186,9 +189,11 @@ def _wanted(query: Query) -> Wanted:
             (only,) = query.filters["release"]
             release_id = UUID(only)
         except ValueError:
-            raise _invalid(parameter, query.given[parameter], "the id of one release") from None
+            raise jsonapi.invalid(
+                parameter, query.given[parameter], "the id of one release"
+            ) from None
     if len(query.filters.get("gene", ("one",))) != 1:
-        raise _invalid("filter[gene]", query.given["filter[gene]"], "one gene")
+        raise jsonapi.invalid("filter[gene]", query.given["filter[gene]"], "one gene")
     return Wanted(
         sources=query.filters.get("source"),
         causes=query.filters.get("cause"),
@@ -213,9 +218,9 @@ def _read(given: Mapping[str, str], name: str, accepted: str) -> tuple[int, obje
     try:
         number, other = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
     except (binascii.Error, ValueError, TypeError):
-        raise _invalid(name, value, accepted) from None
+        raise jsonapi.invalid(name, value, accepted) from None
     if type(number) is not int or not 0 <= number < 2**63:
-        raise _invalid(name, value, accepted)
+        raise jsonapi.invalid(name, value, accepted)
     return number, other
 
 
@@ -226,7 +231,7 @@ def _place(given: Mapping[str, str], name: str) -> Place | None:
             return None
         case (xid, int(number)) if 0 <= number < 2**63:
             return xid, number
-    raise _invalid(name, given[name], accepted)
+    raise jsonapi.invalid(name, given[name], accepted)
 
 
 def _behind(given: Mapping[str, str]) -> tuple[int, str]:
@@ -236,7 +241,7 @@ def _behind(given: Mapping[str, str]) -> tuple[int, str]:
             return 0, ""
         case (number, str(source)) if number < 2**31 and "\x00" not in source:
             return number, source
-    raise _invalid(name, given[name], accepted)
+    raise jsonapi.invalid(name, given[name], accepted)
 
 
 async def _annotations(
@@ -255,7 +260,7 @@ async def _end_of(connection: AsyncConnection, query: Query, name: str) -> datet
     except ValueError:
         moment = await moment_of(connection, query, name, _ACCEPTED_TIMES)
         if moment is None:
-            raise _invalid(name, value, _ACCEPTED_TIMES) from None
+            raise jsonapi.invalid(name, value, _ACCEPTED_TIMES) from None
         return moment
     run = await history.end_of_run(connection, run_id)
     if run is None:
@@ -271,11 +276,6 @@ async def _source_unknown(connection: AsyncConnection, source: str) -> SourceUnk
     accepted = ", ".join(await catalogue.list_source_names(connection))
     error = field_error("path source", source, accepted)
     return SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
-
-
-def _invalid(name: str, value: object, accepted: str) -> ParameterInvalid:
-    error = field_error(f"query {name}", value, accepted)
-    return ParameterInvalid(f"{name}={error['value']} does not fit; accepted: {accepted}", [error])
 
 
 def _next(address: str, query: Query, name: str, cursor: str) -> str:

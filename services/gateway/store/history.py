@@ -180,6 +180,15 @@ class Wanted:
     severities: Sequence[str] | None = None
     release_id: UUID | None = None
 
+    def conditions(self, table: str) -> list[str]:
+        """On columns of this table; the parameters bear the columns' names."""
+        columns = {"source": self.sources, "cause": self.causes, "severity": self.severities}
+        return [
+            f"{table}.{column} = ANY(CAST(:{column} AS text[]))"
+            for column, chosen in columns.items()
+            if chosen is not None
+        ]
+
 
 Place = tuple[int, int]  # A change's transaction and number: the order in which they are told.
 
@@ -197,13 +206,7 @@ async def list_changes(
     ]
     if wanted.hgnc_id is not None:
         conditions.append("c.hgnc_id = :hgnc_id")
-    for column, chosen in (
-        ("source", wanted.sources),
-        ("cause", wanted.causes),
-        ("severity", wanted.severities),
-    ):
-        if chosen is not None:
-            conditions.append(f"c.{column} = ANY(CAST(:{column} AS text[]))")
+    conditions += wanted.conditions("c")
     rows = await connection.execute(
         text(f"""
             SELECT c.xid::text AS xid, c.id, c.kind, c.hgnc_id, g.symbol, c.source, c.changed_at,
@@ -253,13 +256,7 @@ async def list_gene_changes(
 ) -> list[Row]:
     """Everything that became of one gene's values, the newest first; first values have no cause."""
     conditions = ["v.hgnc_id = :hgnc_id"]
-    for column, chosen in (
-        ("source", wanted.sources),
-        ("cause", wanted.causes),
-        ("severity", wanted.severities),
-    ):
-        if chosen is not None:
-            conditions.append(f"v.{column} = ANY(CAST(:{column} AS text[]))")
+    conditions += wanted.conditions("v")
     versions = " UNION ALL ".join(
         f"SELECT * FROM annotator.annotation_v1 v WHERE {held} AND {' AND '.join(conditions)}"
         for held in ("v.is_current", "NOT v.is_current")
