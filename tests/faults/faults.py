@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -112,14 +112,10 @@ class Striker:
                 fired = await self._asked_to_stop(fault, pid)
                 return await self._restarted(fault, fired.pid, fired.at)
             case "freeze":
-                frozen = [pid, *descendants(pid)]
-                for one in frozen:
-                    os.kill(one, signal.SIGSTOP)
-                if not await _until(lambda: state(pid) == "T", STRIKE_SECONDS_MAX):
-                    raise FaultMissed(f"{fault}: {pid} is not stopped")
-                await asyncio.sleep(fault.seconds)
-                for one in reversed(frozen):
-                    os.kill(one, signal.SIGCONT)
+                with frozen(pid):
+                    if not await _until(lambda: state(pid) == "T", STRIKE_SECONDS_MAX):
+                        raise FaultMissed(f"{fault}: {pid} is not stopped")
+                    await asyncio.sleep(fault.seconds)
                 over = time.time()
                 return over, await self._until_ready(fault.target, pid)
 
@@ -236,6 +232,24 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process and its children. It is stopped before they are looked for: a server whose sessions
+    come and go has no new ones then; those that just end are gone before their signal."""
+    stopped = [pid]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for one in descendants(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGSTOP)
+                stopped.append(one)
+        yield
+    finally:
+        for one in reversed(stopped):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
 
 
 def descendants(pid: int) -> list[int]:
