@@ -164,7 +164,7 @@ class Owner:
                    LEFT JOIN cache.gene d ON d.hgnc_id = g.hgnc_id
                    WHERE g.status = 'approved' AND (
                        d.hgnc_id IS NULL
-                       OR d.document->'annotations'->s.name->>'status' = 'pending'
+                       OR s.kind = 'api' AND d.document->'annotations'->s.name IS NULL
                        OR (d.document->'annotations'->s.name->>'valid_from')::timestamptz
                            IS DISTINCT FROM a.valid_from)"""
             )

@@ -77,6 +77,17 @@ class CurrentAnnotationV1(View):
     checked_at: datetime | None
 
 
+class CheckedV1(View):
+    """When an API was last asked about a gene, and what came of it. Of bulk sources there is none:
+    a gene was checked when the release was."""
+
+    view: ClassVar[str] = "annotator.checked_v1"
+    hgnc_id: str
+    source: str
+    outcome: Literal["ok", "empty", "error"]
+    checked_at: datetime
+
+
 class AnnotationV1(View):
     """Every version of every annotation. Follow it by (xid, id), and only where
     xid < pg_snapshot_xmin(pg_current_snapshot()): identity order is not commit order."""
@@ -276,7 +287,11 @@ class UnmappedV1(View):
 
 
 class CachedGeneV1(View):
-    """A gene document and the columns lists are filtered and sorted by."""
+    """A gene document and the columns lists are filtered and sorted by.
+
+    In `document` are the annotations of those sources that said something of the gene. Of a bulk
+    source that did not, a stored release says that it is empty; an API has not been asked.
+    """
 
     view: ClassVar[str] = "cache.gene_v1"
     hgnc_id: str
@@ -307,6 +322,7 @@ VIEWS: tuple[type[View], ...] = (
     GeneNameV1,
     GeneEventV1,
     CurrentAnnotationV1,
+    CheckedV1,
     AnnotationV1,
     ChangeV1,
     RunV1,

@@ -30,14 +30,12 @@ class Handlers:
             failpoints.hit(Failpoint.MARKS_WRITTEN)
         failpoints.hit(Failpoint.MARKS_COMMITTED)
 
-    async def on_release_stored(self, event: ReleaseStored) -> None:
-        """Genes that the release does not name are known to have no data now."""
+    async def on_release_stored(self, _: ReleaseStored) -> None:
+        """Genes that the release does not name are empty from now on. That is in no document, so
+        none is rebuilt: readers forget what they have completed."""
         async with self.engine.begin() as tx:
-            # Who is rebuilding may be writing "pending"; whoever begins now sees the release.
-            await store.outlast_rebuilds(tx)
-        async with self.engine.begin() as tx:
-            await store.mark_pending_dirty(tx, event.source)
-            await store.wake_rebuilder(tx)
+            epoch = await store.raise_epoch(tx, GENES)
+            await outbox.add(tx, NamespaceInvalidated(namespace=GENES, epoch=epoch))
 
     async def on_invalidate_namespace(self, command: InvalidateNamespace) -> None:
         """Readers forget at once; documents are served until they are rebuilt."""

@@ -37,7 +37,6 @@ class Rebuilder:
         """Rebuild the dirty genes and name those that are new to a reader. Returns how many
         were dirty."""
         async with self._engine.begin() as tx:
-            await store.begin_rebuild(tx)
             genes = await store.take_dirty(tx, GENES_MAX)
             if not genes:
                 return 0

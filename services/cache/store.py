@@ -16,16 +16,6 @@ async def wake_rebuilder(tx: AsyncConnection) -> None:
     await database.notify(tx, REBUILDER)
 
 
-async def begin_rebuild(tx: AsyncConnection) -> None:
-    """Say so, beside others who do; `outlast_rebuilds` waits for all of them."""
-    await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtextextended('documents', 0))"))
-
-
-async def outlast_rebuilds(tx: AsyncConnection) -> None:
-    """Wait until what all rebuilds under way write can be seen."""
-    await tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('documents', 0))"))
-
-
 async def mark_dirty(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> None:
     """Remember genes whose documents must be rebuilt. Who comes again finds them marked."""
     await tx.execute(
@@ -35,20 +25,6 @@ async def mark_dirty(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> None:
             ON CONFLICT DO NOTHING
         """),
         {"hgnc_ids": list(hgnc_ids)},
-    )
-
-
-async def mark_pending_dirty(tx: AsyncConnection, source: str) -> None:
-    """Remember genes whose documents still say that this source has not been asked."""
-    await tx.execute(
-        text("""
-            INSERT INTO dirty_gene (hgnc_id)
-            SELECT hgnc_id FROM gene
-            WHERE CAST(:source AS text) <> ALL (answered_sources)
-            ORDER BY hgnc_id
-            ON CONFLICT DO NOTHING
-        """),
-        {"source": source},
     )
 
 
@@ -92,45 +68,50 @@ class Rebuilt:
 async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]:
     """Build documents anew. Returns those whose bytes differ, with their new version.
 
-    A status that only time changes (stale) is not in the document: readers add it.
+    A document has what sources said of its gene. What follows from a source alone, that it has
+    nothing to say of a gene or that what it said is stale, readers add.
     """
     rows = await tx.execute(
         text("""
-            WITH annotations AS MATERIALIZED (
-                SELECT a.hgnc_id, count(a.value) AS annotation_count,
-                    coalesce(array_agg(a.source ORDER BY a.source)
-                        FILTER (WHERE a.status <> 'pending'), '{}') AS answered_sources,
-                    json_object_agg(a.source, json_build_object(
-                        'status', CASE WHEN a.status <> 'stale' THEN a.status
-                                       WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
-                        'value', a.value, 'release', a.release, 'synthetic', a.synthetic,
-                        'valid_from', a.valid_from) ORDER BY a.source) AS document
-                FROM annotator.current_annotation_v1 a
-                WHERE a.hgnc_id = ANY(CAST(:hgnc_ids AS text[]))
-                GROUP BY a.hgnc_id
-            ), fresh AS (
-                SELECT g.*, a.annotation_count, a.answered_sources, json_build_object(
+            WITH fresh AS (
+                SELECT g.*, said.annotation_count, json_build_object(
                     'hgnc_id', g.hgnc_id, 'symbol', g.symbol, 'name', g.name,
                     'status', g.status, 'successors', g.successors,
                     'locus_group', g.locus_group, 'locus_type', g.locus_type,
                     'location', g.location, 'entrez_id', g.entrez_id,
-                    'ensembl_gene_id', g.ensembl_gene_id, 'annotations', a.document) AS document
-                FROM annotations a CROSS JOIN LATERAL (  -- As in D34: one look-up per gene.
-                    SELECT * FROM annotator.gene_v1 g WHERE g.hgnc_id = a.hgnc_id LIMIT 1) g
+                    'ensembl_gene_id', g.ensembl_gene_id, 'annotations', said.annotations)
+                    AS document
+                FROM unnest(CAST(:hgnc_ids AS text[])) AS dirty (hgnc_id)
+                CROSS JOIN LATERAL (  -- As in D34: one look-up per gene.
+                    SELECT * FROM annotator.gene_v1 g WHERE g.hgnc_id = dirty.hgnc_id LIMIT 1) g
+                CROSS JOIN LATERAL (
+                    SELECT count(a.value) AS annotation_count,
+                        coalesce(json_object_agg(source, json_build_object(
+                            'status', CASE WHEN c.outcome = 'error' THEN 'error'
+                                           WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
+                            'value', a.value, 'release', r.version,
+                            'synthetic', coalesce(r.synthetic, false),
+                            'valid_from', a.valid_from) ORDER BY source), '{}') AS annotations
+                    FROM (SELECT * FROM annotator.annotation_v1
+                          WHERE hgnc_id = dirty.hgnc_id AND is_current) a
+                    FULL JOIN (SELECT * FROM annotator.checked_v1
+                               WHERE hgnc_id = dirty.hgnc_id) c USING (source)
+                    LEFT JOIN LATERAL (
+                        SELECT version, synthetic FROM annotator.release_v1
+                        WHERE release_id = a.release_id LIMIT 1) r ON true
+                ) said
             )
             INSERT INTO gene (hgnc_id, symbol, version, document, status, name, locus_group,
-                              locus_type, entrez_id, ensembl_gene_id, annotation_count,
-                              answered_sources)
+                              locus_type, entrez_id, ensembl_gene_id, annotation_count)
             SELECT hgnc_id, symbol, 1, document, status, name, locus_group, locus_type,
-                   entrez_id, ensembl_gene_id, annotation_count, answered_sources
+                   entrez_id, ensembl_gene_id, annotation_count
             FROM fresh
             ON CONFLICT (hgnc_id) DO UPDATE SET
                 symbol = excluded.symbol, version = gene.version + 1,
                 document = excluded.document, status = excluded.status, name = excluded.name,
                 locus_group = excluded.locus_group, locus_type = excluded.locus_type,
                 entrez_id = excluded.entrez_id, ensembl_gene_id = excluded.ensembl_gene_id,
-                annotation_count = excluded.annotation_count,
-                answered_sources = excluded.answered_sources
+                annotation_count = excluded.annotation_count
             WHERE gene.document::text <> excluded.document::text
             RETURNING hgnc_id, version
         """),

@@ -152,7 +152,7 @@ def die_often() -> Iterator[None]:
 def _values(document: dict[str, object]) -> dict[str, object]:
     annotations = document["annotations"]
     assert isinstance(annotations, dict)
-    return {source: one["value"] for source, one in annotations.items()}
+    return {source: one["value"] for source, one in annotations.items() if one["value"] is not None}
 
 
 def _recovery(fault: FaultSpec, over: float, ready: float | None, settled: float) -> Recovery:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import get_args
 from urllib.parse import quote
 
@@ -196,7 +197,7 @@ class GeneRoutes:
             raise GeneNotBuilt(
                 f"{hgnc_id} is in the catalogue; its document follows in a few seconds"
             )
-        held = _answer(document, query)
+        held = _answer(document)
         if query.fields is None:
             self.documents.keep(document.hgnc_id, held, generation)
         return held
@@ -277,7 +278,6 @@ def _normalised(query: Query) -> Query:
 
 
 def _resource(document: Document) -> dict[str, object]:
-    """The document's text goes out as it came in: nothing parses it here."""
     return jsonapi.resource(
         "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
     )
@@ -287,13 +287,10 @@ def _address(document: Document) -> str:
     return f"/api/genes/{document.hgnc_id}"
 
 
-def _answer(document: Document, query: Query) -> Held:
-    chosen = "" if query.fields is None else "-" + ".".join(sorted(query.fields))
-    return Held(
-        version=document.version,
-        etag=f'"{document.number}-{document.version}{chosen}"',
-        body=jsonapi.encode(_resource(document), {"self": _address(document)}),
-    )
+def _answer(document: Document) -> Held:
+    body = jsonapi.encode(_resource(document), {"self": _address(document)})
+    # Not the version: a status may change without it.
+    return Held(version=document.version, etag=f'"{sha256(body).hexdigest()}"', body=body)
 
 
 def _matches(condition: str | None, etag: str) -> bool:

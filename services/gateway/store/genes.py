@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
+import orjson
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.gateway.annotations import SourceState, complete
 from services.gateway.jsonapi import Query
 
 # The order of a list, and what comes behind the gene where a page ended.
@@ -39,17 +41,26 @@ FILTERS = tuple(_CONDITIONS)
 _DOCUMENT = "document::text"
 _FIELDS = """(SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(document)
     WHERE key = ANY(CAST(:fields AS text[])))::text"""
+# What completes a document, of the same moment as the document.
+_COMPLETION = """
+    (SELECT json_agg(json_build_array(s.name, s.kind, s.release_id IS NOT NULL,
+                         extract(epoch FROM s.checked_at),
+                         extract(epoch FROM now()) - s.ttl_seconds) ORDER BY s.name)
+     FROM annotator.source_v1 s)::text AS sources,
+    (SELECT coalesce(json_object_agg(c.source, extract(epoch FROM c.checked_at)), '{}')
+     FROM annotator.checked_v1 c WHERE c.hgnc_id = found.hgnc_id)::text AS checked
+"""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A gene's document as the cache has it; `text` is JSON that nothing here parses."""
+    """A gene's document with an annotation of each source; `text` is JSON."""
 
     hgnc_id: str
     number: int
     symbol: str
     version: int
-    text: str
+    text: str | bytes
 
 
 async def list_documents(connection: AsyncConnection, query: Query) -> list[Document]:
@@ -67,19 +78,17 @@ async def list_documents(connection: AsyncConnection, query: Query) -> list[Docu
         parameters["after_number"], parameters["after_symbol"] = query.after
     rows = await connection.execute(
         text(f"""
-            SELECT hgnc_id, hgnc_number, symbol, version, {_content(query.fields)} AS document
+            SELECT hgnc_id, hgnc_number, symbol, version, {_content(query.fields)} AS document,
+                   {_COMPLETION}
             FROM (  -- Only the page's documents become text, not those that are skipped.
                 SELECT hgnc_id, hgnc_number, symbol, version, document
                 FROM cache.gene_v1 WHERE {" AND ".join(conditions)}
                 ORDER BY {order} LIMIT :limit OFFSET :offset
-            ) page ORDER BY {order}
+            ) found ORDER BY {order}
         """),
         parameters,
     )
-    return [
-        Document(row.hgnc_id, row.hgnc_number, row.symbol, row.version, row.document)
-        for row in rows
-    ]
+    return _completed(rows.mappings().all())
 
 
 async def count_documents(connection: AsyncConnection, query: Query) -> int:
@@ -94,18 +103,16 @@ async def get_document(
     connection: AsyncConnection, hgnc_id: str, fields: Sequence[str] | None
 ) -> Document | None:
     """None when the cache has no document of an approved gene with this id."""
-    row = (
-        await connection.execute(
-            text(f"""
-                SELECT hgnc_id, hgnc_number, symbol, version, {_content(fields)} AS document
-                FROM cache.gene_v1 WHERE hgnc_id = :hgnc_id AND status = 'approved'
-            """),
-            {"hgnc_id": hgnc_id, "fields": fields},
-        )
-    ).one_or_none()
-    if row is None:
-        return None
-    return Document(row.hgnc_id, row.hgnc_number, row.symbol, row.version, row.document)
+    rows = await connection.execute(
+        text(f"""
+            SELECT hgnc_id, hgnc_number, symbol, version, {_content(fields)} AS document,
+                   {_COMPLETION}
+            FROM cache.gene_v1 found WHERE hgnc_id = :hgnc_id AND status = 'approved'
+        """),
+        {"hgnc_id": hgnc_id, "fields": fields},
+    )
+    completed = _completed(rows.mappings().all())
+    return completed[0] if completed else None
 
 
 async def has_gene(connection: AsyncConnection, hgnc_id: str) -> bool:
@@ -140,6 +147,22 @@ async def list_events(
         {"hgnc_ids": list(hgnc_ids), "before": before, "limit": limit, "offset": offset},
     )
     return [dict(row) for row in rows.mappings()]
+
+
+def _completed(rows: Sequence[RowMapping]) -> list[Document]:
+    if not rows:
+        return []
+    sources = [SourceState(*state) for state in orjson.loads(rows[0]["sources"])]
+    return [
+        Document(
+            row["hgnc_id"],
+            row["hgnc_number"],
+            row["symbol"],
+            row["version"],
+            complete(row["document"], sources, orjson.loads(row["checked"])),
+        )
+        for row in rows
+    ]
 
 
 def _conditions(query: Query) -> list[str]:

@@ -108,17 +108,41 @@ async def cache(database: Database) -> AsyncIterator[Cache]:
         yield Cache(engine, database)
 
 
-async def test_a_document_shows_every_source_with_its_status(cache: Cache) -> None:
+async def test_a_document_has_what_sources_said_of_its_gene(cache: Cache) -> None:
     await cache.store_hpo_release('{"term_count": 3}', "2025-01-16")
-    await cache.changed(PKD1, IDS[1])
-    assert await cache.rebuild() == {PKD1: 1, IDS[1]: 1}
+    async with cache.database.begin("annotator") as tx:
+        await tx.execute(
+            text("""
+                INSERT INTO checked (hgnc_id, source, checked_at, retrieved_at, outcome, problem)
+                VALUES (:empty, 'ensembl', now(), now(), 'empty', NULL),
+                       (:error, 'ensembl', now(), now(), 'error', '{}')
+            """),
+            {"empty": PKD1, "error": IDS[1]},
+        )
+    await cache.changed(PKD1, *IDS[1:3])
+    assert await cache.rebuild() == {PKD1: 1, IDS[1]: 1, IDS[2]: 1}
 
     annotations = (await cache.document(PKD1))["annotations"]
     assert annotations["hpo"]["status"] == "ok"
     assert annotations["hpo"]["value"] == {"term_count": 3}
     assert annotations["hpo"]["release"] == "2025-01-16"
-    assert annotations["ensembl"]["status"] == "pending"
-    assert (await cache.document(IDS[1]))["annotations"]["hpo"]["status"] == "empty"
+    assert annotations["ensembl"]["status"] == "empty"
+    assert list(annotations) == ["ensembl", "hpo"]
+    (error,) = (await cache.document(IDS[1]))["annotations"].values()
+    assert (error["status"], error["value"]) == ("error", None)
+    assert (await cache.document(IDS[2]))["annotations"] == {}
+
+
+async def test_a_value_that_is_gone_says_since_when(cache: Cache) -> None:
+    await cache.store_hpo_release('{"term_count": 3}', "1")
+    async with cache.database.begin("annotator") as tx:
+        await tx.execute(text("UPDATE annotation SET value = NULL, digest = '\\x'"))
+    await cache.changed(PKD1)
+    await cache.rebuild()
+    document = await cache.document(PKD1)
+    hpo = document["annotations"]["hpo"]
+    assert (hpo["status"], hpo["value"], hpo["release"]) == ("empty", None, "1")
+    assert hpo["valid_from"] is not None
 
 
 async def test_a_rebuild_that_changes_no_byte_announces_nothing(cache: Cache) -> None:
@@ -138,65 +162,15 @@ async def test_a_version_grows_with_each_change_that_a_reader_can_see(cache: Cac
         assert await cache.rebuild() == {PKD1: number}
 
 
-async def test_a_stored_release_turns_pending_into_empty(cache: Cache) -> None:
+async def test_a_stored_release_rebuilds_nothing_and_lets_readers_forget(cache: Cache) -> None:
     await cache.changed(*IDS)
     await cache.rebuild()
-    assert (await cache.document(PKD1))["annotations"]["hpo"]["status"] == "pending"
-
     await cache.store_hpo_release(None, "1")
     event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")
     await cache.handlers.on_release_stored(event)
-    assert set(await cache.rebuild()) == set(IDS)
-    assert (await cache.document(PKD1))["annotations"]["hpo"]["status"] == "empty"
-
-    await cache.handlers.on_release_stored(event)  # A second delivery finds nothing pending.
+    (told,) = await cache.announced(NamespaceInvalidated.type)
+    assert NamespaceInvalidated.model_validate_json(told).epoch == 1
     assert await cache.rebuild() == {}
-
-
-async def test_a_release_stored_while_documents_are_rebuilt_leaves_none_pending(
-    cache: Cache, database: Database
-) -> None:
-    """The rebuild has read that nothing is known yet, and has not committed its documents."""
-    await cache.changed(*IDS)
-    rebuilder = Rebuilder(cache.engine)
-    async with database.connect() as owner:
-        async with owner.transaction():  # The rebuild stops at its last step, the announcement.
-            await owner.execute("LOCK TABLE cache.outbox IN EXCLUSIVE MODE")
-            rebuilding = asyncio.create_task(rebuilder.rebuild_once())
-            async with asyncio.timeout(4):
-                while not await owner.fetchval(
-                    """SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted
-                                      AND relation = 'cache.outbox'::regclass)"""
-                ):
-                    await asyncio.sleep(0.01)
-            await cache.store_hpo_release(None, "1")
-            event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")
-            hearing = asyncio.create_task(cache.handlers.on_release_stored(event))
-            done, _ = await asyncio.wait({hearing}, timeout=0.3)
-            assert not done
-        assert await rebuilding == len(IDS)
-        await hearing
-    await cache.rebuild()
-    for hgnc_id in IDS:
-        assert (await cache.document(hgnc_id))["annotations"]["hpo"]["status"] == "empty"
-
-
-async def test_a_document_that_lacks_a_source_is_rebuilt_when_that_stores_a_release(
-    cache: Cache, database: Database
-) -> None:
-    await cache.store_hpo_release(None, "1")
-    await cache.changed(*IDS)
-    await cache.rebuild()
-    async with database.connect() as owner:  # As one built before the source was declared.
-        await owner.execute(
-            """UPDATE cache.gene SET answered_sources = array_remove(answered_sources, 'hpo'),
-                      document = (document::jsonb #- '{annotations,hpo}')::json
-               WHERE hgnc_id = 'HGNC:9008'"""
-        )
-    event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")
-    await cache.handlers.on_release_stored(event)
-    assert set(await cache.rebuild()) == {PKD1}
-    assert (await cache.document(PKD1))["annotations"]["hpo"]["status"] == "empty"
 
 
 async def test_a_gene_marked_while_it_is_rebuilt_is_rebuilt_again(cache: Cache) -> None:

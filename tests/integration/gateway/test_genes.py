@@ -56,12 +56,49 @@ async def test_a_list_has_the_stored_documents_of_approved_genes(stocked: Desk) 
     assert answer.headers["content-type"] == "application/vnd.api+json"
     document = answer.json()
     assert [item["id"] for item in document["data"]] == APPROVED
-    assert document["data"][0]["attributes"] == {
-        "hgnc_id": PKD1,
-        "symbol": "PKD1",
-        "annotations": {},
-    }
+    attributes = document["data"][0]["attributes"]
+    assert (attributes["hgnc_id"], attributes["symbol"]) == (PKD1, "PKD1")
     assert document["meta"] == {"total": 4}
+
+
+async def test_every_source_has_a_status_whether_it_said_something_or_not(stocked: Desk) -> None:
+    said = {"status": "ok", "value": {"count": 3}, "valid_from": "2026-01-01T00:00:00+00:00"}
+    await stocked.put_document(PKD1, "PKD1", annotations={"hpo": said, "ensembl": said})
+    await stocked.put_document(PKD2, "PKD2", annotations={"ensembl": {**said, "status": "error"}})
+    async with stocked.database.begin("annotator") as tx:
+        for source in ("hpo", "gnomad", "ensembl"):
+            await build_release(tx, source)
+    await stocked.execute(
+        """INSERT INTO annotator.checked (hgnc_id, source, checked_at, retrieved_at, outcome)
+           VALUES ('HGNC:9008', 'ensembl', now() - interval '1 year', now(), 'ok')"""
+    )
+    answer = await stocked.client.get("/api/genes", params={"page[size]": "2"})
+    first, second = (
+        {name: one["status"] for name, one in gene["attributes"]["annotations"].items()}
+        for gene in answer.json()["data"]
+    )
+    assert sorted(SOURCES) == list(first) == list(second)
+    assert (first["hpo"], first["gnomad"], first["clinvar"]) == ("ok", "empty", "pending")
+    assert (first["ensembl"], second["ensembl"]) == ("stale", "error")
+    assert second["hpo"] == "empty"
+    for hgnc_id, statuses in ((PKD1, first), (PKD2, second)):
+        one = (await stocked.client.get(f"/api/genes/{hgnc_id}")).json()["data"]["attributes"]
+        assert {name: a["status"] for name, a in one["annotations"].items()} == statuses
+    shown = answer.json()["data"][0]["attributes"]["annotations"]
+    assert (shown["hpo"], shown["ensembl"]["value"]) == (said, {"count": 3})
+
+
+async def test_a_gene_is_another_when_only_a_status_is(stocked: Desk) -> None:
+    before = await stocked.client.get(f"/api/genes/{PKD1}")
+    assert before.json()["data"]["attributes"]["annotations"]["hpo"]["status"] == "pending"
+    async with stocked.database.begin("annotator") as tx:
+        await build_release(tx, "hpo")
+    event = NamespaceInvalidated(namespace="genes", epoch=1)  # As the cache tells of a release.
+    await stocked.handlers.on_namespace_invalidated(event)
+    known = {"If-None-Match": before.headers["etag"]}
+    after = await stocked.client.get(f"/api/genes/{PKD1}", headers=known)
+    assert after.status_code == 200
+    assert after.json()["data"]["attributes"]["annotations"]["hpo"]["status"] == "empty"
 
 
 async def test_pages_by_key_join_to_the_whole_list(stocked: Desk) -> None:
@@ -156,7 +193,7 @@ async def test_an_unchanged_gene_is_answered_with_304(stocked: Desk) -> None:
         again = await stocked.client.get("/api/genes/PKD1", headers={"If-None-Match": condition})
         assert again.status_code == 304
         assert again.content == b""
-    await stocked.put_document(PKD1, "PKD1", version=2)
+    await stocked.put_document(PKD1, "PKD1x", version=2)
     await stocked.handlers.on_documents_rebuilt(DocumentsRebuilt(versions={PKD1: 2}))
     changed = await stocked.client.get(f"/api/genes/{PKD1}", headers={"If-None-Match": etag})
     assert changed.status_code == 200

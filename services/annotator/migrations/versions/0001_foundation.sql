@@ -419,6 +419,8 @@ LEFT JOIN LATERAL (
     SELECT * FROM checked c WHERE c.hgnc_id = g.hgnc_id AND c.source = n.source LIMIT 1
 ) c ON true;
 
+CREATE VIEW checked_v1 AS SELECT hgnc_id, source, outcome, checked_at FROM checked;
+
 CREATE VIEW annotation_v1 AS
 SELECT xid, id, hgnc_id, source, valid_from, nullif(valid_to, 'infinity') AS valid_to,
        valid_to = 'infinity' AS is_current, value, release_id, file_id, position, parser_version, matched_by, run_id, cause, severity
@@ -471,5 +473,5 @@ GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
 
 GRANT USAGE ON SCHEMA annotator TO gateway, cache;
 GRANT SELECT ON gene_v1, gene_name_v1, gene_event_v1, release_v1, release_file_v1, source_v1,
-    current_annotation_v1, annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1,
+    current_annotation_v1, checked_v1, annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1,
     unmapped_v1 TO gateway, cache;

@@ -11,8 +11,7 @@ CREATE TABLE gene (
     locus_type text,
     entrez_id text,
     ensembl_gene_id text,
-    annotation_count integer NOT NULL,
-    answered_sources text[] NOT NULL DEFAULT '{}'  -- Whose status in the document is no longer `pending`.
+    annotation_count integer NOT NULL
 ) WITH (
     -- A document lies in its row up to a page, and a rebuilt one beside it: four indexes fewer to write.
     toast_tuple_target = 8160, fillfactor = 70

@@ -1,0 +1,65 @@
+"""Annotations of a gene as a reader sees them: those of its document, and what follows from the
+sources alone, so that no document is rebuilt for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+
+from contracts.views import AnnotationStatus
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """What is true of all that a source says; times are seconds of the epoch."""
+
+    name: str
+    kind: Literal["bulk", "api"]
+    has_release: bool  # That readers may rely on.
+    checked_at: float | None
+    fresh_since: float  # What was checked before is stale.
+
+
+def complete(
+    document: str, sources: Sequence[SourceState], checked: Mapping[str, float]
+) -> str | bytes:
+    """The document with an annotation of each source. `checked` says when which API was asked.
+
+    The statuses are those of `annotator.current_annotation_v1`, as of the document's values.
+    """
+    content = orjson.loads(document)
+    if "annotations" not in content:  # Somebody chose other fields.
+        return document
+    said = content["annotations"]
+    content["annotations"] = {
+        source.name: _seen(source, said.get(source.name), checked.get(source.name))
+        for source in sources
+    }
+    return orjson.dumps(content)
+
+
+def _seen(
+    source: SourceState, said: Mapping[str, Any] | None, checked_at: float | None
+) -> Mapping[str, Any]:
+    if said is None:
+        said = _nothing("empty" if source.kind == "bulk" and source.has_release else "pending")
+    if said["status"] not in ("ok", "empty"):
+        return said
+    last_checked = checked_at or source.checked_at
+    if last_checked is None and said["valid_from"] is not None:
+        last_checked = datetime.fromisoformat(said["valid_from"]).timestamp()
+    if last_checked is not None and last_checked < source.fresh_since:
+        return {**said, "status": "stale"}
+    return said
+
+
+def _nothing(status: AnnotationStatus) -> Mapping[str, Any]:
+    return {
+        "status": status,
+        "value": None,
+        "release": None,
+        "synthetic": False,
+        "valid_from": None,
+    }

@@ -1,0 +1,72 @@
+"""Annotations of a gene: what its document says, and what follows from the sources."""
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from services.gateway.annotations import SourceState, complete
+
+NOW = 1_700_000_000.0
+DAY = 86_400.0
+BULK = SourceState("hpo", "bulk", has_release=True, checked_at=NOW, fresh_since=NOW - DAY)
+API = SourceState("ensembl", "api", has_release=True, checked_at=None, fresh_since=NOW - DAY)
+VALUE = {
+    "status": "ok",
+    "value": {"count": 3},
+    "release": "1",
+    "synthetic": False,
+    "valid_from": "2023-11-14T22:13:20.000001+00:00",  # A microsecond after NOW.
+}
+
+
+def seen(source: SourceState, said: object = None, checked_at: float | None = None) -> Any:
+    document = {"hgnc_id": "HGNC:1", "annotations": {} if said is None else {source.name: said}}
+    checked = {} if checked_at is None else {source.name: checked_at}
+    completed = orjson.loads(complete(orjson.dumps(document).decode(), [source], checked))
+    assert completed["hgnc_id"] == "HGNC:1"
+    return completed["annotations"][source.name]
+
+
+def test_what_was_said_is_shown_as_it_was_said() -> None:
+    assert seen(BULK, VALUE) == VALUE
+    assert seen(API, VALUE, NOW) == VALUE
+
+
+def test_a_bulk_source_that_names_no_value_has_none_once_it_has_a_release() -> None:
+    nothing = {"value": None, "release": None, "synthetic": False, "valid_from": None}
+    assert seen(BULK) == {"status": "empty", **nothing}
+    first = replace(BULK, has_release=False, checked_at=None)
+    assert seen(first) == {"status": "pending", **nothing}
+
+
+def test_an_api_that_was_not_asked_is_pending_whatever_it_said_of_others() -> None:
+    assert seen(API)["status"] == "pending"
+
+
+def test_what_was_checked_before_its_time_is_stale_and_keeps_its_value() -> None:
+    for source, checked_at in (
+        (replace(BULK, checked_at=NOW - DAY - 1), None),
+        (API, NOW - 2 * DAY),
+    ):
+        assert seen(source, VALUE, checked_at) == {**VALUE, "status": "stale"}
+    assert seen(replace(BULK, checked_at=NOW - DAY - 1))["status"] == "stale"  # An old "none".
+    assert (
+        seen(API, {**VALUE, "status": "empty", "value": None}, NOW - 2 * DAY)["status"] == "stale"
+    )
+
+
+def test_an_error_and_a_pending_do_not_become_stale() -> None:
+    assert seen(API, {**VALUE, "status": "error"}, NOW - 2 * DAY)["status"] == "error"
+    assert seen(replace(API, checked_at=NOW - 2 * DAY))["status"] == "pending"
+
+
+def test_what_stood_in_for_a_release_is_as_old_as_its_value() -> None:
+    stand_in = replace(BULK, has_release=False, checked_at=None)
+    assert seen(stand_in, VALUE)["status"] == "ok"
+    later = replace(stand_in, fresh_since=NOW + 1)
+    assert seen(later, VALUE)["status"] == "stale"
+
+
+def test_other_fields_alone_are_left_alone() -> None:
+    assert complete('{"symbol": "PKD1"}', [BULK], {}) == '{"symbol": "PKD1"}'
