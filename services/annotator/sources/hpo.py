@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from io import TextIOWrapper
-from itertools import repeat
 from operator import itemgetter
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,15 +55,19 @@ ONTOLOGY_TAGS: Final = frozenset({"id", "name", "is_a", "alt_id", "is_obsolete",
 ONTOLOGY_VERSION: Final = re.compile(r"data-version:\D*(\d{4}-\d{2}-\d{2})")
 
 
-class PhenotypeTerm(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    id: str = Field(description="HP id; a retired one is given as the one that replaced it")
-    name: str = Field(description="as in hp.obo")
-    max_frequency: float | None = Field(
-        description="highest share of patients over the diseases, 0–1; the upper end of a range"
-    )
-    diseases: list[str] = Field(description="ids of the diseases in which it is seen")
+@dataclass(frozen=True, slots=True)  # Half the time of a model: a release has 240,000 of them.
+class PhenotypeTerm:
+    id: Annotated[
+        str, Field(description="HP id; a retired one is given as the one that replaced it")
+    ]
+    name: Annotated[str, Field(description="as in hp.obo")]
+    max_frequency: Annotated[
+        float | None,
+        Field(
+            description="highest share of patients over the diseases, 0–1; the upper end of a range"
+        ),
+    ]
+    diseases: Annotated[list[str], Field(description="ids of the diseases in which it is seen")]
 
 
 class Named(BaseModel):
@@ -211,7 +214,7 @@ def _terms(files: _Files) -> Iterator[Mapping[str, list[str]]]:
         if line.startswith("["):
             if stanza:
                 yield stanza
-            stanza = {} if line == "[Term]" else None
+            stanza = {} if line.rstrip() == "[Term]" else None
         elif stanza is not None:
             tag, _, text = line.partition(": ")
             if tag in ONTOLOGY_TAGS:
@@ -411,24 +414,24 @@ def _rows(
     """Each row with its line number: the cells of the columns, found by name, in their order."""
     lines = _lines(files, name)
     header = _header(lines, name, columns)
-    pick = itemgetter(*(header.index(column) for column in columns))
-    for number, line in lines:
+    width, pick = len(header), itemgetter(*(header.index(column) for column in columns))
+    for number, text in lines:
+        line = text.strip(" \n")  # Not the tabs at its ends: an empty cell is one, too.
         if line[:1] in ("", "#"):
             continue
         cells = line.split("\t")
-        if len(cells) != len(header):
-            raise SchemaChanged(f"{name}, line {number} has {len(cells)} of {len(header)} cells")
-        picked = pick(cells)
+        if len(cells) != width:
+            raise SchemaChanged(f"{name}, line {number} has {len(cells)} of {width} cells")
         # Most lines have no space beside a tab: they are spared a call for each cell.
         padded = " \t" in line or "\t " in line
-        yield number, tuple(map(str.strip, picked)) if padded else picked
+        yield number, tuple(map(str.strip, pick(cells))) if padded else pick(cells)
 
 
 def _header(lines: Iterator[tuple[int, str]], name: str, columns: tuple[str, ...]) -> list[str]:
     """The first line that is no comment, if it has these columns. Raises SchemaChanged."""
     for _, line in lines:
         # The format before 2023 has its header in a comment.
-        if line[:1] in ("", "#") and not line.startswith("#Format:"):
+        if line[0] in "#\n" and not line.startswith("#Format:"):
             continue
         header = [cell.strip() for cell in line.split("\t")]
         if missing := [column for column in columns if column not in header]:
@@ -440,8 +443,7 @@ def _header(lines: Iterator[tuple[int, str]], name: str, columns: tuple[str, ...
 def _lines(files: _Files, name: str) -> Iterator[tuple[int, str]]:
     try:
         with TextIOWrapper(files[name].open(), encoding="utf-8-sig") as file:
-            # Not the tabs at its ends: an empty cell is one, too.
-            yield from enumerate(map(str.strip, file, repeat(" \n")), start=1)
+            yield from enumerate(file, start=1)
     except UnicodeDecodeError as error:
         raise SchemaChanged(f"{name} is not UTF-8: {error}") from error
 
