@@ -10,6 +10,7 @@ import pytest
 
 from infra.cluster import Cluster
 from services.cli.migrate import declare_sources, migrate_schemas
+from tests import thin_hpo
 from tests.system import (
     ROOT,
     Database,
@@ -86,7 +87,9 @@ def topic_prefix() -> str:
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     """The upstreams, with no limit on requests; who changes how it answers changes it back."""
-    with keep_mirror(tmp_path_factory.mktemp("mirror"), "--no-limits") as mirror:
+    data = tmp_path_factory.mktemp("mirror")
+    thin_hpo.write_data(data)
+    with keep_mirror(data / "cache", "--no-limits", "--data", str(data)) as mirror:
         yield mirror
 
 
