@@ -19,6 +19,8 @@ from contracts.messages import (
 )
 from services.annotator.domain import Catalogue, Gene
 
+GIVEN_UP_MAX = 4_000  # Stored beside one slice, and a release of the catalogue has ten of them.
+
 
 async def get_catalogue(tx: AsyncConnection) -> Catalogue:
     """All approved genes, in the order of their numbers."""
@@ -54,6 +56,29 @@ async def current_catalogue_id(tx: AsyncConnection) -> UUID | None:
         """)
     )
     return catalogue_id
+
+
+async def list_given_up(tx: AsyncConnection, source: str, release_id: UUID) -> list[str]:
+    """Some genes that are not approved any more and of which the staged release of the catalogue's
+    source says something else than the version that holds; none when all of them are stored.
+
+    No slice has them, because no run counts them: without a version of their own, what is asked
+    for of a later time would have them approved.
+    """
+    rows = await tx.scalars(
+        text("""
+            SELECT g.hgnc_id FROM gene g CROSS JOIN LATERAL (
+                SELECT a.digest FROM annotation a
+                WHERE a.hgnc_id = g.hgnc_id AND a.source = :source AND a.valid_to = 'infinity'
+                  AND a.value IS NOT NULL LIMIT 1
+            ) a
+            LEFT JOIN staged s ON s.release_id = :release_id AND s.hgnc_id = g.hgnc_id
+            WHERE g.status <> 'approved' AND s.digest IS DISTINCT FROM a.digest
+            LIMIT :genes_max
+        """),
+        {"source": source, "release_id": release_id, "genes_max": GIVEN_UP_MAX},
+    )
+    return list(rows)
 
 
 @dataclass(frozen=True)
