@@ -220,7 +220,7 @@ class Handlers:
                 tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
             )
             facts = await burials.bury(tx, batch, error) if delay is None else []
-            if isinstance(error, ReleaseQuarantined) and await releases.is_acceptance_open(
+            if isinstance(error, ReleaseQuarantined) and await releases.accepted_release(
                 tx, batch.source
             ):
                 # Decided while this batch was on its way to its end: nobody else looks after it.

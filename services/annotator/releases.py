@@ -197,11 +197,12 @@ class Releases:
     async def _fetch(self, batch: Batch, source: BulkSource, stager: Stager) -> Release:
         """The source's newest release, with its bytes in the raw store."""
         async with self.engine.begin() as tx:
+            accepted = await releases.accepted_release(tx, batch.source)
+            if accepted is not None:  # It comes first, whatever is published now.
+                return accepted
             known = await releases.newest_release(
                 tx, batch.source, (file.name for file in source.files)
             )
-            if known is not None and known.is_decided and known.state in ("fetched", "staged"):
-                return known  # What a person has accepted comes first, whatever is published now.
             if known is not None and self._is_to_be_read_anew(known, source):
                 # By itself: so what our new parser changes is told from what upstream changes.
                 return await self._read_anew(tx, known, source)

@@ -248,6 +248,57 @@ async def test_an_acceptance_that_crosses_the_end_of_its_batch_is_not_lost(
     assert await states(desk) == ["stored", "stored"]
 
 
+async def test_what_was_accepted_is_stored_though_another_came_and_waits_too(
+    loaded_desk: Desk, publisher: Publisher, tmp_path: Path
+) -> None:
+    desk = loaded_desk
+    good = publisher.contents[GENES]
+    first = await quarantine(desk, publisher, edit(good, 4, {"drop": 0.3}))
+    accepted = dict(publisher.contents)
+    second = await quarantine(desk, publisher, edit(good, 5, {"drop": 0.6}))
+    assert await states(desk) == ["stored", "quarantined", "quarantined"]
+
+    await desk.handlers.on_decide_release(decide(first, "accept"))
+    await desk.work()
+    assert await states(desk) == ["stored", "stored", "quarantined"]
+    assert await values(desk) == await read(desk, accepted, tmp_path)
+    await desk.handlers.on_decide_release(decide(second, "accept"))
+    await desk.work()
+    assert await states(desk) == ["stored", "stored", "stored"]
+    assert await values(desk) == await read(desk, publisher.contents, tmp_path)
+
+
+async def test_what_is_older_than_what_readers_have_is_not_accepted_any_more(
+    loaded_desk: Desk, publisher: Publisher
+) -> None:
+    desk = loaded_desk
+    good = publisher.contents[GENES]
+    first = await quarantine(desk, publisher, edit(good, 4, {"drop": 0.3}))
+    publisher.contents[GENES] = edit(good, 5, {"trim": 0.01})
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    before = await values(desk)
+    await desk.handlers.on_decide_release(decide(first, "accept"))
+    await desk.work()
+    assert await states(desk) == ["stored", "quarantined", "stored"]
+    assert await values(desk) == before
+    # Nor does it keep anybody looking for what nobody will store.
+    await quarantine(desk, publisher, edit(good, 6, {"drop": 0.3}))
+    await desk.handlers.on_decide_release(decide(first, "reject"))
+    assert await states(desk) == ["stored", "rejected", "stored", "quarantined"]
+
+
+async def quarantine(desk: Desk, publisher: Publisher, genes: bytes) -> UUID:
+    """Publish a release that has to wait for a person. Returns its id."""
+    publisher.contents[GENES] = genes
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    row = await desk.row("SELECT id, state FROM release ORDER BY retrieved_at DESC LIMIT 1")
+    assert row.state == "quarantined"
+    release_id: UUID = row.id
+    return release_id
+
+
 def decide(release_id: UUID, decision: Decision) -> DecideRelease:
     return DecideRelease(
         source="hpo",
