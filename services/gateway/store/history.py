@@ -35,6 +35,11 @@ _HELD = """
 """
 
 
+async def see_one_moment(connection: AsyncConnection) -> None:
+    """Let all that this transaction reads be of its first statement's moment. Comes first in it."""
+    await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+
+
 async def is_settled(connection: AsyncConnection, at: datetime) -> bool:
     """Whether nothing that holds at this time can still be written."""
     settled = await connection.scalar(
