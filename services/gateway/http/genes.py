@@ -231,7 +231,7 @@ async def moment_of(
 
 
 def _moment(value: str) -> datetime | None:
-    """In UTC; None for what is no time with its zone, no day, or not between the years 1 and 9999."""
+    """In UTC; None for what is no time with its zone and no day, or in no year from 1 to 9999."""
     try:
         moment = datetime.fromisoformat(value)
         if _DAY.fullmatch(value):

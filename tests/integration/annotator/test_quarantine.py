@@ -335,3 +335,30 @@ async def test_another_form_is_noticed_though_it_can_be_read(
     assert await states(desk) == ["stored", "quarantined"]
     (event,) = [one for one in desk.published if isinstance(one, ReleaseQuarantined)]
     assert [doubt.check for doubt in event.doubts] == [check]
+
+
+@pytest.mark.parametrize("file", [GENES, DISEASES])
+async def test_what_no_database_can_keep_is_refused_at_once(
+    loaded_desk: Desk, publisher: Publisher, file: str
+) -> None:
+    """NUL is a character to JSON, and none to PostgreSQL."""
+    desk = loaded_desk
+    before = await values(desk)
+    content = publisher.contents[file]
+    if file == GENES:  # In what becomes a key of the report.
+        line = content.splitlines()[-1].split(b"\t")
+        publisher.contents[file] = content + b"\t".join([b"1\x002", *line[1:]]) + b"\n"
+    else:  # In what becomes part of values.
+        publisher.contents[file] = content.replace(b"POLYCYSTIC", b"POLY\x00CYSTIC").replace(
+            b"olycystic", b"oly\x00cystic"
+        )
+        assert b"\x00" in publisher.contents[file]
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    assert await states(desk) == ["stored", "rejected"]
+    assert await last_problem(desk) == "urn:annobus:problem:release-refused"
+    problem = await desk.row("SELECT problem FROM release WHERE state = 'rejected'")
+    assert "the character NUL" in problem.problem["detail"]
+    assert await values(desk) == before
+    batch = await desk.row("SELECT attempt FROM batch WHERE state = 'dead'")
+    assert batch.attempt == 1

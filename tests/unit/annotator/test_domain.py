@@ -46,6 +46,20 @@ def test_equal_values_have_equal_bytes_whatever_the_order_of_their_fields() -> N
     assert domain.digest(content) != domain.digest(domain.canonical(Example(b="µ", a=0.5)))
 
 
+@pytest.mark.parametrize("text", ["\x00", "a\x00b", "\\\x00"])
+def test_a_value_that_no_database_can_keep_is_none(text: str) -> None:
+    with pytest.raises(SchemaChanged, match="the character NUL"):
+        domain.canonical(Example(b=text, a=None))
+    with pytest.raises(SchemaChanged, match="the character NUL"):
+        domain.require_texts("b", text)
+
+
+@pytest.mark.parametrize("text", ["\\u0000", "\\\\u0000", "u0000"])
+def test_what_only_looks_like_one_is_kept(text: str) -> None:
+    assert Example.model_validate_json(domain.canonical(Example(b=text, a=None))).b == text
+    domain.require_texts(text)
+
+
 def test_what_is_offered_stands_column_by_column() -> None:
     offered = Offered()
     offered.add(Answer("HGNC:1", Example(b="x", a=1.0), 0))
