@@ -137,7 +137,9 @@ class Releases:
     async def _ask_instead(self, batch: Batch, api: ApiSource) -> None:
         """Answer the runs that wait with few genes, all in one transaction.
 
-        What is stored is a release that stays `fetched`: it never speaks for other genes.
+        What is stored is a release that stays `fetched`: it never speaks for other genes. What
+        files have said of a gene stays: they say more, and when they are back as they were, nobody
+        reads them again.
         """
         async with self.engine.begin() as tx:
             waiting = await runs.waiting_for_few(tx, batch.source, domain.FALLBACK_GENES_MAX)
@@ -170,11 +172,13 @@ class Releases:
                 files,
                 version.name,
             )
+            held = await annotations.list_held(tx, batch.source, [gene.hgnc_id for gene in genes])
             stored = (await releases.get_release(tx, release_id)).files
             for page, file in zip(pages, stored.values(), strict=True):
                 offered = Offered()
                 for answer in page.answers:
-                    offered.add(answer)
+                    if answer.hgnc_id not in held:
+                        offered.add(answer)
                 origin = Origin(
                     release_id,
                     file.id,

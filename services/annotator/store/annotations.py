@@ -110,6 +110,23 @@ async def store_offered(
     return await _store(tx, _OFFERED, values, source, origin, now, keeps_empty=keeps_empty)
 
 
+async def list_held(tx: AsyncConnection, source: str, genes: Sequence[str]) -> frozenset[str]:
+    """Those of these genes that have a value of a release that readers rely on."""
+    held = await tx.scalars(
+        text("""
+            SELECT g.hgnc_id FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
+            CROSS JOIN LATERAL (
+                SELECT a.release_id FROM annotation a
+                WHERE a.hgnc_id = g.hgnc_id AND a.source = :source AND a.valid_to = 'infinity'
+                  AND a.value IS NOT NULL LIMIT 1
+            ) a
+            JOIN release r ON r.id = a.release_id WHERE r.readable_since IS NOT NULL
+        """),
+        {"source": source, "genes": list(genes)},
+    )
+    return frozenset(held)
+
+
 async def _store(
     tx: AsyncConnection,
     fresh: str,
