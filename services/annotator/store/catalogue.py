@@ -105,8 +105,10 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> Rewritten:
             text("""
                 WITH rewritten AS (
                     INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type,
-                                      location, entrez_id, ensembl_gene_id, successors)
-                    SELECT s.hgnc_id, v.* FROM staged s CROSS JOIN LATERAL json_to_record(s.value)
+                                      location, entrez_id, ensembl_gene_id, successors, listed_at)
+                    SELECT s.hgnc_id, v.*, r.retrieved_at
+                    FROM staged s JOIN release r ON r.id = s.release_id
+                    CROSS JOIN LATERAL json_to_record(s.value)
                         AS v (symbol text, name text, status text, locus_group text,
                               locus_type text, location text, entrez_id text,
                               ensembl_gene_id text, successors text[])
@@ -116,7 +118,10 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> Rewritten:
                         locus_group = excluded.locus_group, locus_type = excluded.locus_type,
                         location = excluded.location, entrez_id = excluded.entrez_id,
                         ensembl_gene_id = excluded.ensembl_gene_id,
-                        successors = excluded.successors
+                        successors = excluded.successors,
+                        listed_at = CASE WHEN gene.status <> 'approved'
+                                          AND excluded.status = 'approved'
+                                         THEN excluded.listed_at ELSE gene.listed_at END
                     WHERE (gene.symbol, gene.name, gene.status, gene.locus_group, gene.locus_type,
                            gene.location, gene.entrez_id, gene.ensembl_gene_id, gene.successors)
                         IS DISTINCT FROM

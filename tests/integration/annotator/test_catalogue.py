@@ -26,6 +26,7 @@ from tests.builders import IDS, build_file, build_release
 from tests.integration.annotator.catalogue import FILE, write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import (
+    WITH_VALUE,
     keep_unchanged,
     look_upstream,
     write_release,
@@ -262,6 +263,42 @@ async def test_what_a_refresh_says_of_a_gene_that_it_gives_up_is_a_version_of_it
         *(("stored", len(IDS)), ("stored", 2)),
         ("stored", 0),
     ]
+
+
+async def test_a_new_gene_is_pending_until_a_release_was_matched_against_it(desk: Desk) -> None:
+    """That a release says nothing of a gene which nobody looked for in it means nothing."""
+    keep_unchanged(desk)
+    known = {hgnc_id: {"status": "approved", "symbol": hgnc_id} for hgnc_id in IDS}
+    await publish(desk, known)
+    await desk.order(["hgnc"])
+    await desk.work()
+    matched = await write_release(desk, [IDS])
+    await desk.order(["hpo"])
+    await desk.work()
+    without = {hgnc_id: "empty" for hgnc_id in IDS if hgnc_id not in WITH_VALUE}
+    assert await statuses(desk) == dict.fromkeys(WITH_VALUE, "ok") | without
+
+    new = "HGNC:5"
+    catalogue_id = await publish(desk, known | {new: {"status": "approved", "symbol": "A1BG"}})
+    await desk.order(["hgnc"])
+    await desk.work()
+    assert await statuses(desk) == dict.fromkeys(WITH_VALUE, "ok") | without | {new: "pending"}
+    steps = (
+        ("state = 'accepted', stored_at = NULL, catalogue_id = :catalogue_id", "pending"),
+        ("state = 'stored', stored_at = clock_timestamp()", "empty"),  # Staged and stored anew.
+    )
+    for step, status in steps:
+        async with desk.engine.begin() as tx:
+            await tx.execute(
+                text(f"UPDATE release SET {step} WHERE id = :id"),  # noqa: S608
+                {"id": matched, **({"catalogue_id": catalogue_id} if ":cat" in step else {})},
+            )
+        assert await statuses(desk) == dict.fromkeys(WITH_VALUE, "ok") | without | {new: status}
+
+
+async def statuses(desk: Desk) -> dict[str, str]:
+    rows = await desk.rows("SELECT hgnc_id, status FROM current_annotation_v1 WHERE source = 'hpo'")
+    return {row.hgnc_id: row.status for row in rows}
 
 
 async def said_now(desk: Desk) -> dict[str, str | None]:
