@@ -4,7 +4,7 @@ RequestError
 ├── ParameterUnknown        400  a query parameter that this address does not have
 ├── ParameterInvalid        400  a query parameter or a header whose value does not fit
 ├── RunUnknown              404
-├── RunUnfinished           409  a run whose end is asked for while it goes on
+├── RunUnfinished           409  a run whose end is asked for while it goes on, or too soon after it
 ├── GeneUnknown             404
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
 ├── GeneAmbiguous           409  a name that several genes bear

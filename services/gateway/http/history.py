@@ -272,6 +272,10 @@ async def _end_of(connection: AsyncConnection, query: Query, name: str) -> datet
         error = field_error(f"query {name}", value, "a run that has ended")
         raise RunUnfinished(f"run {run_id} is {run['state']}; it has no end yet", [error])
     ended: datetime = run["finished_at"]
+    if not await history.is_settled(connection, ended):
+        accepted = f"a run that ended at least {history.SETTLED_SECONDS} s ago"
+        error = field_error(f"query {name}", value, accepted)
+        raise RunUnfinished(f"run {run_id} has only just ended; accepted: {accepted}", [error])
     return ended
 
 

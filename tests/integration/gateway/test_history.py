@@ -437,7 +437,9 @@ async def test_a_source_that_cannot_be_named_is_unknown(desk: Desk, storing: Sto
         assert answer.json()["type"] == "urn:annobus:problem:source-unknown"
 
 
-async def test_a_run_stands_for_its_end(desk: Desk, told: dict[str, datetime]) -> None:
+async def test_a_run_stands_for_its_end(
+    desk: Desk, told: dict[str, datetime], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = await desk.start()
     answer = await desk.client.get(
         "/api/diff", params={"from": spelt(told["none"]), "to": str(run_id)}
@@ -457,6 +459,15 @@ async def test_a_run_stands_for_its_end(desk: Desk, told: dict[str, datetime]) -
         run_id,
     )
     assert len(await attributes(desk, "/api/diff", **parameters)) == 1
+    # What another run stores may still begin to hold before that end.
+    monkeypatch.setattr(history, "SETTLED_SECONDS", 60)
+    parameters["from"] = "2026-01-01"
+    answer = await desk.client.get("/api/diff", params=parameters)
+    assert (answer.status_code, answer.json()["type"]) == (
+        409,
+        "urn:annobus:problem:run-unfinished",
+    )
+    assert "60 s" in answer.json()["detail"]
 
 
 async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:
