@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from email.utils import parsedate
 from functools import cached_property
 from gzip import BadGzipFile, GzipFile
 from io import BufferedReader
@@ -171,6 +172,15 @@ class StoredFile:
     sha256: bytes
     etag: str | None
     last_modified: str | None
+
+    @property
+    def published(self) -> date | None:
+        """The day of its Last-Modified; None when the upstream gives none, or one that is no day."""
+        said = parsedate(self.last_modified) if self.last_modified else None
+        try:
+            return None if said is None else date(*said[:3])
+        except ValueError:  # Such as 31 Feb.
+            return None
 
     def open(self) -> BufferedReader:
         """Its bytes as they came."""
