@@ -175,7 +175,7 @@ class StoredFile:
 
     @property
     def published(self) -> date | None:
-        """The day of its Last-Modified; None when the upstream gives none, or one that is no day."""
+        """The day of its Last-Modified; None when there is none, or one that is no day."""
         said = parsedate(self.last_modified) if self.last_modified else None
         try:
             return None if said is None else date(*said[:3])

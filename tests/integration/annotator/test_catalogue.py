@@ -235,7 +235,7 @@ async def test_what_a_refresh_says_of_a_gene_that_it_gives_up_is_a_version_of_it
 ) -> None:
     """No slice holds it: without that, it would be approved at any later time."""
     keep_unchanged(desk)
-    approved = {hgnc_id: {"status": "approved", "symbol": hgnc_id} for hgnc_id in IDS}
+    approved: Genes = {hgnc_id: {"status": "approved", "symbol": hgnc_id} for hgnc_id in IDS}
     await publish(desk, approved)
     await desk.order(["hgnc"])
     await desk.work()
@@ -268,7 +268,7 @@ async def test_what_a_refresh_says_of_a_gene_that_it_gives_up_is_a_version_of_it
 async def test_a_new_gene_is_pending_until_a_release_was_matched_against_it(desk: Desk) -> None:
     """That a release says nothing of a gene which nobody looked for in it means nothing."""
     keep_unchanged(desk)
-    known = {hgnc_id: {"status": "approved", "symbol": hgnc_id} for hgnc_id in IDS}
+    known: Genes = {hgnc_id: {"status": "approved", "symbol": hgnc_id} for hgnc_id in IDS}
     await publish(desk, known)
     await desk.order(["hgnc"])
     await desk.work()
