@@ -238,11 +238,18 @@ async def record_page(
 
 
 async def accept_release(tx: AsyncConnection, release_id: UUID) -> None:
-    """A staged release is what readers shall have: its slices may be stored."""
+    """A staged release is what readers shall have: its slices may be stored.
+
+    One that is accepted again began with its first transaction all the same, and what its slices
+    have changed is counted on while it has them.
+    """
     await tx.execute(
         text("""
             UPDATE release SET state = 'accepted', accepted_at = now(),
-                               accepted_xid = pg_current_xact_id(), changed_count = 0
+                accepted_xid = coalesce(accepted_xid, pg_current_xact_id()),
+                changed_count = CASE WHEN EXISTS (
+                    SELECT FROM batch WHERE batch.release_id = release.id AND kind = 'store')
+                    THEN changed_count ELSE 0 END
             WHERE id = :release_id AND state = 'staged'
         """),
         {"release_id": release_id},

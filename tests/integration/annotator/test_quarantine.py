@@ -102,6 +102,52 @@ async def last_problem(desk: Desk) -> str:
     return str(row.type)
 
 
+@pytest.mark.usefixtures("publisher")
+async def test_the_genes_of_one_change_stay_so_when_their_release_is_matched_anew(
+    loaded_desk: Desk,
+) -> None:
+    """As it is after each new catalogue, and after a crash in the middle of its storing."""
+    desk = loaded_desk
+    before = await genes_of_release(desk)
+    (change,) = await desk.rows("SELECT gene_count FROM change_v1 WHERE source = 'hpo'")
+    assert change.gene_count == len(before)
+    async with desk.engine.begin() as tx:  # Matched against a catalogue that there was.
+        await tx.execute(text("UPDATE release SET catalogue_id = NULL WHERE source = 'hpo'"))
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    row = await desk.row("SELECT state, cause, changed_count FROM release WHERE source = 'hpo'")
+    assert (row.state, row.cause, row.changed_count) == ("stored", "mapping", 0)
+    assert await genes_of_release(desk) == before
+
+
+async def genes_of_release(desk: Desk) -> set[str]:
+    """As readers find them: by the transactions of the release."""
+    rows = await desk.rows("""
+        SELECT a.hgnc_id FROM release_v1 r JOIN annotation_v1 a
+            ON a.release_id = r.release_id AND a.xid BETWEEN r.accepted_xid AND r.stored_xid
+        WHERE r.source = 'hpo'
+    """)
+    return {row.hgnc_id for row in rows}
+
+
+async def test_what_was_stored_before_a_crash_is_counted_with_the_rest(
+    loaded_desk: Desk,
+) -> None:
+    desk = loaded_desk
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await work_slices(desk, 3)
+    async with desk.engine.begin() as tx:
+        for table in ("staged", "staged_release"):
+            await tx.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+        await tx.execute(text("UPDATE batch SET state = 'pending' WHERE state = 'queued'"))
+    for _ in range(3):
+        await desk.work()
+        await desk.make_due()
+    assert await states(desk) == ["stored"]
+    (change,) = await desk.rows("SELECT gene_count FROM change_v1 WHERE source = 'hpo'")
+    assert change.gene_count == len(await values(desk)) == len(await genes_of_release(desk))
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_release_over_another_tells_exactly_what_differs_and_restarts_in_the_middle(
     loaded_desk: Desk,

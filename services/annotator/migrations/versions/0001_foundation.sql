@@ -50,7 +50,7 @@ CREATE TABLE release (
     retrieved_at timestamptz NOT NULL,
     checked_at timestamptz NOT NULL,
     accepted_at timestamptz,
-    accepted_xid xid8,  -- Its values are stored from this transaction on, and until `stored_xid`.
+    accepted_xid xid8,  -- That accepted it first: its values are stored from it on, and until `stored_xid`.
     stored_at timestamptz,
     changed_count integer NOT NULL DEFAULT 0,
     readable_since timestamptz,  -- Stored whole once: readers rely on it, even while it is staged anew.
