@@ -1,11 +1,13 @@
 """Plain types and pure rules: what a source is, what a batch is, when to try again."""
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from email.utils import parsedate
 from functools import cached_property
 from gzip import BadGzipFile, GzipFile
 from io import BufferedReader
@@ -22,13 +24,24 @@ from typing_extensions import TypeIs
 
 from contracts.messages import AnnotationsChanged
 from contracts.views import Severity
-from services.annotator.errors import RateLimited, ReleaseMissing, ReleaseRefused
+from services.annotator.errors import (
+    RateLimited,
+    ReleaseMissing,
+    ReleaseRefused,
+    SchemaChanged,
+)
 from services.chassis.errors import PermanentError
 
 ZSTD = ".zst"  # What the raw store's names end in.
 GZIP = b"\x1f\x8b"  # What such a file begins with, whatever it is called.
 READ_BYTES = 256 * 1024
 LINE_BYTES_MAX = 1024**2
+
+# PostgreSQL's text has no NUL, and its `json` takes one that nothing can then read. With another
+# backslash before it, it is a backslash and five letters.
+NUL = b"\\u0000"
+NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+SHOWN_BYTES = 40  # Before and behind it.
 
 ATTEMPTS_MAX = 5
 BACKOFF_FIRST_SECONDS = 1.0
@@ -159,6 +172,15 @@ class StoredFile:
     sha256: bytes
     etag: str | None
     last_modified: str | None
+
+    @property
+    def published(self) -> date | None:
+        """The day of its Last-Modified; None when there is none, or one that is no day."""
+        said = parsedate(self.last_modified) if self.last_modified else None
+        try:
+            return None if said is None else date(*said[:3])
+        except ValueError:  # Such as 31 Feb.
+            return None
 
     def open(self) -> BufferedReader:
         """Its bytes as they came."""
@@ -332,8 +354,20 @@ def severities(value: type[BaseModel]) -> dict[str, Severity]:
 
 
 def canonical(value: BaseModel) -> bytes:
-    """A value's one spelling in JSON: equal values are equal bytes."""
-    return orjson.dumps(value.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    """A value's one spelling in JSON: equal values are equal bytes. Raises SchemaChanged for a text
+    that no database can keep."""
+    content = orjson.dumps(value.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    if NUL in content and (found := NUL_IN_JSON.search(content)):  # The first alone is fast.
+        said = content[max(found.start() - SHOWN_BYTES, 0) : found.end() + SHOWN_BYTES]
+        raise SchemaChanged(f"a value has the character NUL: …{said.decode(errors='replace')}…")
+    return content
+
+
+def require_texts(*texts: str) -> None:
+    """Raises SchemaChanged for one that no database can keep."""
+    for said in texts:
+        if "\x00" in said:
+            raise SchemaChanged(f"a text has the character NUL: {said!r:.100}")
 
 
 def digest(content: bytes) -> bytes:

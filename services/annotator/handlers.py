@@ -144,7 +144,10 @@ class Handlers:
         async with self.engine.begin() as tx:
             now = await annotations.lock_store(tx, batch.source)
             release = await releases.get_release(tx, batch.release_id)
-            changed = await annotations.store_staged(tx, batch, release.origin(), now)
+            genes = list(batch.genes)
+            if self.sources[batch.source].declaration.is_catalogue:
+                genes += await catalogue.list_given_up(tx, batch.source, release.id)
+            changed = await annotations.store_staged(tx, batch.source, genes, release.origin(), now)
             await batches.save_checkpoint(tx, batch, len(batch.genes))
             version = await releases.complete_release(tx, batch.release_id, len(changed))
             facts = await counting.count_stored(tx, batch, changed)
@@ -217,7 +220,7 @@ class Handlers:
                 tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
             )
             facts = await burials.bury(tx, batch, error) if delay is None else []
-            if isinstance(error, ReleaseQuarantined) and await releases.is_acceptance_open(
+            if isinstance(error, ReleaseQuarantined) and await releases.accepted_release(
                 tx, batch.source
             ):
                 # Decided while this batch was on its way to its end: nobody else looks after it.

@@ -137,7 +137,9 @@ class Releases:
     async def _ask_instead(self, batch: Batch, api: ApiSource) -> None:
         """Answer the runs that wait with few genes, all in one transaction.
 
-        What is stored is a release that stays `fetched`: it never speaks for other genes.
+        What is stored is a release that stays `fetched`: it never speaks for other genes. What
+        files have said of a gene stays: they say more, and when they are back as they were, nobody
+        reads them again.
         """
         async with self.engine.begin() as tx:
             waiting = await runs.waiting_for_few(tx, batch.source, domain.FALLBACK_GENES_MAX)
@@ -170,11 +172,13 @@ class Releases:
                 files,
                 version.name,
             )
+            held = await annotations.list_held(tx, batch.source, [gene.hgnc_id for gene in genes])
             stored = (await releases.get_release(tx, release_id)).files
             for page, file in zip(pages, stored.values(), strict=True):
                 offered = Offered()
                 for answer in page.answers:
-                    offered.add(answer)
+                    if answer.hgnc_id not in held:
+                        offered.add(answer)
                 origin = Origin(
                     release_id,
                     file.id,
@@ -197,11 +201,12 @@ class Releases:
     async def _fetch(self, batch: Batch, source: BulkSource, stager: Stager) -> Release:
         """The source's newest release, with its bytes in the raw store."""
         async with self.engine.begin() as tx:
+            accepted = await releases.accepted_release(tx, batch.source)
+            if accepted is not None:  # It comes first, whatever is published now.
+                return accepted
             known = await releases.newest_release(
                 tx, batch.source, (file.name for file in source.files)
             )
-            if known is not None and known.is_decided and known.state in ("fetched", "staged"):
-                return known  # What a person has accepted comes first, whatever is published now.
             if known is not None and self._is_to_be_read_anew(known, source):
                 # By itself: so what our new parser changes is told from what upstream changes.
                 return await self._read_anew(tx, known, source)

@@ -64,6 +64,7 @@ class Reader:
     def version(self) -> str:
         """Made-up data bear that in their name, which is all that some readers see of a release."""
         name = self._source.version(self._files)
+        domain.require_texts(name)
         return f"{name}-synthetic" if self._release.synthetic else name
 
     def rows(self, genes: Catalogue) -> Iterator[Row]:
@@ -83,9 +84,11 @@ class Reader:
                         entry.matched_by,
                     )
                 case Unmapped():
+                    domain.require_texts(entry.key, entry.reason)
                     key = (entry.key, entry.reason)
                     self.unmapped[key] = self.unmapped.get(key, 0) + entry.row_count
                 case Columns():
+                    domain.require_texts(*entry.names)
                     self.found.columns[entry.file] = entry.names
                 case Doubt():
                     self.found.doubts.append(entry)

@@ -4,7 +4,7 @@ RequestError
 ├── ParameterUnknown        400  a query parameter that this address does not have
 ├── ParameterInvalid        400  a query parameter or a header whose value does not fit
 ├── RunUnknown              404
-├── RunUnfinished           409  a run whose end is asked for while it goes on
+├── RunUnfinished           409  a run whose end is asked for while it goes on, or too soon after it
 ├── GeneUnknown             404
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
 ├── GeneAmbiguous           409  a name that several genes bear
@@ -12,6 +12,8 @@ RequestError
 ├── SourceUnknown           404  a source in the path
 ├── ReleaseUnknown          404
 ├── ReleaseNotQuarantined   409  a decision about a release that waits for none
+├── ReleaseSuperseded       409  an acceptance of a release that is older than what readers have
+├── SourceRetired           409  an acceptance of a release that nobody can store any more
 ├── AnnotationUnknown       404  the origin of a value that there is not
 ├── NamespaceUnknown        404
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
@@ -115,6 +117,20 @@ class ReleaseNotQuarantined(RequestError):
     """The release waits for no decision."""
 
     kind = "release-not-quarantined"
+    status = 409
+
+
+class ReleaseSuperseded(RequestError):
+    """Readers have a newer release."""
+
+    kind = "release-superseded"
+    status = 409
+
+
+class SourceRetired(RequestError):
+    """The source is retired."""
+
+    kind = "source-retired"
     status = 409
 
 

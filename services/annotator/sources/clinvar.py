@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from email.utils import parsedate
 from functools import lru_cache
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple, get_args
@@ -209,14 +208,12 @@ class Clinvar:
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """The day variants were published. A summary of another week is named with its own."""
-        said = files[VARIANTS].last_modified
-        published = parsedate(said) if said else None
+        published = files[VARIANTS].published
         summarised = _day_of_summary(files[SUMMARY])
         if published is None:
             return f"{files[VARIANTS].sha256.hex()[:12]} with gene summary {summarised}"
-        day = date(*published[:3])
-        same = abs(day - summarised) <= timedelta(SAME_RELEASE_DAYS)
-        return f"{day}" if same else f"{day} with gene summary {summarised}"
+        same = abs(published - summarised) <= timedelta(SAME_RELEASE_DAYS)
+        return f"{published}" if same else f"{published} with gene summary {summarised}"
 
     def read(self, files: Mapping[str, StoredFile], catalogue: Catalogue) -> Iterator[Entry]:
         """A record for each gene that either file names, and what is no gene of ours."""

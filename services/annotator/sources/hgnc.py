@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from email.utils import parsedate
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -174,8 +173,8 @@ class Hgnc:
         file = files[COMPLETE_SET]
         if days := _days(_content(file)):
             return max(days)
-        if file.last_modified and (published := parsedate(file.last_modified)):
-            return date(*published[:3]).isoformat()
+        if file.published:
+            return file.published.isoformat()
         if file.etag:
             return file.etag.removeprefix("W/").strip('"')
         return file.sha256.hex()[:12]

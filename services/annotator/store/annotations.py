@@ -1,6 +1,6 @@
 """Versions of annotations: two statements close what changed and insert what is new."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.views import Cause
-from services.annotator.domain import Batch, MatchedBy, Offered
+from services.annotator.domain import MatchedBy, Offered
 from services.annotator.errors import ReleaseMissing, StoreIncomplete
 from services.chassis.errors import Problem
 
@@ -72,9 +72,9 @@ _OFFERED = """
 
 
 async def store_staged(
-    tx: AsyncConnection, batch: Batch, origin: Origin, now: datetime
+    tx: AsyncConnection, source: str, genes: Sequence[str], origin: Origin, now: datetime
 ) -> list[str]:
-    """Store what the staged release says of a batch's genes. Returns the genes that changed.
+    """Store what the staged release says of these genes. Returns those that changed.
 
     Raises ReleaseMissing when the staged rows are gone: absent is then not the same as empty.
     """
@@ -83,8 +83,8 @@ async def store_staged(
         {"release_id": origin.release_id},
     )
     if not staged:
-        raise ReleaseMissing(f"release {origin.release_id} of {batch.source} is not staged")
-    return await _store(tx, _STAGED, {"genes": list(batch.genes)}, batch.source, origin, now)
+        raise ReleaseMissing(f"release {origin.release_id} of {source} is not staged")
+    return await _store(tx, _STAGED, {"genes": list(genes)}, source, origin, now)
 
 
 async def store_offered(
@@ -108,6 +108,23 @@ async def store_offered(
         "positions": offered.positions,
     }
     return await _store(tx, _OFFERED, values, source, origin, now, keeps_empty=keeps_empty)
+
+
+async def list_held(tx: AsyncConnection, source: str, genes: Sequence[str]) -> frozenset[str]:
+    """Those of these genes that have a value of a release that readers rely on."""
+    held = await tx.scalars(
+        text("""
+            SELECT g.hgnc_id FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id)
+            CROSS JOIN LATERAL (
+                SELECT a.release_id FROM annotation a
+                WHERE a.hgnc_id = g.hgnc_id AND a.source = :source AND a.valid_to = 'infinity'
+                  AND a.value IS NOT NULL LIMIT 1
+            ) a
+            JOIN release r ON r.id = a.release_id WHERE r.readable_since IS NOT NULL
+        """),
+        {"source": source, "genes": list(genes)},
+    )
+    return frozenset(held)
 
 
 async def _store(

@@ -19,6 +19,8 @@ from contracts.messages import (
 )
 from services.annotator.domain import Catalogue, Gene
 
+GIVEN_UP_MAX = 4_000  # Stored beside one slice, and a release of the catalogue has ten of them.
+
 
 async def get_catalogue(tx: AsyncConnection) -> Catalogue:
     """All approved genes, in the order of their numbers."""
@@ -56,6 +58,29 @@ async def current_catalogue_id(tx: AsyncConnection) -> UUID | None:
     return catalogue_id
 
 
+async def list_given_up(tx: AsyncConnection, source: str, release_id: UUID) -> list[str]:
+    """Some genes that are not approved any more and of which the staged release of the catalogue's
+    source says something else than the version that holds; none when all of them are stored.
+
+    No slice has them, because no run counts them: without a version of their own, what is asked
+    for of a later time would have them approved.
+    """
+    rows = await tx.scalars(
+        text("""
+            SELECT g.hgnc_id FROM gene g CROSS JOIN LATERAL (
+                SELECT a.digest FROM annotation a
+                WHERE a.hgnc_id = g.hgnc_id AND a.source = :source AND a.valid_to = 'infinity'
+                  AND a.value IS NOT NULL LIMIT 1
+            ) a
+            LEFT JOIN staged s ON s.release_id = :release_id AND s.hgnc_id = g.hgnc_id
+            WHERE g.status <> 'approved' AND s.digest IS DISTINCT FROM a.digest
+            LIMIT :genes_max
+        """),
+        {"source": source, "release_id": release_id, "genes_max": GIVEN_UP_MAX},
+    )
+    return list(rows)
+
+
 @dataclass(frozen=True)
 class Rewritten:
     """What a release made of the catalogue.
@@ -80,8 +105,10 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> Rewritten:
             text("""
                 WITH rewritten AS (
                     INSERT INTO gene (hgnc_id, symbol, name, status, locus_group, locus_type,
-                                      location, entrez_id, ensembl_gene_id, successors)
-                    SELECT s.hgnc_id, v.* FROM staged s CROSS JOIN LATERAL json_to_record(s.value)
+                                      location, entrez_id, ensembl_gene_id, successors, listed_at)
+                    SELECT s.hgnc_id, v.*, r.retrieved_at
+                    FROM staged s JOIN release r ON r.id = s.release_id
+                    CROSS JOIN LATERAL json_to_record(s.value)
                         AS v (symbol text, name text, status text, locus_group text,
                               locus_type text, location text, entrez_id text,
                               ensembl_gene_id text, successors text[])
@@ -91,7 +118,10 @@ async def rewrite_catalogue(tx: AsyncConnection, release_id: UUID) -> Rewritten:
                         locus_group = excluded.locus_group, locus_type = excluded.locus_type,
                         location = excluded.location, entrez_id = excluded.entrez_id,
                         ensembl_gene_id = excluded.ensembl_gene_id,
-                        successors = excluded.successors
+                        successors = excluded.successors,
+                        listed_at = CASE WHEN gene.status <> 'approved'
+                                          AND excluded.status = 'approved'
+                                         THEN excluded.listed_at ELSE gene.listed_at END
                     WHERE (gene.symbol, gene.name, gene.status, gene.locus_group, gene.locus_type,
                            gene.location, gene.entrez_id, gene.ensembl_gene_id, gene.successors)
                         IS DISTINCT FROM

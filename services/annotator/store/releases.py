@@ -238,26 +238,42 @@ async def record_page(
 
 
 async def accept_release(tx: AsyncConnection, release_id: UUID) -> None:
-    """A staged release is what readers shall have: its slices may be stored."""
+    """A staged release is what readers shall have: its slices may be stored.
+
+    One that is accepted again began with its first transaction all the same, and what its slices
+    have changed is counted on while it has them.
+    """
     await tx.execute(
         text("""
             UPDATE release SET state = 'accepted', accepted_at = now(),
-                               accepted_xid = pg_current_xact_id(), changed_count = 0
+                accepted_xid = coalesce(accepted_xid, pg_current_xact_id()),
+                changed_count = CASE WHEN EXISTS (
+                    SELECT FROM batch WHERE batch.release_id = release.id AND kind = 'store')
+                    THEN changed_count ELSE 0 END
             WHERE id = :release_id AND state = 'staged'
         """),
         {"release_id": release_id},
     )
 
 
+# Whether readers have, or are getting, what the source published after a release `r`.
+_IS_SUPERSEDED = """EXISTS (
+    SELECT FROM release newer
+    WHERE newer.source = r.source AND newer.retrieved_at > r.retrieved_at
+      AND (newer.accepted_xid IS NOT NULL OR newer.readable_since IS NOT NULL))"""
+
+
 async def decide_release(tx: AsyncConnection, command: DecideRelease) -> bool:
-    """Note what a person has decided; false when the release is not quarantined."""
+    """Note what a person has decided; false when the release is not quarantined, or would be
+    accepted though it is superseded: its values would never be stored over newer ones."""
     decided = await tx.scalar(
-        text("""
-            UPDATE release SET
+        text(f"""
+            UPDATE release r SET
                 state = CASE :decision WHEN 'accept' THEN 'staged' ELSE 'rejected' END,
                 problem = CAST(:problem AS jsonb), decision = :decision, decided_at = now(),
                 decided_by = :decided_by, decision_note = :note
             WHERE id = :release_id AND source = :source AND state = 'quarantined'
+              AND NOT (:decision = 'accept' AND {_IS_SUPERSEDED})
             RETURNING true
         """),
         {
@@ -272,17 +288,20 @@ async def decide_release(tx: AsyncConnection, command: DecideRelease) -> bool:
     return bool(decided)
 
 
-async def is_acceptance_open(tx: AsyncConnection, source: str) -> bool:
-    """Whether a person has accepted a release of the source that is not being stored yet."""
-    found = await tx.scalar(
-        text("""
-            SELECT EXISTS (SELECT FROM release
-                           WHERE source = :source AND decision = 'accept'
-                             AND state IN ('fetched', 'staged'))
-        """),
-        {"source": source},
-    )
-    return bool(found)
+async def accepted_release(tx: AsyncConnection, source: str) -> Release | None:
+    """The newest release that a person has accepted and that is not being stored yet."""
+    row = (
+        await tx.execute(
+            text(f"""
+                SELECT r.id FROM release r
+                WHERE r.source = :source AND r.decision = 'accept'
+                  AND r.state IN ('fetched', 'staged') AND NOT {_IS_SUPERSEDED}
+                ORDER BY r.retrieved_at DESC LIMIT 1
+            """),
+            {"source": source},
+        )
+    ).one_or_none()
+    return await get_release(tx, row.id) if row else None
 
 
 def _rejection(command: DecideRelease) -> str:

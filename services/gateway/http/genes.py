@@ -1,5 +1,6 @@
 """Genes: lists of documents, one document by any name of its gene, and what names mean."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ _LIST = jsonapi.Allowed(
 _LIST_AT = jsonapi.Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
 _ONE = jsonapi.Allowed(resource="genes", fields=FIELDS, others=("as_of",))
 _ONE_AT = jsonapi.Allowed(others=("as_of",))
+_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 AS_OF = "a time with its zone, as 2026-06-01T08:00:00Z, or a day, which is its beginning in UTC"
 _EVENTS = jsonapi.Allowed(paged=True, keyset=True, counted=True)
 _NOTHING = jsonapi.Allowed()
@@ -221,17 +223,23 @@ async def moment_of(
     value = query.given.get(name)
     if value is None:
         return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        moment = None
-    if moment is not None and moment.tzinfo is None and len(value) == len("2026-06-01"):
-        moment = moment.replace(tzinfo=UTC)
-    if moment is None or moment.tzinfo is None:
+    moment = _moment(value)
+    if moment is None:
         raise jsonapi.invalid(name, value, accepted)
     if not await history.is_settled(connection, moment):
         raise jsonapi.invalid(name, value, f"a time at least {history.SETTLED_SECONDS} s ago")
     return moment
+
+
+def _moment(value: str) -> datetime | None:
+    """In UTC; None for what is no time with its zone and no day, or in no year from 1 to 9999."""
+    try:
+        moment = datetime.fromisoformat(value)
+        if _DAY.fullmatch(value):
+            return moment.replace(tzinfo=UTC)
+        return None if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 async def find_gene(connection: AsyncConnection, gene: str) -> str:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 from uuid import UUID
@@ -68,6 +68,7 @@ class HistoryRoutes:
         query = _ANNOTATION.parse(request.query_params)
         wants_provenance = jsonapi.one_of(query.given, "provenance", ("false", "true")) == "true"
         async with self.engine.connect() as connection:
+            await history.see_one_moment(connection)  # Of the value and of where it is from.
             at = await moment_of(connection, query)
             hgnc_id = await find_gene(connection, gene)
             rows = await _annotations(connection, hgnc_id, at, source)
@@ -116,7 +117,7 @@ class HistoryRoutes:
             wanted = _wanted(query)
             if "gene" in query.filters:
                 hgnc_id = await find_gene(connection, query.filters["gene"][0])
-                wanted = Wanted(hgnc_id, wanted.sources, wanted.causes, wanted.severities)
+                wanted = replace(wanted, hgnc_id=hgnc_id)
             page = await history.list_changes(connection, wanted, since, query.size)
         cursor = _spell(page[-1]) if page else query.given.get("since", _spelt(since))
         return jsonapi.respond(
@@ -229,7 +230,7 @@ def _place(given: Mapping[str, str], name: str) -> Place | None:
     match _read(given, name, accepted):
         case None:
             return None
-        case (xid, int(number)) if 0 <= number < 2**63:
+        case (xid, int(number)) if type(number) is int and 0 <= number < 2**63:
             return xid, number
     raise jsonapi.invalid(name, given[name], accepted)
 
@@ -247,6 +248,8 @@ def _behind(given: Mapping[str, str]) -> tuple[int, str]:
 async def _annotations(
     connection: AsyncConnection, hgnc_id: str, at: datetime | None, source: str | None = None
 ) -> Sequence[Row]:
+    if source is not None and "\x00" in source:
+        return []  # No source is called so, and PostgreSQL has no such text.
     if at is None:
         return await history.annotations_now(connection, hgnc_id, source)
     return await history.annotations_at(connection, [hgnc_id], at, source)
@@ -269,6 +272,10 @@ async def _end_of(connection: AsyncConnection, query: Query, name: str) -> datet
         error = field_error(f"query {name}", value, "a run that has ended")
         raise RunUnfinished(f"run {run_id} is {run['state']}; it has no end yet", [error])
     ended: datetime = run["finished_at"]
+    if not await history.is_settled(connection, ended):
+        accepted = f"a run that ended at least {history.SETTLED_SECONDS} s ago"
+        error = field_error(f"query {name}", value, accepted)
+        raise RunUnfinished(f"run {run_id} has only just ended; accepted: {accepted}", [error])
     return ended
 
 

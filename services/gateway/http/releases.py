@@ -13,7 +13,13 @@ from contracts.messages import DecideRelease, Decision
 from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import jsonapi
-from services.gateway.errors import DecisionInvalid, ReleaseNotQuarantined, ReleaseUnknown
+from services.gateway.errors import (
+    DecisionInvalid,
+    ReleaseNotQuarantined,
+    ReleaseSuperseded,
+    ReleaseUnknown,
+    SourceRetired,
+)
 from services.gateway.http.bodies import Body
 from services.gateway.http.catalogue import no_source
 from services.gateway.store import catalogue, releases
@@ -104,7 +110,8 @@ class ReleaseRoutes:
     async def accept(
         self, request: Request, name: str, release_id: str, reasons: Reasons
     ) -> Response:
-        """Believe a quarantined release after all: it is stored next."""
+        """Believe a quarantined release after all: it is stored next, whatever is published now.
+        Not one that is older than what readers have, nor of a source that is retired."""
         return await self._decide(request, name, release_id, reasons, "accept")
 
     async def reject(
@@ -123,6 +130,8 @@ class ReleaseRoutes:
                 error = field_error("path release_id", release_id, "a release in quarantine")
                 detail = f"release {release_id} of {name} is {release['state']}"
                 raise ReleaseNotQuarantined(detail, [error])
+            if decision == "accept":
+                await _require_storable(tx, name, release_id)
             command = DecideRelease(
                 source=name,
                 release_id=UUID(release_id),
@@ -165,6 +174,21 @@ async def _find(connection: AsyncConnection, source: str, release_id: str) -> Ro
     if found is None:
         raise ReleaseUnknown(source, release_id)
     return found
+
+
+async def _require_storable(connection: AsyncConnection, source: str, release_id: str) -> None:
+    """Raises SourceRetired and ReleaseSuperseded: of such a release nothing would be stored."""
+    if source not in await catalogue.list_source_names(connection):
+        error = field_error("path name", source, "a source that is in use")
+        raise SourceRetired(f"{source} is retired: its releases can only be rejected", [error])
+    newer = await releases.newer_release(connection, UUID(release_id))
+    if newer is not None:
+        error = field_error("path release_id", release_id, "a release newer than what readers have")
+        raise ReleaseSuperseded(
+            f"{source} has published release {newer} since, and readers have that: an older one"
+            " can only be rejected",
+            [error],
+        )
 
 
 def _address(source: str) -> str:

@@ -38,6 +38,8 @@ async def list_sources(connection: AsyncConnection) -> list[Row]:
 
 
 async def get_source(connection: AsyncConnection, name: str) -> Row | None:
+    if "\x00" in name:
+        return None  # PostgreSQL has no such text.
     statement = _SOURCES.format(schema=", value_schema::text AS value_schema")
     rows = await connection.execute(text(f"{statement} WHERE name = :name"), {"name": name})
     row = rows.mappings().one_or_none()
@@ -55,7 +57,7 @@ def _declared(row: RowMapping) -> Row:
 
 async def has_source(connection: AsyncConnection, name: str) -> bool:
     """Retired ones included: what they said stays."""
-    return bool(
+    return "\x00" not in name and bool(  # PostgreSQL has no such text.
         await connection.scalar(
             text("SELECT EXISTS (SELECT FROM annotator.source_v1 WHERE name = :name)"),
             {"name": name},

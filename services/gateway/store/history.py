@@ -35,6 +35,11 @@ _HELD = """
 """
 
 
+async def see_one_moment(connection: AsyncConnection) -> None:
+    """Let all that this transaction reads be of its first statement's moment. Comes first in it."""
+    await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+
+
 async def is_settled(connection: AsyncConnection, at: datetime) -> bool:
     """Whether nothing that holds at this time can still be written."""
     settled = await connection.scalar(
@@ -314,23 +319,40 @@ async def list_differences(
 
     rows = await connection.execute(
         text(f"""
-            WITH touched AS (
+            WITH touched AS MATERIALIZED (
                 SELECT DISTINCT v.hgnc_id, v.source, substr(v.hgnc_id, 6)::integer AS number
                 FROM annotator.annotation_v1 v
                 WHERE v.valid_from > :before AND v.valid_from <= :after
                   AND (CAST(:sources AS text[]) IS NULL OR v.source = ANY(:sources))
+            ), differing AS MATERIALIZED (
+                SELECT t.hgnc_id, t.number, t.source, b.value AS before, a.value AS after,
+                       b.release_id AS release_id_before, a.release_id
+                FROM (
+                    -- Put in order before their values are read, so that only a page's are.
+                    SELECT * FROM touched
+                    WHERE (number, source) > (:number, CAST(:source AS text))
+                    ORDER BY number, source OFFSET 0
+                ) t
+                LEFT JOIN LATERAL ({held(":before")}) b ON true
+                LEFT JOIN LATERAL ({held(":after")}) a ON true
+                WHERE a.value IS DISTINCT FROM b.value
+                ORDER BY t.number, t.source LIMIT :limit
             )
-            SELECT t.hgnc_id, t.number, g.symbol, t.source, b.value AS before, a.value AS after,
+            SELECT d.hgnc_id, d.number, g.symbol, d.source, d.before, d.after,
                    p.version AS release_before, r.version AS release
-            FROM touched t
-            LEFT JOIN LATERAL ({held(":before")}) b ON true
-            LEFT JOIN LATERAL ({held(":after")}) a ON true
-            LEFT JOIN annotator.gene_v1 g ON g.hgnc_id = t.hgnc_id
-            LEFT JOIN annotator.release_v1 p ON p.release_id = b.release_id
-            LEFT JOIN annotator.release_v1 r ON r.release_id = a.release_id
-            WHERE a.value IS DISTINCT FROM b.value
-              AND (t.number, t.source) > (:number, CAST(:source AS text))
-            ORDER BY t.number, t.source LIMIT :limit
+            FROM differing d
+            -- As in D34: of a page, too, the planner may believe that it has one row.
+            LEFT JOIN LATERAL (
+                SELECT symbol FROM annotator.gene_v1 g WHERE g.hgnc_id = d.hgnc_id LIMIT 1
+            ) g ON true
+            LEFT JOIN LATERAL (
+                SELECT version FROM annotator.release_v1 p
+                WHERE p.release_id = d.release_id_before LIMIT 1
+            ) p ON true
+            LEFT JOIN LATERAL (
+                SELECT version FROM annotator.release_v1 r WHERE r.release_id = d.release_id LIMIT 1
+            ) r ON true
+            ORDER BY d.number, d.source
         """),
         {
             "before": before,

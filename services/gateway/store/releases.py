@@ -52,6 +52,23 @@ async def get_release(connection: AsyncConnection, source: str, release_id: UUID
     return None if found is None else _readable(found)
 
 
+async def newer_release(connection: AsyncConnection, release_id: UUID) -> str | None:
+    """The newest release of the same source that was retrieved later and that readers have, or
+    are getting."""
+    newer: str | None = await connection.scalar(
+        text("""
+            SELECT newer.release_id::text
+            FROM annotator.release_v1 r JOIN annotator.release_v1 newer
+                ON newer.source = r.source AND newer.retrieved_at > r.retrieved_at
+            WHERE r.release_id = :release_id
+              AND (newer.accepted_xid IS NOT NULL OR newer.readable_since IS NOT NULL)
+            ORDER BY newer.retrieved_at DESC LIMIT 1
+        """),
+        {"release_id": release_id},
+    )
+    return newer
+
+
 def _readable(row: Any) -> Row:  # noqa: ANN401 - a row's columns have any types
     """What is JSON goes out as it came in: nothing parses it here."""
     found = {name: orjson.Fragment(row[name]) if row[name] else None for name in _JSON}

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import (
+    AnnotationsChanged,
     GeneEvent,
     GeneMerged,
     GeneRenamed,
@@ -25,6 +26,7 @@ from tests.builders import IDS, build_file, build_release
 from tests.integration.annotator.catalogue import FILE, write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import (
+    WITH_VALUE,
     keep_unchanged,
     look_upstream,
     write_release,
@@ -214,6 +216,7 @@ async def publish(desk: Desk, genes: Genes) -> UUID:
     """A newer release of the catalogue, fetched and staged."""
     source = SOURCES["hgnc"]
     assert not domain.is_api(source)
+    await desk.handlers.raw_store.keep_bytes(FILE, domain.digest(FILE))
     async with desk.engine.begin() as tx:
         release_id = await build_release(tx, "hgnc", "newer", state="staged", is_readable=False)
         file_ids = [
@@ -225,3 +228,82 @@ async def publish(desk: Desk, genes: Genes) -> UUID:
             text("INSERT INTO staged_release (release_id) VALUES (:id)"), {"id": release_id}
         )
     return release_id
+
+
+async def test_what_a_refresh_says_of_a_gene_that_it_gives_up_is_a_version_of_it(
+    desk: Desk,
+) -> None:
+    """No slice holds it: without that, it would be approved at any later time."""
+    keep_unchanged(desk)
+    approved: Genes = {hgnc_id: {"status": "approved", "symbol": hgnc_id} for hgnc_id in IDS}
+    await publish(desk, approved)
+    await desk.order(["hgnc"])
+    await desk.work()
+    assert await said_now(desk) == dict.fromkeys(IDS, "approved")
+    kept = {hgnc_id: said for hgnc_id, said in approved.items() if hgnc_id not in (PKD1, PKD2)}
+
+    release_id = await publish(desk, kept | {PKD1: merged(BRAF)})
+    desk.published.clear()
+    await desk.order(["hgnc"])
+    await desk.work()
+
+    assert await said_now(desk) == dict.fromkeys(kept, "approved") | {PKD1: "merged", PKD2: None}
+    told = [one for one in desk.published if isinstance(one, AnnotationsChanged)]
+    assert {PKD1, PKD2} <= {gene for one in told for gene in one.genes}
+    row = await desk.row("SELECT * FROM release_v1 WHERE release_id = :id", id=release_id)
+    assert (row.state, row.changed_count) == ("stored", 2)
+    run = await desk.row("SELECT * FROM run_source_v1 ORDER BY started_at DESC LIMIT 1")
+    assert (run.total_count, run.done_count, run.no_data_count) == (len(kept), len(kept), 0)
+
+    await publish(desk, kept | {PKD1: merged(BRAF)})  # And said again, it is no change.
+    await desk.order(["hgnc"])
+    await desk.work()
+    rows = await desk.rows("SELECT state, changed_count FROM release_v1 ORDER BY retrieved_at")
+    assert [(row.state, row.changed_count) for row in rows] == [
+        *(("stored", len(IDS)), ("stored", 2)),
+        ("stored", 0),
+    ]
+
+
+async def test_a_new_gene_is_pending_until_a_release_was_matched_against_it(desk: Desk) -> None:
+    """That a release says nothing of a gene which nobody looked for in it means nothing."""
+    keep_unchanged(desk)
+    known: Genes = {hgnc_id: {"status": "approved", "symbol": hgnc_id} for hgnc_id in IDS}
+    await publish(desk, known)
+    await desk.order(["hgnc"])
+    await desk.work()
+    matched = await write_release(desk, [IDS])
+    await desk.order(["hpo"])
+    await desk.work()
+    without = {hgnc_id: "empty" for hgnc_id in IDS if hgnc_id not in WITH_VALUE}
+    assert await statuses(desk) == dict.fromkeys(WITH_VALUE, "ok") | without
+
+    new = "HGNC:5"
+    catalogue_id = await publish(desk, known | {new: {"status": "approved", "symbol": "A1BG"}})
+    await desk.order(["hgnc"])
+    await desk.work()
+    assert await statuses(desk) == dict.fromkeys(WITH_VALUE, "ok") | without | {new: "pending"}
+    steps = (
+        ("state = 'accepted', stored_at = NULL, catalogue_id = :catalogue_id", "pending"),
+        ("state = 'stored', stored_at = clock_timestamp()", "empty"),  # Staged and stored anew.
+    )
+    for step, status in steps:
+        async with desk.engine.begin() as tx:
+            await tx.execute(
+                text(f"UPDATE release SET {step} WHERE id = :id"),  # noqa: S608
+                {"id": matched, **({"catalogue_id": catalogue_id} if ":cat" in step else {})},
+            )
+        assert await statuses(desk) == dict.fromkeys(WITH_VALUE, "ok") | without | {new: status}
+
+
+async def statuses(desk: Desk) -> dict[str, str]:
+    rows = await desk.rows("SELECT hgnc_id, status FROM current_annotation_v1 WHERE source = 'hpo'")
+    return {row.hgnc_id: row.status for row in rows}
+
+
+async def said_now(desk: Desk) -> dict[str, str | None]:
+    rows = await desk.rows("""
+        SELECT hgnc_id, value->>'status' AS status FROM annotation_v1
+        WHERE source = 'hgnc' AND is_current
+    """)
+    return {row.hgnc_id: row.status for row in rows}

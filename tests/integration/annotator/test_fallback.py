@@ -1,6 +1,7 @@
 """A few genes are asked for one by one while the files of their source cannot be had."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -140,6 +141,15 @@ async def test_who_lost_the_lease_meanwhile_stores_nothing(desk: Desk) -> None:
     assert (await desk.row("SELECT state FROM run_source")).state == "waiting"
 
 
+async def value_of(desk: Desk, hgnc_id: str) -> Any:
+    row = await desk.row(
+        """SELECT value FROM current_annotation_v1
+           WHERE source = 'gnomad' AND hgnc_id = :hgnc_id""",
+        hgnc_id=hgnc_id,
+    )
+    return row.value
+
+
 async def test_the_files_replace_what_was_asked_for_meanwhile(
     loaded_desk: Desk, mirror: Mirror
 ) -> None:
@@ -166,10 +176,14 @@ async def test_the_files_replace_what_was_asked_for_meanwhile(
         assert whole[row.hgnc_id]["transcript"].startswith("ENST")
     assert set((await statuses(desk)).values()) == {"ok", "empty"}
 
-    # Away once more, and back as it was: what stood in for the files is not taken for them.
-    await desk.order(["gnomad"], [PKD1])
+    # Away once more, and back as it was: what stood in for the files is not taken for them, and
+    # what they said is not replaced by an answer that says less.
+    run_id = await desk.order(["gnomad"], [PKD1])
     with mirror.fault("gnomad", kind="status", status=503):
         await try_again(desk, 2)
+    run = await desk.row("SELECT * FROM run_source_v1 WHERE run_id = :run_id", run_id=run_id)
+    assert (run.state, run.done_count, run.changed_count) == ("completed", 1, 0)
+    assert await value_of(desk, PKD1) == whole[PKD1]
     before = mirror.counters("gnomad")["not_modified"]
     await try_again(desk, 1)
     assert mirror.counters("gnomad")["not_modified"] == before + 1

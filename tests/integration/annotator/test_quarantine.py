@@ -102,6 +102,52 @@ async def last_problem(desk: Desk) -> str:
     return str(row.type)
 
 
+@pytest.mark.usefixtures("publisher")
+async def test_the_genes_of_one_change_stay_so_when_their_release_is_matched_anew(
+    loaded_desk: Desk,
+) -> None:
+    """As it is after each new catalogue, and after a crash in the middle of its storing."""
+    desk = loaded_desk
+    before = await genes_of_release(desk)
+    (change,) = await desk.rows("SELECT gene_count FROM change_v1 WHERE source = 'hpo'")
+    assert change.gene_count == len(before)
+    async with desk.engine.begin() as tx:  # Matched against a catalogue that there was.
+        await tx.execute(text("UPDATE release SET catalogue_id = NULL WHERE source = 'hpo'"))
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    row = await desk.row("SELECT state, cause, changed_count FROM release WHERE source = 'hpo'")
+    assert (row.state, row.cause, row.changed_count) == ("stored", "mapping", 0)
+    assert await genes_of_release(desk) == before
+
+
+async def genes_of_release(desk: Desk) -> set[str]:
+    """As readers find them: by the transactions of the release."""
+    rows = await desk.rows("""
+        SELECT a.hgnc_id FROM release_v1 r JOIN annotation_v1 a
+            ON a.release_id = r.release_id AND a.xid BETWEEN r.accepted_xid AND r.stored_xid
+        WHERE r.source = 'hpo'
+    """)
+    return {row.hgnc_id for row in rows}
+
+
+async def test_what_was_stored_before_a_crash_is_counted_with_the_rest(
+    loaded_desk: Desk,
+) -> None:
+    desk = loaded_desk
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await work_slices(desk, 3)
+    async with desk.engine.begin() as tx:
+        for table in ("staged", "staged_release"):
+            await tx.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+        await tx.execute(text("UPDATE batch SET state = 'pending' WHERE state = 'queued'"))
+    for _ in range(3):
+        await desk.work()
+        await desk.make_due()
+    assert await states(desk) == ["stored"]
+    (change,) = await desk.rows("SELECT gene_count FROM change_v1 WHERE source = 'hpo'")
+    assert change.gene_count == len(await values(desk)) == len(await genes_of_release(desk))
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_release_over_another_tells_exactly_what_differs_and_restarts_in_the_middle(
     loaded_desk: Desk,
@@ -248,6 +294,57 @@ async def test_an_acceptance_that_crosses_the_end_of_its_batch_is_not_lost(
     assert await states(desk) == ["stored", "stored"]
 
 
+async def test_what_was_accepted_is_stored_though_another_came_and_waits_too(
+    loaded_desk: Desk, publisher: Publisher, tmp_path: Path
+) -> None:
+    desk = loaded_desk
+    good = publisher.contents[GENES]
+    first = await quarantine(desk, publisher, edit(good, 4, {"drop": 0.3}))
+    accepted = dict(publisher.contents)
+    second = await quarantine(desk, publisher, edit(good, 5, {"drop": 0.6}))
+    assert await states(desk) == ["stored", "quarantined", "quarantined"]
+
+    await desk.handlers.on_decide_release(decide(first, "accept"))
+    await desk.work()
+    assert await states(desk) == ["stored", "stored", "quarantined"]
+    assert await values(desk) == await read(desk, accepted, tmp_path)
+    await desk.handlers.on_decide_release(decide(second, "accept"))
+    await desk.work()
+    assert await states(desk) == ["stored", "stored", "stored"]
+    assert await values(desk) == await read(desk, publisher.contents, tmp_path)
+
+
+async def test_what_is_older_than_what_readers_have_is_not_accepted_any_more(
+    loaded_desk: Desk, publisher: Publisher
+) -> None:
+    desk = loaded_desk
+    good = publisher.contents[GENES]
+    first = await quarantine(desk, publisher, edit(good, 4, {"drop": 0.3}))
+    publisher.contents[GENES] = edit(good, 5, {"trim": 0.01})
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    before = await values(desk)
+    await desk.handlers.on_decide_release(decide(first, "accept"))
+    await desk.work()
+    assert await states(desk) == ["stored", "quarantined", "stored"]
+    assert await values(desk) == before
+    # Nor does it keep anybody looking for what nobody will store.
+    await quarantine(desk, publisher, edit(good, 6, {"drop": 0.3}))
+    await desk.handlers.on_decide_release(decide(first, "reject"))
+    assert await states(desk) == ["stored", "rejected", "stored", "quarantined"]
+
+
+async def quarantine(desk: Desk, publisher: Publisher, genes: bytes) -> UUID:
+    """Publish a release that has to wait for a person. Returns its id."""
+    publisher.contents[GENES] = genes
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    row = await desk.row("SELECT id, state FROM release ORDER BY retrieved_at DESC LIMIT 1")
+    assert row.state == "quarantined"
+    release_id: UUID = row.id
+    return release_id
+
+
 def decide(release_id: UUID, decision: Decision) -> DecideRelease:
     return DecideRelease(
         source="hpo",
@@ -284,3 +381,30 @@ async def test_another_form_is_noticed_though_it_can_be_read(
     assert await states(desk) == ["stored", "quarantined"]
     (event,) = [one for one in desk.published if isinstance(one, ReleaseQuarantined)]
     assert [doubt.check for doubt in event.doubts] == [check]
+
+
+@pytest.mark.parametrize("file", [GENES, DISEASES])
+async def test_what_no_database_can_keep_is_refused_at_once(
+    loaded_desk: Desk, publisher: Publisher, file: str
+) -> None:
+    """NUL is a character to JSON, and none to PostgreSQL."""
+    desk = loaded_desk
+    before = await values(desk)
+    content = publisher.contents[file]
+    if file == GENES:  # In what becomes a key of the report.
+        line = content.splitlines()[-1].split(b"\t")
+        publisher.contents[file] = content + b"\t".join([b"1\x002", *line[1:]]) + b"\n"
+    else:  # In what becomes part of values.
+        publisher.contents[file] = content.replace(b"POLYCYSTIC", b"POLY\x00CYSTIC").replace(
+            b"olycystic", b"oly\x00cystic"
+        )
+        assert b"\x00" in publisher.contents[file]
+    await desk.order(["hpo"], ["HGNC:9008"])
+    await desk.work()
+    assert await states(desk) == ["stored", "rejected"]
+    assert await last_problem(desk) == "urn:annobus:problem:release-refused"
+    problem = await desk.row("SELECT problem FROM release WHERE state = 'rejected'")
+    assert "the character NUL" in problem.problem["detail"]
+    assert await values(desk) == before
+    batch = await desk.row("SELECT attempt FROM batch WHERE state = 'dead'")
+    assert batch.attempt == 1

@@ -2,6 +2,8 @@
 versions that the annotator's own statements have stored."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -339,15 +341,32 @@ async def test_a_difference_in_pages(desk: Desk, told: dict[str, datetime]) -> N
     assert [one["attributes"]["symbol"] for one in rest.json()["data"]] == ["PKD2"]
 
 
+def cursor_of(place: object) -> str:
+    """As a client makes one by hand."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("path", "parameters", "says"),
     [
         ("/api/genes/PKD1", {"as_of": "yesterday"}, "a time with its zone"),
         ("/api/genes/PKD1", {"as_of": "2026-06-01T08:00:00"}, "a time with its zone"),
         ("/api/genes/PKD1", {"as_of": "2999-01-01"}, "a time at least"),
+        ("/api/genes/PKD1", {"as_of": "2026W23T08"}, "a time with its zone"),
+        ("/api/genes/PKD1", {"as_of": "2026-W23-1"}, "a time with its zone"),
+        ("/api/genes/PKD1", {"as_of": "2016-12-31T23:59:60Z"}, "a time with its zone"),
+        ("/api/genes/PKD1", {"as_of": "0001-01-01T00:00:00+23:59"}, "a time with its zone"),
+        ("/api/genes/PKD1", {"as_of": "9999-12-31T23:59:59-23:59"}, "a time with its zone"),
+        ("/api/diff", {"from": "0001-01-01T00:00:00+23:59"}, "the id of a run"),
         ("/api/genes", {"as_of": "2026-06-01", "filter[symbol]": "PKD1"}, "filter[symbol]"),
         ("/api/genes/PKD1/annotations/ensembl", {"provenance": "yes"}, "one of false, true"),
         ("/api/changes", {"since": "x"}, "the cursor of an answer before"),
+        ("/api/changes", {"since": cursor_of([1, True])}, "the cursor of an answer before"),
+        ("/api/changes", {"since": cursor_of([2**63, 1])}, "the cursor of an answer before"),
+        ("/api/changes", {"since": cursor_of({"a": 1, "b": 2})}, "the cursor of an answer before"),
+        ("/api/changes", {"since": "W" * 10_000}, "the cursor of an answer before"),
+        ("/api/diff", {"page[after]": cursor_of([2**31, "hpo"])}, "the cursor of a links.next"),
+        ("/api/diff", {"page[after]": cursor_of([1, "a\x00"])}, "the cursor of a links.next"),
         ("/api/changes", {"filter[cause]": "magic"}, "upstream, parser, mapping, correction"),
         ("/api/changes", {"filter[release]": "one"}, "the id of one release"),
         ("/api/diff", {"from": "2026-06-01"}, "the id of a run"),
@@ -363,7 +382,64 @@ async def test_what_does_not_fit_is_named(
     assert says in answer.json()["detail"]
 
 
-async def test_a_run_stands_for_its_end(desk: Desk, told: dict[str, datetime]) -> None:
+@pytest.mark.parametrize(
+    "as_of", ["0001-01-01", "0001-01-01T00:00:00Z", "1900-02-28T23:59:59-12:00"]
+)
+async def test_before_the_first_value_nothing_was_known(
+    desk: Desk, told: dict[str, datetime], as_of: str
+) -> None:
+    assert told
+    found = await attributes(desk, "/api/genes/PKD1/annotations/ensembl", as_of=as_of)
+    assert (found["status"], found["value"], found["release"]) == ("pending", None, None)
+    assert await attributes(desk, "/api/genes", as_of=as_of) == []
+
+
+async def test_a_gene_s_changes_of_one_release_are_of_that_release(
+    desk: Desk, storing: Storing
+) -> None:
+    releases = [await storing.release("ensembl", version) for version in ("115", "116", "117")]
+    for start, origin in enumerate(releases):
+        await storing.store("ensembl", origin, {PKD1: start, PKD2: start})
+    await desk.execute("UPDATE annotator.release SET accepted_xid = '1'")
+    chosen = {"filter[gene]": PKD1, "filter[release]": str(releases[1].release_id)}
+    found = await attributes(desk, "/api/changes", **chosen)
+    assert [(one["symbol"], one["release"], one["after"]["start"]) for one in found] == [
+        ("PKD1", "116", 1)
+    ]
+
+
+async def test_a_value_and_where_it_is_from_are_of_one_moment(
+    desk: Desk, storing: Storing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another value is stored between the two questions."""
+    await storing.store("ensembl", await storing.release("ensembl", "115"), {PKD1: 1})
+    newer = await storing.release("ensembl", "116")
+    provenance = history.provenance
+
+    async def late(connection: AsyncConnection, *arguments: Any) -> Any:
+        await storing.store("ensembl", newer, {PKD1: 2})
+        return await provenance(connection, *arguments)
+
+    monkeypatch.setattr(history, "provenance", late)
+    found = await attributes(desk, "/api/genes/PKD1/annotations/ensembl", provenance="true")
+    assert found["provenance"]["release"]["version"] == found["release"] == "115"
+
+
+async def test_a_source_that_cannot_be_named_is_unknown(desk: Desk, storing: Storing) -> None:
+    assert storing
+    for path in (
+        "/api/genes/PKD1/annotations/%00",
+        "/api/sources/%00/releases",
+        "/api/sources/%00",
+    ):
+        answer = await desk.client.get(path)
+        assert answer.status_code == 404, path
+        assert answer.json()["type"] == "urn:annobus:problem:source-unknown"
+
+
+async def test_a_run_stands_for_its_end(
+    desk: Desk, told: dict[str, datetime], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = await desk.start()
     answer = await desk.client.get(
         "/api/diff", params={"from": spelt(told["none"]), "to": str(run_id)}
@@ -383,6 +459,15 @@ async def test_a_run_stands_for_its_end(desk: Desk, told: dict[str, datetime]) -
         run_id,
     )
     assert len(await attributes(desk, "/api/diff", **parameters)) == 1
+    # What another run stores may still begin to hold before that end.
+    monkeypatch.setattr(history, "SETTLED_SECONDS", 60)
+    parameters["from"] = "2026-01-01"
+    answer = await desk.client.get("/api/diff", params=parameters)
+    assert (answer.status_code, answer.json()["type"]) == (
+        409,
+        "urn:annobus:problem:run-unfinished",
+    )
+    assert "60 s" in answer.json()["detail"]
 
 
 async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:

@@ -225,3 +225,34 @@ async def test_what_waits_for_no_decision_takes_none(desk: Desk, release_id: UUI
     answer = await desk.client.post(f"/api/sources/hpo/releases/{release_id}/reject", json=REASONS)
     assert answer.status_code == 409
     assert "is stored" in answer.json()["detail"]
+
+
+async def test_what_is_older_than_what_readers_have_can_only_be_rejected(
+    desk: Desk, quarantined: str
+) -> None:
+    address = f"/api/sources/hpo/releases/{quarantined}"
+    async with desk.database.begin("annotator") as tx:
+        newer = await build_release(tx, "hpo", "newer")
+    answer = await desk.client.post(f"{address}/accept", json=REASONS)
+    assert (answer.status_code, answer.json()["type"]) == (
+        409,
+        "urn:annobus:problem:release-superseded",
+    )
+    assert str(newer) in answer.json()["detail"]
+    assert await desk.outbox() == []
+    assert (await desk.client.post(f"{address}/reject", json=REASONS)).status_code == 202
+
+
+async def test_a_release_of_a_retired_source_can_only_be_rejected(
+    desk: Desk, quarantined: str
+) -> None:
+    """Nobody is left who could store it."""
+    address = f"/api/sources/hpo/releases/{quarantined}"
+    await desk.execute("UPDATE annotator.source SET is_retired = true WHERE name = 'hpo'")
+    answer = await desk.client.post(f"{address}/accept", json=REASONS)
+    assert (answer.status_code, answer.json()["type"]) == (
+        409,
+        "urn:annobus:problem:source-retired",
+    )
+    assert await desk.outbox() == []
+    assert (await desk.client.post(f"{address}/reject", json=REASONS)).status_code == 202

@@ -50,7 +50,7 @@ CREATE TABLE release (
     retrieved_at timestamptz NOT NULL,
     checked_at timestamptz NOT NULL,
     accepted_at timestamptz,
-    accepted_xid xid8,  -- Its values are stored from this transaction on, and until `stored_xid`.
+    accepted_xid xid8,  -- That accepted it first: its values are stored from it on, and until `stored_xid`.
     stored_at timestamptz,
     changed_count integer NOT NULL DEFAULT 0,
     readable_since timestamptz,  -- Stored whole once: readers rely on it, even while it is staged anew.
@@ -128,6 +128,7 @@ CREATE TABLE gene (
     entrez_id text CHECK (entrez_id ~ '^[0-9]+$'),
     ensembl_gene_id text,
     successors text[] NOT NULL DEFAULT '{}',
+    listed_at timestamptz NOT NULL DEFAULT '-infinity',  -- When the release was retrieved that approved it.
     CHECK (status <> 'approved' OR successors = '{}')
 );
 CREATE INDEX gene_approved ON gene (hgnc_number) WHERE status = 'approved';
@@ -387,7 +388,11 @@ LEFT JOIN (  -- One count for all; who asks for no count pays for none.
 
 CREATE VIEW current_annotation_v1 AS
 WITH newest AS (  -- The last release of each source that readers may rely on.
-    SELECT s.name AS source, s.kind, s.ttl, r.id, r.checked_at
+    SELECT s.name AS source, s.kind, s.ttl, r.id, r.checked_at, CASE
+               WHEN s.is_catalogue THEN r.retrieved_at
+               WHEN r.stored_at IS NULL THEN r.readable_since  -- It is being matched anew.
+               ELSE (SELECT c.retrieved_at FROM release c WHERE c.id = r.catalogue_id)
+           END AS matched_until  -- Genes that were listed later were not looked for in it.
     FROM source s
     LEFT JOIN LATERAL (
         SELECT * FROM release r
@@ -398,7 +403,8 @@ WITH newest AS (  -- The last release of each source that readers may rely on.
 SELECT g.hgnc_id, n.source,
        CASE
            WHEN c.outcome = 'error' THEN 'error'
-           WHEN a.value IS NULL AND n.kind = 'bulk' AND n.id IS NULL THEN 'pending'
+           WHEN a.value IS NULL AND n.kind = 'bulk'
+               AND (n.id IS NULL OR g.listed_at > n.matched_until) THEN 'pending'
            WHEN a.value IS NULL AND n.kind = 'api' AND c.outcome IS NULL THEN 'pending'
            WHEN coalesce(c.checked_at, n.checked_at, a.retrieved_at) < now() - n.ttl THEN 'stale'
            WHEN a.value IS NULL THEN 'empty'

@@ -671,7 +671,9 @@ def test_the_version_is_the_day_on_which_variants_were_published(keep: Keep) -> 
     assert version(keep()) == "2021-11-08"
     older = keep(summary=build_summary(dated=DATED.replace("November 7", "September 27")))
     assert version(older) == "2021-11-08 with gene summary 2021-09-27"
-    assert version(keep(last_modified=None)) == "121212121212 with gene summary 2021-11-07"
+    for no_day in (None, "lately", "Mon, 31 Feb 2025 10:00:00 GMT"):
+        unnamed = "121212121212 with gene summary 2021-11-07"
+        assert version(keep(last_modified=no_day)) == unnamed
 
 
 @pytest.mark.parametrize("dated", ["#Overview of data\n", "", "#x, dated Brumaire 7, 2021\n"])
