@@ -35,6 +35,7 @@ class GeneV1(View):
     entrez_id: str | None
     ensembl_gene_id: str | None
     successors: list[str]
+    listed_at: datetime  # When the release was retrieved that approved it.
 
 
 class GeneNameV1(View):
@@ -221,6 +222,7 @@ class SourceV1(View):
     synthetic: bool
     checked_at: datetime | None
     stored_at: datetime | None
+    matched_until: datetime | None  # Genes that were listed later were not looked for in it.
     annotation_count: int
 
 
@@ -290,7 +292,8 @@ class CachedGeneV1(View):
     """A gene document and the columns lists are filtered and sorted by.
 
     In `document` are the annotations of those sources that said something of the gene. Of a bulk
-    source that did not, a stored release says that it is empty; an API has not been asked.
+    source that did not, its release says that it is empty if that was matched since the gene was
+    listed; an API has not been asked.
     """
 
     view: ClassVar[str] = "cache.gene_v1"
@@ -306,6 +309,7 @@ class CachedGeneV1(View):
     entrez_id: str | None
     ensembl_gene_id: str | None
     annotation_count: int
+    listed_at: datetime
 
 
 class NamespaceV1(View):

@@ -66,7 +66,7 @@ class Rebuilt:
 
 
 async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]:
-    """Build documents anew. Returns those whose bytes differ, with their new version.
+    """Build documents anew. Returns those that differ, with their new version.
 
     A document has what sources said of its gene. What follows from a source alone, that it has
     nothing to say of a gene or that what it said is stale, readers add.
@@ -102,17 +102,19 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
                 ) said
             )
             INSERT INTO gene (hgnc_id, symbol, version, document, status, name, locus_group,
-                              locus_type, entrez_id, ensembl_gene_id, annotation_count)
+                              locus_type, entrez_id, ensembl_gene_id, annotation_count,
+                              listed_at)
             SELECT hgnc_id, symbol, 1, document, status, name, locus_group, locus_type,
-                   entrez_id, ensembl_gene_id, annotation_count
+                   entrez_id, ensembl_gene_id, annotation_count, listed_at
             FROM fresh
             ON CONFLICT (hgnc_id) DO UPDATE SET
                 symbol = excluded.symbol, version = gene.version + 1,
                 document = excluded.document, status = excluded.status, name = excluded.name,
                 locus_group = excluded.locus_group, locus_type = excluded.locus_type,
                 entrez_id = excluded.entrez_id, ensembl_gene_id = excluded.ensembl_gene_id,
-                annotation_count = excluded.annotation_count
+                annotation_count = excluded.annotation_count, listed_at = excluded.listed_at
             WHERE gene.document::text <> excluded.document::text
+               OR gene.listed_at <> excluded.listed_at
             RETURNING hgnc_id, version
         """),
         {"hgnc_ids": list(hgnc_ids)},

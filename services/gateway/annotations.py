@@ -18,14 +18,25 @@ class SourceState:
     name: str
     kind: Literal["bulk", "api"]
     has_release: bool  # That readers may rely on.
+    matched_until: float | None  # Genes that were listed later were not looked for in it.
     checked_at: float | None
     fresh_since: float  # What was checked before is stale.
 
+    def has_answered(self, listed_at: float) -> bool:
+        """Whether it has nothing to say of a gene that it did not name."""
+        if self.kind == "api" or not self.has_release:
+            return False
+        return self.matched_until is None or listed_at <= self.matched_until
+
 
 def complete(
-    document: str, sources: Sequence[SourceState], checked: Mapping[str, float]
+    document: str,
+    listed_at: float,
+    sources: Sequence[SourceState],
+    checked: Mapping[str, float],
 ) -> str | bytes:
-    """The document with an annotation of each source. `checked` says when which API was asked.
+    """The document with an annotation of each source. `listed_at` is when the gene was approved,
+    `checked` when which API was asked about it.
 
     The statuses are those of `annotator.current_annotation_v1`, as of the document's values.
     """
@@ -34,17 +45,20 @@ def complete(
         return document
     said = content["annotations"]
     content["annotations"] = {
-        source.name: _seen(source, said.get(source.name), checked.get(source.name))
+        source.name: _seen(
+            source,
+            said.get(source.name)
+            or _nothing("empty" if source.has_answered(listed_at) else "pending"),
+            checked.get(source.name),
+        )
         for source in sources
     }
     return orjson.dumps(content)
 
 
 def _seen(
-    source: SourceState, said: Mapping[str, Any] | None, checked_at: float | None
+    source: SourceState, said: Mapping[str, Any], checked_at: float | None
 ) -> Mapping[str, Any]:
-    if said is None:
-        said = _nothing("empty" if source.kind == "bulk" and source.has_release else "pending")
     if said["status"] not in ("ok", "empty"):
         return said
     last_checked = checked_at or source.checked_at

@@ -44,11 +44,12 @@ _FIELDS = """(SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(
 # What completes a document, of the same moment as the document.
 _COMPLETION = """
     (SELECT json_agg(json_build_array(s.name, s.kind, s.release_id IS NOT NULL,
-                         extract(epoch FROM s.checked_at),
+                         extract(epoch FROM s.matched_until), extract(epoch FROM s.checked_at),
                          extract(epoch FROM now()) - s.ttl_seconds) ORDER BY s.name)
      FROM annotator.source_v1 s)::text AS sources,
     (SELECT coalesce(json_object_agg(c.source, extract(epoch FROM c.checked_at)), '{}')
-     FROM annotator.checked_v1 c WHERE c.hgnc_id = found.hgnc_id)::text AS checked
+     FROM annotator.checked_v1 c WHERE c.hgnc_id = found.hgnc_id)::text AS checked,
+    extract(epoch FROM found.listed_at)::float8 AS listed_at
 """
 
 
@@ -81,7 +82,7 @@ async def list_documents(connection: AsyncConnection, query: Query) -> list[Docu
             SELECT hgnc_id, hgnc_number, symbol, version, {_content(query.fields)} AS document,
                    {_COMPLETION}
             FROM (  -- Only the page's documents become text, not those that are skipped.
-                SELECT hgnc_id, hgnc_number, symbol, version, document
+                SELECT hgnc_id, hgnc_number, symbol, version, document, listed_at
                 FROM cache.gene_v1 WHERE {" AND ".join(conditions)}
                 ORDER BY {order} LIMIT :limit OFFSET :offset
             ) found ORDER BY {order}
@@ -159,7 +160,7 @@ def _completed(rows: Sequence[RowMapping]) -> list[Document]:
             row["hgnc_number"],
             row["symbol"],
             row["version"],
-            complete(row["document"], sources, orjson.loads(row["checked"])),
+            complete(row["document"], row["listed_at"], sources, orjson.loads(row["checked"])),
         )
         for row in rows
     ]

@@ -9,8 +9,10 @@ from services.gateway.annotations import SourceState, complete
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
-BULK = SourceState("hpo", "bulk", has_release=True, checked_at=NOW, fresh_since=NOW - DAY)
-API = SourceState("ensembl", "api", has_release=True, checked_at=None, fresh_since=NOW - DAY)
+BULK = SourceState(
+    *("hpo", "bulk"), has_release=True, matched_until=NOW, checked_at=NOW, fresh_since=NOW - DAY
+)
+API = replace(BULK, name="ensembl", kind="api", matched_until=None, checked_at=None)
 VALUE = {
     "status": "ok",
     "value": {"count": 3},
@@ -20,10 +22,16 @@ VALUE = {
 }
 
 
-def seen(source: SourceState, said: object = None, checked_at: float | None = None) -> Any:
+def seen(
+    source: SourceState,
+    said: object = None,
+    checked_at: float | None = None,
+    listed_at: float = float("-inf"),
+) -> Any:
     document = {"hgnc_id": "HGNC:1", "annotations": {} if said is None else {source.name: said}}
     checked = {} if checked_at is None else {source.name: checked_at}
-    completed = orjson.loads(complete(orjson.dumps(document).decode(), [source], checked))
+    content = orjson.dumps(document).decode()
+    completed = orjson.loads(complete(content, listed_at, [source], checked))
     assert completed["hgnc_id"] == "HGNC:1"
     return completed["annotations"][source.name]
 
@@ -36,8 +44,14 @@ def test_what_was_said_is_shown_as_it_was_said() -> None:
 def test_a_bulk_source_that_names_no_value_has_none_once_it_has_a_release() -> None:
     nothing = {"value": None, "release": None, "synthetic": False, "valid_from": None}
     assert seen(BULK) == {"status": "empty", **nothing}
-    first = replace(BULK, has_release=False, checked_at=None)
+    first = replace(BULK, has_release=False, matched_until=None, checked_at=None)
     assert seen(first) == {"status": "pending", **nothing}
+
+
+def test_a_gene_is_pending_until_a_release_was_matched_against_it() -> None:
+    assert seen(BULK, listed_at=NOW)["status"] == "empty"
+    assert seen(BULK, listed_at=NOW + 1)["status"] == "pending"
+    assert seen(BULK, VALUE, listed_at=NOW + 1) == VALUE
 
 
 def test_an_api_that_was_not_asked_is_pending_whatever_it_said_of_others() -> None:
@@ -62,11 +76,11 @@ def test_an_error_and_a_pending_do_not_become_stale() -> None:
 
 
 def test_what_stood_in_for_a_release_is_as_old_as_its_value() -> None:
-    stand_in = replace(BULK, has_release=False, checked_at=None)
+    stand_in = replace(BULK, has_release=False, matched_until=None, checked_at=None)
     assert seen(stand_in, VALUE)["status"] == "ok"
     later = replace(stand_in, fresh_since=NOW + 1)
     assert seen(later, VALUE)["status"] == "stale"
 
 
 def test_other_fields_alone_are_left_alone() -> None:
-    assert complete('{"symbol": "PKD1"}', [BULK], {}) == '{"symbol": "PKD1"}'
+    assert complete('{"symbol": "PKD1"}', NOW, [BULK], {}) == '{"symbol": "PKD1"}'

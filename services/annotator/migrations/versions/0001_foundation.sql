@@ -351,7 +351,7 @@ CREATE TABLE checked (  -- API sources only: a bulk gene was checked when its re
 
 CREATE VIEW gene_v1 AS
 SELECT hgnc_id, symbol, name, status, locus_group, locus_type, location, entrez_id,
-       ensembl_gene_id, successors
+       ensembl_gene_id, successors, listed_at
 FROM gene;
 
 CREATE VIEW gene_name_v1 AS SELECT folded, name, kind, hgnc_id FROM gene_name;
@@ -373,7 +373,11 @@ SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.joins, s.homepag
        s.citation, s.wire_format, s.parser_version, s.requests_per_second, s.concurrency,
        s.page_size, s.score, s.value_schema, s.severities, s.expected, s.is_retired, extract(epoch FROM s.ttl)::integer AS ttl_seconds,
        r.id AS release_id, r.version AS release, coalesce(r.synthetic, false) AS synthetic,
-       r.checked_at, r.stored_at,
+       r.checked_at, r.stored_at, CASE
+           WHEN s.is_catalogue THEN r.retrieved_at
+           WHEN r.stored_at IS NULL THEN r.readable_since  -- It is being matched anew.
+           ELSE (SELECT c.retrieved_at FROM release c WHERE c.id = r.catalogue_id)
+       END AS matched_until,
        coalesce(c.annotation_count, 0) AS annotation_count
 FROM source s
 LEFT JOIN LATERAL (
@@ -387,18 +391,10 @@ LEFT JOIN (  -- One count for all; who asks for no count pays for none.
 ) c ON c.source = s.name;
 
 CREATE VIEW current_annotation_v1 AS
-WITH newest AS (  -- The last release of each source that readers may rely on.
-    SELECT s.name AS source, s.kind, s.ttl, r.id, r.checked_at, CASE
-               WHEN s.is_catalogue THEN r.retrieved_at
-               WHEN r.stored_at IS NULL THEN r.readable_since  -- It is being matched anew.
-               ELSE (SELECT c.retrieved_at FROM release c WHERE c.id = r.catalogue_id)
-           END AS matched_until  -- Genes that were listed later were not looked for in it.
-    FROM source s
-    LEFT JOIN LATERAL (
-        SELECT * FROM release r
-        WHERE r.source = s.name AND r.readable_since IS NOT NULL
-        ORDER BY r.retrieved_at DESC LIMIT 1
-    ) r ON true
+WITH newest AS (
+    SELECT name AS source, kind, make_interval(secs => ttl_seconds) AS ttl, release_id AS id,
+           checked_at, matched_until
+    FROM source_v1
 )
 SELECT g.hgnc_id, n.source,
        CASE

@@ -11,7 +11,8 @@ CREATE TABLE gene (
     locus_type text,
     entrez_id text,
     ensembl_gene_id text,
-    annotation_count integer NOT NULL
+    annotation_count integer NOT NULL,
+    listed_at timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (
     -- A document lies in its row up to a page, and a rebuilt one beside it: four indexes fewer to write.
     toast_tuple_target = 8160, fillfactor = 70
@@ -32,7 +33,7 @@ INSERT INTO namespace (namespace) VALUES ('genes');
 
 CREATE VIEW gene_v1 AS
 SELECT hgnc_id, hgnc_number, symbol, version, document, status, name, locus_group, locus_type,
-       entrez_id, ensembl_gene_id, annotation_count
+       entrez_id, ensembl_gene_id, annotation_count, listed_at
 FROM gene;
 
 CREATE VIEW namespace_v1 AS SELECT namespace, epoch, invalidated_at FROM namespace;
