@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -131,7 +131,12 @@ def open_raw(path: Path) -> BufferedReader:
     """The bytes of a file that was compressed with zstd, or was not."""
     if path.suffix != ZSTD:
         return path.open("rb")
-    return BufferedReader(ZstdFile(path), READ_BYTES)
+    return unpacked(path)
+
+
+def unpacked(packed: Path | BufferedReader) -> BufferedReader:
+    """What was compressed with zstd."""
+    return BufferedReader(ZstdFile(packed), READ_BYTES)
 
 
 def numbered_lines(file: BufferedReader, name: str, bytes_max: int) -> Iterator[tuple[int, bytes]]:
@@ -153,16 +158,12 @@ def numbered_lines(file: BufferedReader, name: str, bytes_max: int) -> Iterator[
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a release as it lies in the raw store; the hash is of its bytes as they came."""
+    """A file of a release; `open` gives its bytes as they came, and the hash is of these."""
 
-    path: Path
+    open: Callable[[], BufferedReader]
     sha256: bytes
     etag: str | None
     last_modified: str | None
-
-    def open(self) -> BufferedReader:
-        """Its bytes as they came."""
-        return open_raw(self.path)
 
     @contextmanager
     def unpacked(self) -> Iterator[BufferedReader]:

@@ -202,8 +202,9 @@ class Releases:
             )
             if known is not None and known.is_decided and known.state in ("fetched", "staged"):
                 return known  # What a person has accepted comes first, whatever is published now.
-            if known is not None and self._is_to_be_read_anew(known, source):
-                # By itself: so what our new parser changes is told from what upstream changes.
+        if known is not None and await self._is_to_be_read_anew(known, source):
+            # By itself: so what our new parser changes is told from what upstream changes.
+            async with self.engine.begin() as tx:
                 return await self._read_anew(tx, known, source)
         async with (
             self.raw_store.workspace() as workspace,
@@ -238,12 +239,12 @@ class Releases:
             )
             return await releases.get_release(tx, release_id)
 
-    def _is_to_be_read_anew(self, known: Release, source: BulkSource) -> bool:
+    async def _is_to_be_read_anew(self, known: Release, source: BulkSource) -> bool:
         return (
             known.state == "stored"
             and known.method == source.declaration.method
             and known.parser_version != source.declaration.parser_version
-            and all(self.raw_store.holds(file.sha256) for file in known.files.values())
+            and await self.raw_store.holds(*(file.sha256 for file in known.files.values()))
         )
 
     async def _read_anew(self, tx: AsyncConnection, known: Release, source: BulkSource) -> Release:
@@ -270,7 +271,7 @@ class Releases:
     ) -> tuple[FetchedFile, bool]:
         """A file as it is published now, and whether it is synthetic."""
         before = known.files.get(file.name) if known else None
-        if before is not None and not self.raw_store.holds(before.sha256):
+        if before is not None and not await self.raw_store.holds(before.sha256):
             before = None  # Its bytes are gone: unchanged would leave us with nothing.
         downloaded = await self.upstreams[source].download(
             file,

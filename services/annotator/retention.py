@@ -1,6 +1,5 @@
 """Lets go of raw files that nobody needs: those that are old, and more where the disk is scarce."""
 
-import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -35,7 +34,7 @@ class Retention:
             old = await raw_files.list_droppable(tx, self.age)
             rest = await raw_files.list_droppable(tx, timedelta(0))
         await self._remove(old)
-        sizes = await asyncio.to_thread(self.raw_store.sizes)
+        sizes = await self.raw_store.sizes()
         excess = sum(sizes.values()) - self.bytes_max
         more = []
         for sha256 in rest:
@@ -54,10 +53,6 @@ class Retention:
             # Noted first: a file that is there though nobody knows is found again, by its hash.
             async with self.engine.begin() as tx:
                 await raw_files.mark_removed(tx, part)
-            await asyncio.to_thread(self._unlink, part)
+            await self.raw_store.remove(part)
         if sha256s:
             log.info("raw_files_removed", count=len(sha256s))
-
-    def _unlink(self, sha256s: list[bytes]) -> None:
-        for sha256 in sha256s:
-            self.raw_store.remove(sha256)

@@ -8,6 +8,7 @@ import asyncio
 import gc
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from uuid import UUID
@@ -28,7 +29,7 @@ from services.annotator.domain import (
 )
 from services.annotator.failpoints import Failpoint
 from services.annotator.judging import Reading, judge
-from services.annotator.raw_store import RawStore
+from services.annotator.raw_store import RawStore, raw_store_of
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES
 from services.annotator.store import baselines, catalogue, releases, staged
@@ -51,7 +52,7 @@ class Reader:
         self._release = release
         self._files = {
             file.name: StoredFile(
-                raw_store.path(file.sha256), file.sha256, file.etag, file.last_modified
+                partial(raw_store.open, file.sha256), file.sha256, file.etag, file.last_modified
             )
             for file in release.files.values()
         }
@@ -129,7 +130,7 @@ async def _stage(
                 catalogue_id, genes = await _read_catalogue(engine)
         source = SOURCES[release.source]
         assert not domain.is_api(source)  # Only files are staged.
-        reader = Reader(source, release, RawStore(settings.raw_folder))
+        reader = Reader(source, release, raw_store_of(settings))
         rows = reader.rows(genes)
         try:
             # Before it says anything of a gene, a source may read for minutes: no transaction, and

@@ -15,7 +15,7 @@ from contracts.messages import TYPES, AnnotateBatch, Message, StartRun
 from services.annotator.domain import Source
 from services.annotator.handlers import Handlers
 from services.annotator.planner import Planner
-from services.annotator.raw_store import RawStore
+from services.annotator.raw_store import raw_store_of
 from services.annotator.releases import Releases
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES, UPSTREAMS
@@ -153,7 +153,7 @@ async def open_desk(
         database.engine("annotator") as engine,
         open_upstreams(UPSTREAMS, settings) as upstreams,
     ):
-        raw_store = RawStore(raw_folder)
+        raw_store = raw_store_of(settings)
         releases = Releases(settings, engine, SOURCES, upstreams, raw_store)
         handlers = Handlers(
             engine=engine,

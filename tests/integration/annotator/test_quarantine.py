@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from contracts.messages import (
     RunFact,
 )
 from services.annotator import domain, errors
-from services.annotator.domain import Batch, Record, StoredFile
+from services.annotator.domain import Batch, Record, StoredFile, open_raw
 from services.annotator.sources.hpo import DISEASES, GENES, ONTOLOGY, Hpo
 from services.annotator.store import catalogue
 from tests.integration.annotator.desk import Desk, open_desk
@@ -59,7 +60,7 @@ async def read(desk: Desk, contents: Mapping[str, bytes], folder: Path) -> dict[
     for name, content in contents.items():
         path = folder / name
         path.write_bytes(content)
-        files[name] = StoredFile(path, b"", None, None)
+        files[name] = StoredFile(partial(open_raw, path), b"", None, None)
     async with desk.engine.connect() as connection:
         genes = await catalogue.get_catalogue(connection)
     return {

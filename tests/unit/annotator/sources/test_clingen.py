@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from services.annotator.domain import (
     Record,
     StoredFile,
     Unmapped,
+    open_raw,
     severities,
 )
 from services.annotator.errors import SchemaChanged
@@ -72,7 +74,7 @@ def keep(tmp_path: Path) -> Keep:
     def keep(content: str | bytes) -> dict[str, StoredFile]:
         held = content.encode() if isinstance(content, str) else content
         (path := tmp_path / "0123").write_bytes(held)
-        return {FILE: StoredFile(path, b"", None, None)}
+        return {FILE: StoredFile(partial(open_raw, path), b"", None, None)}
 
     return keep
 

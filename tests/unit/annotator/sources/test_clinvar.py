@@ -5,6 +5,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from services.annotator.domain import (
     StoredFile,
     Unmapped,
     canonical,
+    open_raw,
     severities,
 )
 from services.annotator.errors import ReleaseRefused, SchemaChanged
@@ -129,7 +131,7 @@ def keep(tmp_path: Path) -> Keep:
         files = {}
         for at, (name, content) in enumerate(held.items()):
             (path := tmp_path / str(at)).write_bytes(content)
-            files[name] = StoredFile(path, b"\x12" * 32, None, last_modified)
+            files[name] = StoredFile(partial(open_raw, path), b"\x12" * 32, None, last_modified)
         return files
 
     return keep
