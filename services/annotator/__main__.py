@@ -36,7 +36,10 @@ async def main(settings: AnnotatorSettings) -> None:
             http.serve(http.create_app("annobus annotator", checks), settings.host, settings.port)
         )
 
-        raw_store = await life.unless_stopped(open_raw_store(settings))
+        try:
+            raw_store = await life.unless_stopped(open_raw_store(settings))
+        except RawStoreRefused as error:
+            raise SystemExit(f"annobus annotator: {error}") from None
         await life.wait_for_schema(engine, REVISION)
         instance = await life.take_slot()
         progress = Progress(engine, bus)
@@ -78,18 +81,16 @@ async def main(settings: AnnotatorSettings) -> None:
 
 
 async def open_raw_store(settings: AnnotatorSettings) -> RawStore:
-    """Settings that cannot be right end the process; a place that is away is waited for."""
-    try:
-        raw_store = raw_store_of(settings)
-        while True:
-            try:
-                await raw_store.make_ready()
-                return raw_store
-            except RawStoreUnavailable as error:
-                log.warning("raw_store_waits", problem=str(error))
+    """A place that is away is waited for. Raises RawStoreRefused for one that cannot be."""
+    raw_store = raw_store_of(settings)
+    while True:
+        try:
+            await raw_store.make_ready()
+        except RawStoreUnavailable as error:
+            log.warning("raw_store_waits", problem=str(error))
             await asyncio.sleep(RAW_STORE_SECONDS)
-    except RawStoreRefused as error:
-        raise SystemExit(f"annobus annotator: {error}") from None
+        else:
+            return raw_store
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import S3Config, S3Store
+from obstore.store import S3Store
 from typing_extensions import Buffer
 
 from services.annotator.errors import RawStoreRefused, RawStoreUnavailable
 from services.annotator.settings import AnnotatorSettings
+
+if TYPE_CHECKING:  # There is none of it when the program runs.
+    from obstore.store import S3Config
 
 # What the library is not asked: it would end the process for a name that fits in no address.
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w.-]+)*)/?", re.ASCII)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,6 +25,9 @@ from services.chassis.settings import SharedSettings
 from tests.system import Database, Mirror
 
 PASSES_MAX = 2_000
+
+# A test that is marked so runs with each place that raw files may be kept in.
+in_both_places = pytest.mark.parametrize("raw_settings", ["folder", "bucket"], indirect=True)
 
 
 @dataclass
@@ -138,7 +142,11 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(
-    database: Database, mirror: Mirror, raw_folder: Path, instance: str = "annotator-0"
+    database: Database,
+    mirror: Mirror,
+    raw_folder: Path,
+    instance: str = "annotator-0",
+    raw_settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Desk]:
     settings = AnnotatorSettings.model_validate(
         {
@@ -146,6 +154,7 @@ async def open_desk(
             "raw_folder": raw_folder,
             "upstreams": mirror.upstreams(),
             "shared": SharedSettings(environment="test"),
+            **(raw_settings or {}),
         }
     )
     reported: list[UUID] = []

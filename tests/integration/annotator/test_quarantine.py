@@ -23,7 +23,7 @@ from services.annotator import domain, errors
 from services.annotator.domain import Batch, Record, StoredFile, open_raw
 from services.annotator.sources.hpo import DISEASES, GENES, ONTOLOGY, Hpo
 from services.annotator.store import catalogue
-from tests.integration.annotator.desk import Desk, open_desk
+from tests.integration.annotator.desk import Desk, in_both_places, open_desk
 from tests.integration.annotator.publishing import Publisher, edit, publish
 from tests.system import Database, Mirror
 
@@ -150,6 +150,7 @@ async def test_a_release_over_another_tells_exactly_what_differs_and_restarts_in
     assert {row.severity for row in changes.values()} <= {"major", "clinical"}
 
 
+@in_both_places
 async def test_a_new_parser_reads_what_is_there_and_its_changes_are_its_own(
     loaded_desk: Desk, publisher: Publisher
 ) -> None:
