@@ -22,7 +22,12 @@ from typing_extensions import TypeIs
 
 from contracts.messages import AnnotationsChanged
 from contracts.views import Severity
-from services.annotator.errors import RateLimited, ReleaseMissing, ReleaseRefused
+from services.annotator.errors import (
+    RateLimited,
+    ReleaseMissing,
+    ReleaseRefused,
+    StagingCrowded,
+)
 from services.chassis.errors import PermanentError
 
 ZSTD = ".zst"  # What the raw store's names end in.
@@ -387,9 +392,13 @@ class Counts:
     changed: int = 0
 
 
+# Not the batch's fault, and no attempt: it waits for its release, or for room to read it.
+COULD_NOT_BEGIN = (ReleaseMissing, StagingCrowded)
+
+
 def retry_after(attempt: int, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
-    if isinstance(error, ReleaseMissing):  # Not the batch's fault: it waits for its release.
+    if isinstance(error, COULD_NOT_BEGIN):
         return timedelta(seconds=BACKOFF_FIRST_SECONDS)
     if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:
         return None

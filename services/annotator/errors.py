@@ -19,6 +19,7 @@ TransientError
 ├── RateLimited             429; carries when to come back
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again
 ├── RawStoreUnavailable     the place of the raw files does not answer as it should
+├── StagingCrowded          others were read all the time: the release waits for room
 ├── StagingFailed           the child process that reads a release ended without a result
 ├── StoreIncomplete         a store did not account for every value that it was offered
 └── LeaseLost               another worker has the batch
@@ -138,6 +139,12 @@ class RawStoreUnavailable(TransientError):
     """The raw store does not answer as it should."""
 
     kind = "raw-store-unavailable"
+
+
+class StagingCrowded(TransientError):
+    """There was no room to read the release."""
+
+    kind = "staging-crowded"
 
 
 class StagingFailed(TransientError):

@@ -1,9 +1,10 @@
 """What is new at a source: fetched, staged and accepted, once for all runs that wait for it."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -29,7 +30,7 @@ from services.annotator.errors import (
 from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
 from services.annotator.settings import AnnotatorSettings
-from services.annotator.stager import Stager, open_stager
+from services.annotator.stager import STAGINGS_MAX, Stager, open_stager
 from services.annotator.store import (
     annotations,
     batches,
@@ -59,6 +60,7 @@ class Releases:
     sources: Mapping[str, Source]
     upstreams: Mapping[str, Upstream]
     raw_store: RawStore
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STAGINGS_MAX))
 
     async def prepare_release(self, batch: Batch) -> list[RunFact]:
         """Find out what a source publishes now, and let the runs that wait for it go on.
@@ -88,7 +90,7 @@ class Releases:
         return facts
 
     async def _prepare_bulk(self, batch: Batch, source: BulkSource) -> list[RunFact]:
-        async with open_stager(self.settings, batch) as stager:
+        async with open_stager(self.settings, batch, self.room) as stager:
             try:
                 release = await self._fetch(batch, source, stager)
             except (PermanentError, TransientError) as error:
@@ -212,7 +214,9 @@ class Releases:
         ):
             # One by one: who is ill, or says when to come back, is asked once in an attempt.
             fetched = [
-                await self._fetch_file(batch.source, file, known, workspace, stager)
+                await self._fetch_file(
+                    batch.source, file, known, workspace, stager, is_last=file is source.files[-1]
+                )
                 for file in source.files
             ]
         files = [file for file, _ in fetched]
@@ -268,6 +272,8 @@ class Releases:
         known: Release | None,
         workspace: Path,
         stager: Stager,
+        *,
+        is_last: bool,
     ) -> tuple[FetchedFile, bool]:
         """A file as it is published now, and whether it is synthetic."""
         before = known.files.get(file.name) if known else None
@@ -283,7 +289,8 @@ class Releases:
             assert known is not None  # Only a known file can be unchanged.
             assert before is not None
             return before, known.synthetic
-        await stager.start()  # It gets ready while the other files arrive.
+        if is_last:
+            await stager.start()
         await self.raw_store.keep(downloaded.path, downloaded.sha256)
         return (
             FetchedFile(
