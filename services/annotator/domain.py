@@ -71,6 +71,8 @@ class Expected:
     churn_share_max: float = 0.2
     nulls_share_max: Mapping[str, float] = field(default_factory=dict)
     sentinels: tuple[str, ...]  # HGNC ids of genes that every release names.
+    # For each name that the source counts by: at least, at most. What is made up may have fewer.
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +226,16 @@ class Doubt:
     accepted: str
 
 
-Entry = Record | Unmapped | Columns | Doubt
+@dataclass(frozen=True)
+class Count:
+    """How much a release has of something that is in no record by itself, such as rows that only
+    add up to a value: a part of them missing changes every value a little. Comes once a name."""
+
+    name: str
+    count: int
+
+
+Entry = Record | Unmapped | Columns | Doubt | Count
 
 
 class BulkSource(Protocol):

@@ -22,6 +22,7 @@ from services.annotator.domain import (
     BulkSource,
     Catalogue,
     Columns,
+    Count,
     Doubt,
     Record,
     StoredFile,
@@ -88,6 +89,8 @@ class Reader:
                     self.unmapped[key] = self.unmapped.get(key, 0) + entry.row_count
                 case Columns():
                     self.found.columns[entry.file] = entry.names
+                case Count():
+                    self.found.counts[entry.name] = entry.count
                 case Doubt():
                     self.found.doubts.append(entry)
         self.found.unmapped_count = len(self.unmapped)
@@ -157,7 +160,11 @@ async def _finish(
     found, version = reader.found, reader.version()
     baseline = await baselines.find_baseline(tx, release.id)
     media_types = {file.name: file.media_type for file in release.files.values()}
-    doubts = [] if release.is_decided else judge(reader.expected, found, media_types, baseline)
+    doubts = (
+        []
+        if release.is_decided
+        else judge(reader.expected, found, media_types, baseline, is_synthetic=release.synthetic)
+    )
     await staged.finish_staging(
         tx, release.id, catalogue_id, version, found, reader.unmapped, doubts
     )

@@ -20,6 +20,7 @@ class Publisher(Upstream):
     contents: dict[str, bytes]
     media_types: dict[str, str] = field(default_factory=dict)
     sent: int = 0
+    synthetic: bool = False
 
     async def download(
         self,
@@ -43,7 +44,7 @@ class Publisher(Upstream):
             etag=sha256.hex(),
             last_modified=None,
             media_type=self.media_types.get(file.name, "text/plain"),
-            synthetic=False,
+            synthetic=self.synthetic,
         )
 
 

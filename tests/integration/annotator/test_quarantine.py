@@ -1,5 +1,6 @@
 """A release after another: just what differs is told, and what is unlike it waits for a person."""
 
+import gzip
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
@@ -21,6 +23,7 @@ from contracts.messages import (
 )
 from services.annotator import domain, errors
 from services.annotator.domain import Batch, Record, StoredFile, open_raw
+from services.annotator.sources.clinvar import ROWS, VARIANTS
 from services.annotator.sources.hpo import DISEASES, GENES, ONTOLOGY, Hpo
 from services.annotator.store import catalogue
 from tests.integration.annotator.desk import Desk, in_both_places, open_desk
@@ -286,3 +289,31 @@ async def test_another_form_is_noticed_though_it_can_be_read(
     assert await states(desk) == ["stored", "quarantined"]
     (event,) = [one for one in desk.published if isinstance(one, ReleaseQuarantined)]
     assert [doubt.check for doubt in event.doubts] == [check]
+
+
+@pytest.mark.parametrize("share", [0.1, 10])
+async def test_a_tenth_or_ten_times_clinvars_rows_are_noticed_by_their_number(
+    loaded_desk: Desk, share: float
+) -> None:
+    """Ten times are each row ten times: no value is another, and nothing else speaks against it."""
+    desk = loaded_desk
+    await desk.order(["clinvar"], ["HGNC:9008"])
+    await desk.work()
+    publisher = await publish(desk, "clinvar")
+    publisher.synthetic, publisher.media_types[VARIANTS] = True, "application/x-gzip"
+    header, *lines = gzip.decompress(publisher.contents[VARIANTS]).splitlines(keepends=True)
+    kept = lines * 10 if share > 1 else lines[::10]
+    publisher.contents[VARIANTS] = gzip.compress(header + b"".join(kept), compresslevel=1)
+
+    await desk.order(["clinvar"], ["HGNC:9008"])
+    await desk.work()
+    before, after = await desk.rows(
+        """SELECT state, counts->>'variant rows' AS rows, doubts::text AS doubts FROM release
+           WHERE source = 'clinvar' ORDER BY retrieved_at"""
+    )
+    assert (before.state, after.state) == ("stored", "quarantined")
+    assert (int(before.rows), int(after.rows)) == (len(lines), len(kept))
+    doubts = {doubt["check"]: doubt["found"] for doubt in orjson.loads(after.doubts)}
+    assert doubts[ROWS] == str(len(kept))
+    if share > 1:
+        assert doubts.keys() == {ROWS}
