@@ -1,6 +1,7 @@
 """Plain types and pure rules: what a source is, what a batch is, when to try again."""
 
 import hashlib
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from gzip import BadGzipFile, GzipFile
 from io import BufferedReader
 from pathlib import Path
 from random import uniform
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 from uuid import UUID
 from zlib import crc32
 
@@ -51,11 +52,16 @@ BatchKind = Literal["release", "store", "fetch"]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a release; `path` follows the source's base URL."""
+    """A file of a release; `path` follows the source's base URL.
+
+    `varying` matches whole lines that are others each time the file is asked for, such as the day
+    of its making: a file in which nothing else is another is the same file.
+    """
 
     name: str
     path: str
     bytes_max: int
+    varying: re.Pattern[bytes] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +167,15 @@ def numbered_lines(file: BufferedReader, name: str, bytes_max: int) -> Iterator[
             yield number, line.rstrip(b"\r\n")
     except (EOFError, BadGzipFile, zlib.error) as error:
         raise ReleaseRefused(f"{name} is no whole gzip file: {error}") from error
+
+
+def identity(content: BinaryIO, varying: re.Pattern[bytes]) -> bytes:
+    """A hash of all lines but these, of which only the place counts."""
+    lines = hashlib.sha256()
+    with content:
+        for line in iter(lambda: content.readline(LINE_BYTES_MAX), b""):
+            lines.update(b"\0" if varying.fullmatch(line.rstrip(b"\r\n")) else line)
+    return lines.digest()
 
 
 @dataclass(frozen=True)
