@@ -1,7 +1,7 @@
 """A child process of the annotator: reads a release's files and copies their values into `staged`.
 
 Parsing a hundred megabytes would hold an event loop for seconds; here nothing else waits. It is
-started while the files still arrive, and told afterwards which release to read.
+started when the last file is here, and told afterwards which release to read.
 """
 
 import asyncio
