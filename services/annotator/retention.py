@@ -29,9 +29,7 @@ class Retention:
     async def work(self, _: AsyncConnection) -> bool:
         try:
             await self.sweep()
-        except (
-            RawStoreUnavailable
-        ) as error:  # Room is less urgent than work: the next hour will do.
+        except RawStoreUnavailable as error:  # Room is less urgent than work.
             log.warning("raw_files_not_removed", problem=str(error))
         return False
 
