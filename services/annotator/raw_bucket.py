@@ -19,7 +19,7 @@ from services.annotator.errors import RawStoreRefused, RawStoreUnavailable
 from services.annotator.settings import AnnotatorSettings
 
 if TYPE_CHECKING:  # There is none of it when the program runs.
-    from obstore.store import S3Config
+    from obstore.store import S3Config, S3Credential
 
 # What the library is not asked: it would end the process for a name that fits in no address.
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w.-]+)*)/?", re.ASCII)
@@ -127,6 +127,17 @@ class _Reading(io.RawIOBase):
         return len(piece)
 
 
+class _Key:
+    """What the library asks when it signs."""
+
+    def __init__(self, key: str, secret: str) -> None:
+        self._key = key
+        self._secret = secret
+
+    def __call__(self) -> "S3Credential":
+        return {"access_key_id": self._key, "secret_access_key": self._secret, "expires_at": None}
+
+
 def _connect(settings: AnnotatorSettings) -> S3Store:
     address = ADDRESS.fullmatch(settings.raw_store)
     if address is None:
@@ -149,12 +160,12 @@ def _connect(settings: AnnotatorSettings) -> S3Store:
     config: S3Config = {"region": settings.raw_s3_region}
     if endpoint:
         config["endpoint"] = endpoint.rstrip("/")
-    if key:
-        config |= {"access_key_id": key, "secret_access_key": secret}
     return S3Store(
         address[1],
         prefix=address[2].strip("/") or None,
         config=config,
+        # Not among the other settings, where a session's token of the environment would join it.
+        credential_provider=_Key(key, secret) if key else None,
         client_options={
             "allow_http": endpoint.startswith("http:"),
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),

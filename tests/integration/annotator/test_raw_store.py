@@ -7,8 +7,10 @@ import random
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,31 @@ async def test_a_key_that_opens_nothing_is_refused_and_its_secret_not_told(tmp_p
     assert said.startswith("ANNOTATOR_RAW_S3_ACCESS_KEY_ID=key-of-a-test is refused; accepted is")
     assert "\n" not in said
     assert SECRET not in said + str(unavailable.value) + repr(unavailable.value)
+
+
+def test_a_key_that_is_set_signs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session's token of the environment belongs to another key, and would have it refused."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-another-key")
+    heard: list[Mapping[str, str]] = []
+
+    class Listening(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            heard.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with HTTPServer((HOST, 0), Listening) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        place = S3Server(f"http://{HOST}:{server.server_port}").settings("raw-annobus")
+        assert not Bucket(settings(tmp_path, place)).holds("anything")
+        answering.join()
+    (headers,) = heard
+    assert "Credential=key-of-a-test/" in headers["authorization"]
+    assert "x-amz-security-token" not in headers
 
 
 async def test_a_bucket_that_only_has_other_things_is_ours_to_use(
