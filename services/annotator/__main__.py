@@ -3,10 +3,13 @@
 import asyncio
 from datetime import timedelta
 
+import structlog
+
+from services.annotator.errors import RawStoreRefused, RawStoreUnavailable
 from services.annotator.handlers import Handlers, subscriptions
 from services.annotator.planner import COALESCE_SECONDS, PERIOD_SECONDS, Planner
 from services.annotator.progress import Progress
-from services.annotator.raw_store import RawStore
+from services.annotator.raw_store import RawStore, raw_store_of
 from services.annotator.releases import Releases
 from services.annotator.retention import PERIOD_SECONDS as RETENTION_SECONDS
 from services.annotator.retention import Retention
@@ -17,7 +20,10 @@ from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
 from services.chassis.process import Process
 
+log = structlog.get_logger()
+
 REVISION = "annotator_0001"
+RAW_STORE_SECONDS = 2.0  # Between two looks at one that is away.
 
 
 async def main(settings: AnnotatorSettings) -> None:
@@ -30,10 +36,12 @@ async def main(settings: AnnotatorSettings) -> None:
             http.serve(http.create_app("annobus annotator", checks), settings.host, settings.port)
         )
 
+        try:
+            raw_store = await life.unless_stopped(open_raw_store(settings))
+        except RawStoreRefused as error:
+            raise SystemExit(f"annobus annotator: {error}") from None
         await life.wait_for_schema(engine, REVISION)
         instance = await life.take_slot()
-        raw_store = RawStore(settings.raw_folder)
-        await asyncio.to_thread(raw_store.sweep)
         progress = Progress(engine, bus)
         releases = Releases(settings, engine, SOURCES, upstreams, raw_store)
         handlers = Handlers(
@@ -70,6 +78,19 @@ async def main(settings: AnnotatorSettings) -> None:
             database.alone(settings, "retention", retention.work, period_seconds=RETENTION_SECONDS),
         )
         await life.until_stopped()
+
+
+async def open_raw_store(settings: AnnotatorSettings) -> RawStore:
+    """A place that is away is waited for. Raises RawStoreRefused for one that cannot be."""
+    raw_store = raw_store_of(settings)
+    while True:
+        try:
+            await raw_store.make_ready()
+        except RawStoreUnavailable as error:
+            log.warning("raw_store_waits", problem=str(error))
+            await asyncio.sleep(RAW_STORE_SECONDS)
+        else:
+            return raw_store
 
 
 if __name__ == "__main__":

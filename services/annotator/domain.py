@@ -3,7 +3,7 @@
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -13,7 +13,7 @@ from gzip import BadGzipFile, GzipFile
 from io import BufferedReader
 from pathlib import Path
 from random import uniform
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 from uuid import UUID
 from zlib import crc32
 
@@ -29,6 +29,7 @@ from services.annotator.errors import (
     ReleaseMissing,
     ReleaseRefused,
     SchemaChanged,
+    StagingCrowded,
 )
 from services.chassis.errors import PermanentError
 
@@ -59,11 +60,16 @@ BatchKind = Literal["release", "store", "fetch"]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a release; `path` follows the source's base URL."""
+    """A file of a release; `path` follows the source's base URL.
+
+    `varying` matches whole lines that are others each time the file is asked for, such as the day
+    of its making: a file in which nothing else is another is the same file.
+    """
 
     name: str
     path: str
     bytes_max: int
+    varying: re.Pattern[bytes] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,8 @@ class Expected:
     churn_share_max: float = 0.2
     nulls_share_max: Mapping[str, float] = field(default_factory=dict)
     sentinels: tuple[str, ...]  # HGNC ids of genes that every release names.
+    # For each name that the source counts by: at least, at most. What is made up may have fewer.
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +152,12 @@ def open_raw(path: Path) -> BufferedReader:
     """The bytes of a file that was compressed with zstd, or was not."""
     if path.suffix != ZSTD:
         return path.open("rb")
-    return BufferedReader(ZstdFile(path), READ_BYTES)
+    return unpacked(path)
+
+
+def unpacked(packed: Path | BufferedReader) -> BufferedReader:
+    """What was compressed with zstd."""
+    return BufferedReader(ZstdFile(packed), READ_BYTES)
 
 
 def numbered_lines(file: BufferedReader, name: str, bytes_max: int) -> Iterator[tuple[int, bytes]]:
@@ -164,11 +177,20 @@ def numbered_lines(file: BufferedReader, name: str, bytes_max: int) -> Iterator[
         raise ReleaseRefused(f"{name} is no whole gzip file: {error}") from error
 
 
+def identity(content: BinaryIO, varying: re.Pattern[bytes]) -> bytes:
+    """A hash of all lines but these, of which only the place counts."""
+    lines = hashlib.sha256()
+    with content:
+        for line in iter(lambda: content.readline(LINE_BYTES_MAX), b""):
+            lines.update(b"\0" if varying.fullmatch(line.rstrip(b"\r\n")) else line)
+    return lines.digest()
+
+
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a release as it lies in the raw store; the hash is of its bytes as they came."""
+    """A file of a release; `open` gives its bytes as they came, and the hash is of these."""
 
-    path: Path
+    open: Callable[[], BufferedReader]
     sha256: bytes
     etag: str | None
     last_modified: str | None
@@ -181,10 +203,6 @@ class StoredFile:
             return None if said is None else date(*said[:3])
         except ValueError:  # Such as 31 Feb.
             return None
-
-    def open(self) -> BufferedReader:
-        """Its bytes as they came."""
-        return open_raw(self.path)
 
     @contextmanager
     def unpacked(self) -> Iterator[BufferedReader]:
@@ -240,7 +258,16 @@ class Doubt:
     accepted: str
 
 
-Entry = Record | Unmapped | Columns | Doubt
+@dataclass(frozen=True)
+class Count:
+    """How much a release has of something that is in no record by itself, such as rows that only
+    add up to a value: a part of them missing changes every value a little. Comes once a name."""
+
+    name: str
+    count: int
+
+
+Entry = Record | Unmapped | Columns | Doubt | Count
 
 
 class BulkSource(Protocol):
@@ -420,9 +447,13 @@ class Counts:
     changed: int = 0
 
 
+# Not the batch's fault, and no attempt: it waits for its release, or for room to read it.
+COULD_NOT_BEGIN = (ReleaseMissing, StagingCrowded)
+
+
 def retry_after(attempt: int, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
-    if isinstance(error, ReleaseMissing):  # Not the batch's fault: it waits for its release.
+    if isinstance(error, COULD_NOT_BEGIN):
         return timedelta(seconds=BACKOFF_FIRST_SECONDS)
     if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:
         return None

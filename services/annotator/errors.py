@@ -10,6 +10,7 @@ PermanentError
 ├── SourceUnknown           a command names a source that was never declared
 ├── SourceRetired           a run asks for a source that was removed since
 ├── CatalogueEmpty          a run over all genes, and there are none
+├── RawStoreRefused         the raw store's settings name no place where files may be kept
 ├── GenesWithdrawn          no gene of a run is approved any more
 └── AttemptsUsedUp          the last attempt at a batch ended with its worker
 TransientError
@@ -17,6 +18,8 @@ TransientError
 ├── UpstreamTruncated       fewer bytes or entries than announced
 ├── RateLimited             429; carries when to come back
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again
+├── RawStoreUnavailable     the place of the raw files does not answer as it should
+├── StagingCrowded          others were read all the time: the release waits for room
 ├── StagingFailed           the child process that reads a release ended without a result
 ├── StoreIncomplete         a store did not account for every value that it was offered
 └── LeaseLost               another worker has the batch
@@ -87,6 +90,12 @@ class GenesWithdrawn(PermanentError):
     kind = "genes-withdrawn"
 
 
+class RawStoreRefused(PermanentError):
+    """The raw store cannot be where the settings say."""
+
+    kind = "raw-store-refused"
+
+
 class AttemptsUsedUp(PermanentError):
     """The worker died each time it tried."""
 
@@ -124,6 +133,18 @@ class ReleaseMissing(TransientError):
     """The staged rows of a release are gone, as after a database crash."""
 
     kind = "release-missing"
+
+
+class RawStoreUnavailable(TransientError):
+    """The raw store does not answer as it should."""
+
+    kind = "raw-store-unavailable"
+
+
+class StagingCrowded(TransientError):
+    """There was no room to read the release."""
+
+    kind = "staging-crowded"
 
 
 class StagingFailed(TransientError):

@@ -217,7 +217,11 @@ class Handlers:
                 await batches.open_release_batches(tx, [batch.source])
                 await staged.unstage_release(tx, batch.release_id)
             await batches.give_back_batch(
-                tx, batch, delay, problem_of(error), counts=not isinstance(error, ReleaseMissing)
+                tx,
+                batch,
+                delay,
+                problem_of(error),
+                counts=not isinstance(error, domain.COULD_NOT_BEGIN),
             )
             facts = await burials.bury(tx, batch, error) if delay is None else []
             if isinstance(error, ReleaseQuarantined) and await releases.accepted_release(

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from services.annotator.domain import Doubt, Expected
 
-RECORDS_LOST_SHARE_MAX = 0.1  # Of those that the release before it had.
+LOST_SHARE_MAX = 0.1  # Of what the release before it had, records and whatever is counted.
+COUNT_GROWTH_MAX = 2  # Times the count before; of records the declaration says how many may be.
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Reading:
     absent: set[str] = field(default_factory=set)  # Sentinels that it does not name.
     columns: dict[str, Sequence[str]] = field(default_factory=dict)  # By file.
     doubts: list[Doubt] = field(default_factory=list)  # Of the source itself.
+    counts: dict[str, int] = field(default_factory=dict)  # What it counts besides records.
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Baseline:
 
     record_count: int
     columns: Mapping[str, Sequence[str]]
+    counts: Mapping[str, int]
     media_types: Mapping[str, str | None]
     is_comparable: bool  # By the same method, from other bytes, of the same kind.
     current_count: int  # Values that readers have.
@@ -37,9 +40,13 @@ def judge(
     found: Reading,
     media_types: Mapping[str, str | None],
     baseline: Baseline | None,
+    *,
+    is_synthetic: bool = False,
 ) -> list[Doubt]:
     """Everything that speaks against accepting a release unseen; nothing if it is as expected."""
     doubts = [*found.doubts, *_alone(expected, found)]
+    if not is_synthetic:
+        doubts += _counted(expected, found)
     if baseline is not None:
         doubts += _compared(expected, found, media_types, baseline)
     return doubts
@@ -57,6 +64,12 @@ def _alone(expected: Expected, found: Reading) -> Iterator[Doubt]:
     if found.absent:
         names = ", ".join(sorted(found.absent))
         yield Doubt("sentinels", f"no record of {names}", "a record of each of these genes")
+
+
+def _counted(expected: Expected, found: Reading) -> Iterator[Doubt]:
+    for name, (least, most) in expected.counts.items():
+        if not least <= found.counts.get(name, 0) <= most:
+            yield Doubt(name, str(found.counts.get(name, 0)), f"{least} to {most}")
 
 
 def _compared(
@@ -78,9 +91,14 @@ def _compared(
             yield Doubt("media type", f"{file}: {media_types[file]}", str(before_type))
     if not baseline.is_comparable:
         return
-    least = round(baseline.record_count * (1 - RECORDS_LOST_SHARE_MAX))
+    least = round(baseline.record_count * (1 - LOST_SHARE_MAX))
     if found.record_count < least:
         yield Doubt("records", str(found.record_count), f"{least}, nine tenths of those before")
+    for name, before_count in baseline.counts.items():
+        least, most = round(before_count * (1 - LOST_SHARE_MAX)), before_count * COUNT_GROWTH_MAX
+        if not least <= found.counts.get(name, 0) <= most:
+            accepted = f"{least} to {most}: nine tenths of those before to twice as many"
+            yield Doubt(name, str(found.counts.get(name, 0)), accepted)
     yield from _share(
         "churn", baseline.churn_count, baseline.current_count, expected.churn_share_max
     )

@@ -1,9 +1,10 @@
 """What is new at a source: fetched, staged and accepted, once for all runs that wait for it."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -29,7 +30,7 @@ from services.annotator.errors import (
 from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
 from services.annotator.settings import AnnotatorSettings
-from services.annotator.stager import Stager, open_stager
+from services.annotator.stager import STAGINGS_MAX, Stager, open_stager
 from services.annotator.store import (
     annotations,
     batches,
@@ -59,6 +60,7 @@ class Releases:
     sources: Mapping[str, Source]
     upstreams: Mapping[str, Upstream]
     raw_store: RawStore
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STAGINGS_MAX))
 
     async def prepare_release(self, batch: Batch) -> list[RunFact]:
         """Find out what a source publishes now, and let the runs that wait for it go on.
@@ -88,7 +90,7 @@ class Releases:
         return facts
 
     async def _prepare_bulk(self, batch: Batch, source: BulkSource) -> list[RunFact]:
-        async with open_stager(self.settings, batch) as stager:
+        async with open_stager(self.settings, batch, self.room) as stager:
             try:
                 release = await self._fetch(batch, source, stager)
             except (PermanentError, TransientError) as error:
@@ -207,8 +209,9 @@ class Releases:
             known = await releases.newest_release(
                 tx, batch.source, (file.name for file in source.files)
             )
-            if known is not None and self._is_to_be_read_anew(known, source):
-                # By itself: so what our new parser changes is told from what upstream changes.
+        if known is not None and await self._is_to_be_read_anew(known, source):
+            # By itself: so what our new parser changes is told from what upstream changes.
+            async with self.engine.begin() as tx:
                 return await self._read_anew(tx, known, source)
         async with (
             self.raw_store.workspace() as workspace,
@@ -216,7 +219,9 @@ class Releases:
         ):
             # One by one: who is ill, or says when to come back, is asked once in an attempt.
             fetched = [
-                await self._fetch_file(batch.source, file, known, workspace, stager)
+                await self._fetch_file(
+                    batch.source, file, known, workspace, stager, is_last=file is source.files[-1]
+                )
                 for file in source.files
             ]
         files = [file for file, _ in fetched]
@@ -243,12 +248,12 @@ class Releases:
             )
             return await releases.get_release(tx, release_id)
 
-    def _is_to_be_read_anew(self, known: Release, source: BulkSource) -> bool:
+    async def _is_to_be_read_anew(self, known: Release, source: BulkSource) -> bool:
         return (
             known.state == "stored"
             and known.method == source.declaration.method
             and known.parser_version != source.declaration.parser_version
-            and all(self.raw_store.holds(file.sha256) for file in known.files.values())
+            and await self.raw_store.holds(*(file.sha256 for file in known.files.values()))
         )
 
     async def _read_anew(self, tx: AsyncConnection, known: Release, source: BulkSource) -> Release:
@@ -272,10 +277,12 @@ class Releases:
         known: Release | None,
         workspace: Path,
         stager: Stager,
+        *,
+        is_last: bool,
     ) -> tuple[FetchedFile, bool]:
         """A file as it is published now, and whether it is synthetic."""
         before = known.files.get(file.name) if known else None
-        if before is not None and not self.raw_store.holds(before.sha256):
+        if before is not None and not await self.raw_store.holds(before.sha256):
             before = None  # Its bytes are gone: unchanged would leave us with nothing.
         downloaded = await self.upstreams[source].download(
             file,
@@ -287,7 +294,15 @@ class Releases:
             assert known is not None  # Only a known file can be unchanged.
             assert before is not None
             return before, known.synthetic
-        await stager.start()  # It gets ready while the other files arrive.
+        if (
+            known is not None
+            and before is not None
+            and known.synthetic == downloaded.synthetic
+            and await self._says_the_same(file, downloaded.path, before)
+        ):
+            return before, known.synthetic  # Its new bytes say nothing new: no release is of them.
+        if is_last:
+            await stager.start()
         await self.raw_store.keep(downloaded.path, downloaded.sha256)
         return (
             FetchedFile(
@@ -301,6 +316,18 @@ class Releases:
             ),
             downloaded.synthetic,
         )
+
+    async def _says_the_same(self, file: RemoteFile, path: Path, before: FetchedFile) -> bool:
+        """Whether nothing is another but what its source declares to be another each time."""
+        varying = file.varying
+        if varying is None:
+            return False
+
+        def compare() -> bool:
+            kept = domain.identity(self.raw_store.open(before.sha256), varying)
+            return domain.identity(path.open("rb"), varying) == kept
+
+        return await asyncio.to_thread(compare)
 
     async def _needs_staging(self, release: Release, source: BulkSource) -> bool:
         """Whether a release must be read again from its bytes, and if so, clears what was."""

@@ -1,12 +1,12 @@
 """Lets go of raw files that nobody needs: those that are old, and more where the disk is scarce."""
 
-import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.annotator.errors import RawStoreUnavailable
 from services.annotator.raw_store import RawStore
 from services.annotator.store import raw_files
 
@@ -27,15 +27,19 @@ class Retention:
     bytes_max: int
 
     async def work(self, _: AsyncConnection) -> bool:
-        await self.sweep()
+        try:
+            await self.sweep()
+        except RawStoreUnavailable as error:  # Room is less urgent than work.
+            log.warning("raw_files_not_removed", problem=str(error))
         return False
 
     async def sweep(self) -> None:
+        """Raises RawStoreUnavailable."""
         async with self.engine.begin() as tx:
             old = await raw_files.list_droppable(tx, self.age)
             rest = await raw_files.list_droppable(tx, timedelta(0))
         await self._remove(old)
-        sizes = await asyncio.to_thread(self.raw_store.sizes)
+        sizes = await self.raw_store.sizes()
         excess = sum(sizes.values()) - self.bytes_max
         more = []
         for sha256 in rest:
@@ -54,10 +58,11 @@ class Retention:
             # Noted first: a file that is there though nobody knows is found again, by its hash.
             async with self.engine.begin() as tx:
                 await raw_files.mark_removed(tx, part)
-            await asyncio.to_thread(self._unlink, part)
+            try:
+                await self.raw_store.remove(part)
+            except RawStoreUnavailable:  # Or nobody would ever look for them again.
+                async with self.engine.begin() as tx:
+                    await raw_files.mark_kept(tx, part)
+                raise
         if sha256s:
             log.info("raw_files_removed", count=len(sha256s))
-
-    def _unlink(self, sha256s: list[bytes]) -> None:
-        for sha256 in sha256s:
-            self.raw_store.remove(sha256)

@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 from services.annotator import staging
 from services.annotator.domain import Batch
-from services.annotator.errors import StagingFailed
+from services.annotator.errors import StagingCrowded, StagingFailed
 from services.annotator.failpoints import Failpoint
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.store.releases import Release
 from services.chassis import failpoints
 
+STAGINGS_MAX = 2  # At once in one annotator: three took 543 MB together.
+ROOM_SECONDS_MAX = 600  # With all else a message may take, less than its handling may.
 STAGING_SECONDS_MAX = 900  # ClinVar's nine million rows take a busy machine three minutes.
 
 # One process beside each annotator has imported what reading takes, and does nothing else. A child
@@ -30,19 +32,31 @@ class _Child(NamedTuple):
 
 
 class Stager:
-    """At most one child for a batch. It leaves its outcome in the database."""
+    """At most one child for a batch, and one of `room` from its start to its end. It leaves its
+    outcome in the database."""
 
-    def __init__(self, settings: AnnotatorSettings, batch: Batch) -> None:
+    def __init__(self, settings: AnnotatorSettings, batch: Batch, room: asyncio.Semaphore) -> None:
         self._settings = settings
         self._batch = batch
+        self._room = room
         self._starting: asyncio.Task[_Child] | None = None
 
     async def start(self) -> None:
-        """Let it get ready: the catalogue takes as long to read as a file to arrive."""
-        await self._started()
+        """Let it get ready, if there is room: the catalogue takes as long to read as a file to
+        be kept. Not before the last one is here: nobody waits behind somebody else's upstream."""
+        if not self._room.locked():
+            await self._started()
 
     async def _started(self) -> _Child:
         if self._starting is None:
+            try:
+                async with asyncio.timeout(ROOM_SECONDS_MAX):
+                    await self._room.acquire()  # In the order in which they ask.
+            except TimeoutError as error:
+                raise StagingCrowded(
+                    f"{self._batch.source}: others were read for {ROOM_SECONDS_MAX} s,"
+                    f" {STAGINGS_MAX} at once"
+                ) from error
             # In a thread: the first child of all waits for the template's imports.
             self._starting = asyncio.create_task(asyncio.to_thread(self._fork))
         return await asyncio.shield(self._starting)
@@ -60,7 +74,7 @@ class Stager:
         return _Child(process, ours)
 
     async def stage(self, release: Release) -> None:
-        """Have the release read. Raises StagingFailed."""
+        """Have the release read. Raises StagingCrowded, StagingFailed."""
         child = await self._started()
         try:
             async with asyncio.timeout(STAGING_SECONDS_MAX):
@@ -78,10 +92,16 @@ class Stager:
     async def stop(self) -> None:
         if self._starting is None:
             return
-        await asyncio.wait([self._starting])
-        if self._starting.exception() is not None:
+        try:
+            await self._end(self._starting)
+        finally:
+            self._room.release()
+
+    async def _end(self, starting: asyncio.Task[_Child]) -> None:
+        await asyncio.wait([starting])
+        if starting.exception() is not None:
             return
-        child = self._starting.result()
+        child = starting.result()
         if child.process.is_alive():
             child.process.kill()
             await _ended(child)
@@ -108,9 +128,11 @@ def _last_words(child: _Child) -> str:
 
 
 @asynccontextmanager
-async def open_stager(settings: AnnotatorSettings, batch: Batch) -> AsyncIterator[Stager]:
+async def open_stager(
+    settings: AnnotatorSettings, batch: Batch, room: asyncio.Semaphore
+) -> AsyncIterator[Stager]:
     """Nothing of it is left afterwards, whatever happens."""
-    stager = Stager(settings, batch)
+    stager = Stager(settings, batch, room)
     try:
         yield stager
     finally:

@@ -1,13 +1,14 @@
 """A child process of the annotator: reads a release's files and copies their values into `staged`.
 
 Parsing a hundred megabytes would hold an event loop for seconds; here nothing else waits. It is
-started while the files still arrive, and told afterwards which release to read.
+started when the last file is here, and told afterwards which release to read.
 """
 
 import asyncio
 import gc
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from uuid import UUID
@@ -21,6 +22,7 @@ from services.annotator.domain import (
     BulkSource,
     Catalogue,
     Columns,
+    Count,
     Doubt,
     Record,
     StoredFile,
@@ -28,7 +30,7 @@ from services.annotator.domain import (
 )
 from services.annotator.failpoints import Failpoint
 from services.annotator.judging import Reading, judge
-from services.annotator.raw_store import RawStore
+from services.annotator.raw_store import RawStore, raw_store_of
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES
 from services.annotator.store import baselines, catalogue, releases, staged
@@ -51,7 +53,7 @@ class Reader:
         self._release = release
         self._files = {
             file.name: StoredFile(
-                raw_store.path(file.sha256), file.sha256, file.etag, file.last_modified
+                partial(raw_store.open, file.sha256), file.sha256, file.etag, file.last_modified
             )
             for file in release.files.values()
         }
@@ -90,6 +92,8 @@ class Reader:
                 case Columns():
                     domain.require_texts(*entry.names)
                     self.found.columns[entry.file] = entry.names
+                case Count():
+                    self.found.counts[entry.name] = entry.count
                 case Doubt():
                     self.found.doubts.append(entry)
         self.found.unmapped_count = len(self.unmapped)
@@ -132,7 +136,7 @@ async def _stage(
                 catalogue_id, genes = await _read_catalogue(engine)
         source = SOURCES[release.source]
         assert not domain.is_api(source)  # Only files are staged.
-        reader = Reader(source, release, RawStore(settings.raw_folder))
+        reader = Reader(source, release, raw_store_of(settings))
         rows = reader.rows(genes)
         try:
             # Before it says anything of a gene, a source may read for minutes: no transaction, and
@@ -159,7 +163,11 @@ async def _finish(
     found, version = reader.found, reader.version()
     baseline = await baselines.find_baseline(tx, release.id)
     media_types = {file.name: file.media_type for file in release.files.values()}
-    doubts = [] if release.is_decided else judge(reader.expected, found, media_types, baseline)
+    doubts = (
+        []
+        if release.is_decided
+        else judge(reader.expected, found, media_types, baseline, is_synthetic=release.synthetic)
+    )
     await staged.finish_staging(
         tx, release.id, catalogue_id, version, found, reader.unmapped, doubts
     )

@@ -41,6 +41,10 @@ def _source(source: Source) -> Iterator[str]:
             f" {declared.expected.unmapped_share_max:.1%} unmapped entries, the genes"
             f" {', '.join(declared.expected.sentinels)}, and changes at most"
             f" {declared.expected.churn_share_max:.0%} of the values."
+            + "".join(
+                f" Of {name} a real one has {low:,} to {high:,}."
+                for name, (low, high) in declared.expected.counts.items()
+            )
         )
     yield ""
     yield "| field | a change of it is | what it is |"

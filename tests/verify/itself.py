@@ -4,12 +4,13 @@ import gzip
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import orjson
 
 from services.annotator import domain
-from services.annotator.domain import BulkSource, Record, StoredFile, Unmapped
+from services.annotator.domain import BulkSource, Record, StoredFile, Unmapped, open_raw
 from services.annotator.sources import clingen as clingen_source
 from services.annotator.sources import clinvar as clinvar_source
 from services.annotator.sources import gnomad as gnomad_source
@@ -45,7 +46,9 @@ def _read(source: BulkSource, files: Mapping[str, Path], catalogue: domain.Catal
     """The values, and the reasons of unmapped rows."""
     values: dict[str, Value] = {}
     reasons: Counter[str] = Counter()
-    stored = {name: StoredFile(path, b"", None, None) for name, path in files.items()}
+    stored = {
+        name: StoredFile(partial(open_raw, path), b"", None, None) for name, path in files.items()
+    }
     for entry in source.read(stored, catalogue):
         if isinstance(entry, Record):
             values[entry.hgnc_id] = orjson.loads(domain.canonical(entry.value))

@@ -35,6 +35,8 @@ SYMBOL: Final = "GENE SYMBOL"  # Begins the header; whatever stands above it is 
 HGNC_ID: Final = "GENE ID (HGNC)"
 CLASSIFICATION: Final = "CLASSIFICATION"
 BANNER: Final = "+"
+# A line of the banner: the day on which somebody asked.
+MADE: Final = re.compile(rb'"?FILE CREATED: \d{4}-\d{2}-\d{2}"?(,"?"?)*')
 # For each field of an assertion, its column.
 COLUMNS: Final[Mapping[str, str]] = {
     "disease": "DISEASE LABEL",
@@ -151,7 +153,9 @@ class Clingen:
             sentinels=("HGNC:9008", "HGNC:1100", "HGNC:11998"),  # PKD1, BRCA1, TP53.
         ),
     )
-    files: tuple[RemoteFile, ...] = (RemoteFile(FILE, "gene-validity/download", FILE_BYTES_MAX),)
+    files: tuple[RemoteFile, ...] = (
+        RemoteFile(FILE, "gene-validity/download", FILE_BYTES_MAX, varying=MADE),
+    )
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """A hash of what is said: the file's own date is the moment at which it was asked for."""

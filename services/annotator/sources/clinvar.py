@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.annotator.domain import (
     Catalogue,
     Columns,
+    Count,
     Declaration,
     Doubt,
     Entry,
@@ -37,6 +38,7 @@ from services.annotator.errors import ReleaseRefused, SchemaChanged
 
 SUMMARY: Final = "gene_specific_summary.txt"
 VARIANTS: Final = "variant_summary.txt.gz"
+ROWS: Final = "variant rows"  # Of all assemblies: most variants have two.
 SUMMARY_BYTES_MAX: Final = 128 * 1024**2  # It has some 3 MB.
 VARIANTS_BYTES_MAX: Final = 4 * 1024**3  # It has 0.4 GB.
 UNPACKED_BYTES_MAX: Final = 32 * 1024**3
@@ -198,6 +200,7 @@ class Clinvar:
             # Two thirds of the genes have no variant of their own.
             nulls_share_max={"last_evaluated_max": 0.75, "summary": 0.3},
             sentinels=("HGNC:9008", "HGNC:1100", "HGNC:11998"),  # PKD1, BRCA1, TP53.
+            counts={ROWS: (1_500_000, 40_000_000)},  # Some nine million.
         ),
         score="p_lp_total",
     )
@@ -221,6 +224,7 @@ class Clinvar:
         yield Columns(SUMMARY, summaries.header)
         variants = _Variants()
         yield Columns(VARIANTS, variants.read(files[VARIANTS]))
+        yield Count(ROWS, variants.row_count)
         yield from variants.doubts()
         for column, row_count in variants.unread.items():
             yield Unmapped(column, f"{VARIANTS}: a cell that cannot be read", row_count)
@@ -274,6 +278,7 @@ class _Variants:
         self._seen = array("Q")  # By VariationID.
         self._names: dict[tuple[bytes, bytes, bytes], int] = {}
         self.first_lines: list[int] = []  # By name, like what follows.
+        self.row_count = 0
         self.unread: Counter[str] = Counter()
         self._displaced: dict[int, str] = {}
         self._placed: set[int] = set()
@@ -295,10 +300,11 @@ class _Variants:
         describe = itemgetter(
             *(at["ClinicalSignificance"], at["ReviewStatus"], at["LastEvaluated"], at["Name"])
         )
-        seen, names = self._seen, self._names
+        seen, names, number, blank_count = self._seen, self._names, 1, 0
         for number, line in lines:
             if line.count(b"\t") != tabs:
                 if not line.strip():
+                    blank_count += 1
                     continue
                 count = line.count(b"\t") + 1
                 raise SchemaChanged(f"{VARIANTS}, line {number} has {count} of {tabs + 1} cells")
@@ -322,6 +328,7 @@ class _Variants:
                 index = self._add_name(name, number)
             code = self._code(*describe(cells)) | index << NAME_AT
             seen[id_] = code | ON_GRCH38 if on_grch38 else code
+        self.row_count = number - 1 - blank_count
 
     def _code(self, significance: bytes, review: bytes, evaluated: bytes, title: bytes) -> int:
         day = _day(evaluated)

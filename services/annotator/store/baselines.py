@@ -15,6 +15,7 @@ async def find_baseline(tx: AsyncConnection, release_id: UUID) -> Baseline | Non
         await tx.execute(
             text("""
                 SELECT b.source, b.row_count, coalesce(b.columns, '{}')::text AS columns,
+                       coalesce(b.counts, '{}')::text AS counts,
                        b.row_count IS NOT NULL AND b.method = r.method AND b.synthetic = r.synthetic
                        AND b.sha256 IS DISTINCT FROM r.sha256 AS is_comparable,
                        (SELECT coalesce(jsonb_object_agg(f.name, f.media_type), '{}')
@@ -37,6 +38,7 @@ async def find_baseline(tx: AsyncConnection, release_id: UUID) -> Baseline | Non
     return Baseline(
         record_count=row.row_count or 0,
         columns=orjson.loads(row.columns),
+        counts=orjson.loads(row.counts),
         media_types=orjson.loads(row.media_types),
         is_comparable=row.is_comparable,
         current_count=current,

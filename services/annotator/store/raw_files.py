@@ -51,3 +51,13 @@ async def mark_removed(tx: AsyncConnection, sha256s: Sequence[bytes]) -> None:
         """),
         {"sha256s": list(sha256s)},
     )
+
+
+async def mark_kept(tx: AsyncConnection, sha256s: Sequence[bytes]) -> None:
+    """They could not be removed."""
+    await tx.execute(
+        text("""
+            UPDATE release_file SET removed_at = NULL WHERE sha256 = ANY(CAST(:sha256s AS bytea[]))
+        """),
+        {"sha256s": list(sha256s)},
+    )

@@ -79,6 +79,7 @@ async def finish_staging(
                              ELSE 'quarantined' END,
                 version = :version, row_count = :row_count, unmapped_count = :unmapped_count,
                 catalogue_id = :catalogue_id, columns = CAST(:columns AS jsonb),
+                counts = CAST(:counts AS jsonb),
                 doubts = coalesce(CAST(:doubts AS jsonb), r.doubts),
                 baseline_id = b.id,
                 is_new_method = coalesce(b.method <> r.method, false),
@@ -104,6 +105,7 @@ async def finish_staging(
             "unmapped_count": found.unmapped_count,
             "catalogue_id": catalogue_id,
             "columns": orjson.dumps(found.columns).decode(),
+            "counts": orjson.dumps(found.counts).decode(),
             "doubts": orjson.dumps(list(doubts)).decode() if doubts else None,
         },
     )

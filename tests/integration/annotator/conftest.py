@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from tests.integration.annotator.desk import Desk, open_desk
+from tests.s3 import S3Server, keep_s3
 from tests.system import Database, Mirror, SharedCluster, fresh_database
 
 LOADED = "annobus_loaded"
@@ -21,12 +22,31 @@ def use(patch: pytest.MonkeyPatch, database: Database, mirror: Mirror, raw_folde
     patch.setenv("ANNOTATOR_UPSTREAMS", json.dumps(mirror.upstreams()))
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with keep_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def raw_settings(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """Where raw files are kept: in a folder, or where a test asks for both, in a bucket, too."""
+    if getattr(request, "param", "folder") == "folder":
+        return {}
+    server: S3Server = request.getfixturevalue("s3_server")
+    return server.make_bucket()
+
+
 @pytest_asyncio.fixture
 async def desk(
-    database: Database, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    mirror: Mirror,
+    tmp_path: Path,
+    raw_settings: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Desk]:
     use(monkeypatch, database, mirror, tmp_path)
-    async with open_desk(database, mirror, tmp_path) as desk:
+    async with open_desk(database, mirror, tmp_path, raw_settings=raw_settings) as desk:
         yield desk
 
 
@@ -65,9 +85,12 @@ async def loaded_desk(
     loaded_database: Database,
     mirror: Mirror,
     loaded_raw_folder: Path,
+    raw_settings: Mapping[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Desk]:
     """A desk whose catalogue holds all genes."""
     use(monkeypatch, loaded_database, mirror, loaded_raw_folder)
-    async with open_desk(loaded_database, mirror, loaded_raw_folder) as desk:
+    async with open_desk(
+        loaded_database, mirror, loaded_raw_folder, raw_settings=raw_settings
+    ) as desk:
         yield desk

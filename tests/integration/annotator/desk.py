@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,7 +16,7 @@ from contracts.messages import TYPES, AnnotateBatch, Message, StartRun
 from services.annotator.domain import Source
 from services.annotator.handlers import Handlers
 from services.annotator.planner import Planner
-from services.annotator.raw_store import RawStore
+from services.annotator.raw_store import raw_store_of
 from services.annotator.releases import Releases
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES, UPSTREAMS
@@ -24,6 +25,9 @@ from services.chassis.settings import SharedSettings
 from tests.system import Database, Mirror
 
 PASSES_MAX = 2_000
+
+# A test that is marked so runs with each place that raw files may be kept in.
+in_both_places = pytest.mark.parametrize("raw_settings", ["folder", "bucket"], indirect=True)
 
 
 @dataclass
@@ -138,7 +142,11 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(
-    database: Database, mirror: Mirror, raw_folder: Path, instance: str = "annotator-0"
+    database: Database,
+    mirror: Mirror,
+    raw_folder: Path,
+    instance: str = "annotator-0",
+    raw_settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Desk]:
     settings = AnnotatorSettings.model_validate(
         {
@@ -146,6 +154,7 @@ async def open_desk(
             "raw_folder": raw_folder,
             "upstreams": mirror.upstreams(),
             "shared": SharedSettings(environment="test"),
+            **(raw_settings or {}),
         }
     )
     reported: list[UUID] = []
@@ -153,7 +162,7 @@ async def open_desk(
         database.engine("annotator") as engine,
         open_upstreams(UPSTREAMS, settings) as upstreams,
     ):
-        raw_store = RawStore(raw_folder)
+        raw_store = raw_store_of(settings)
         releases = Releases(settings, engine, SOURCES, upstreams, raw_store)
         handlers = Handlers(
             engine=engine,

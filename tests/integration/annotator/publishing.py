@@ -8,7 +8,7 @@ from random import Random
 
 from sqlalchemy import text
 
-from services.annotator.domain import RemoteFile, open_raw
+from services.annotator.domain import RemoteFile
 from services.annotator.upstream import Downloaded, Upstream
 from tests.integration.annotator.desk import Desk
 
@@ -20,6 +20,7 @@ class Publisher(Upstream):
     contents: dict[str, bytes]
     media_types: dict[str, str] = field(default_factory=dict)
     sent: int = 0
+    synthetic: bool = False
 
     async def download(
         self,
@@ -43,7 +44,7 @@ class Publisher(Upstream):
             etag=sha256.hex(),
             last_modified=None,
             media_type=self.media_types.get(file.name, "text/plain"),
-            synthetic=False,
+            synthetic=self.synthetic,
         )
 
 
@@ -58,7 +59,7 @@ async def publish(desk: Desk, source: str) -> Publisher:
     async with desk.engine.begin() as tx:
         await tx.execute(text("UPDATE release_file SET etag = encode(sha256, 'hex')"))
     store = desk.releases.raw_store
-    publisher = Publisher({row.name: open_raw(store.path(row.sha256)).read() for row in rows})
+    publisher = Publisher({row.name: store.open(row.sha256).read() for row in rows})
     desk.use(upstreams={source: publisher})
     return publisher
 

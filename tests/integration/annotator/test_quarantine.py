@@ -1,11 +1,14 @@
 """A release after another: just what differs is told, and what is unlike it waits for a person."""
 
+import gzip
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
@@ -19,10 +22,11 @@ from contracts.messages import (
     RunFact,
 )
 from services.annotator import domain, errors
-from services.annotator.domain import Batch, Record, StoredFile
+from services.annotator.domain import Batch, Record, StoredFile, open_raw
+from services.annotator.sources.clinvar import ROWS, VARIANTS
 from services.annotator.sources.hpo import DISEASES, GENES, ONTOLOGY, Hpo
 from services.annotator.store import catalogue
-from tests.integration.annotator.desk import Desk, open_desk
+from tests.integration.annotator.desk import Desk, in_both_places, open_desk
 from tests.integration.annotator.publishing import Publisher, edit, publish
 from tests.system import Database, Mirror
 
@@ -59,7 +63,7 @@ async def read(desk: Desk, contents: Mapping[str, bytes], folder: Path) -> dict[
     for name, content in contents.items():
         path = folder / name
         path.write_bytes(content)
-        files[name] = StoredFile(path, b"", None, None)
+        files[name] = StoredFile(partial(open_raw, path), b"", None, None)
     async with desk.engine.connect() as connection:
         genes = await catalogue.get_catalogue(connection)
     return {
@@ -195,6 +199,7 @@ async def test_a_release_over_another_tells_exactly_what_differs_and_restarts_in
     assert {row.severity for row in changes.values()} <= {"major", "clinical"}
 
 
+@in_both_places
 async def test_a_new_parser_reads_what_is_there_and_its_changes_are_its_own(
     loaded_desk: Desk, publisher: Publisher
 ) -> None:
@@ -408,3 +413,31 @@ async def test_what_no_database_can_keep_is_refused_at_once(
     assert await values(desk) == before
     batch = await desk.row("SELECT attempt FROM batch WHERE state = 'dead'")
     assert batch.attempt == 1
+
+
+@pytest.mark.parametrize("share", [0.1, 10])
+async def test_a_tenth_or_ten_times_clinvars_rows_are_noticed_by_their_number(
+    loaded_desk: Desk, share: float
+) -> None:
+    """Ten times are each row ten times: no value is another, and nothing else speaks against it."""
+    desk = loaded_desk
+    await desk.order(["clinvar"], ["HGNC:9008"])
+    await desk.work()
+    publisher = await publish(desk, "clinvar")
+    publisher.synthetic, publisher.media_types[VARIANTS] = True, "application/x-gzip"
+    header, *lines = gzip.decompress(publisher.contents[VARIANTS]).splitlines(keepends=True)
+    kept = lines * 10 if share > 1 else lines[::10]
+    publisher.contents[VARIANTS] = gzip.compress(header + b"".join(kept), compresslevel=1)
+
+    await desk.order(["clinvar"], ["HGNC:9008"])
+    await desk.work()
+    before, after = await desk.rows(
+        """SELECT state, counts->>'variant rows' AS rows, doubts::text AS doubts FROM release
+           WHERE source = 'clinvar' ORDER BY retrieved_at"""
+    )
+    assert (before.state, after.state) == ("stored", "quarantined")
+    assert (int(before.rows), int(after.rows)) == (len(lines), len(kept))
+    doubts = {doubt["check"]: doubt["found"] for doubt in orjson.loads(after.doubts)}
+    assert doubts[ROWS] == str(len(kept))
+    if share > 1:
+        assert doubts.keys() == {ROWS}

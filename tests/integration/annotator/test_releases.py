@@ -1,14 +1,18 @@
 """Releases of bulk sources: found, staged, accepted, stored whole; unchanged ones do no work."""
 
+import re
+
 import pytest
 from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch, ReleaseStored
+from services.annotator.domain import digest
 from services.annotator.stager import Stager
 from services.annotator.store.releases import Release
 from tests.builders import IDS, build_release
 from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
+from tests.integration.annotator.publishing import publish
 from tests.integration.annotator.small_release import (
     WITH_VALUE,
     keep_unchanged,
@@ -179,3 +183,37 @@ async def test_a_release_that_is_staged_anew_for_a_new_catalogue_stays_readable(
     assert (await desk.row("SELECT state FROM release WHERE source = 'hpo'")).state == "stored"
     rows = await desk.rows("SELECT state FROM run")
     assert [row.state for row in rows] == ["completed", "completed"]
+
+
+async def test_a_file_that_differs_by_the_day_it_was_made_is_no_other_release(
+    loaded_desk: Desk,
+) -> None:
+    desk = loaded_desk
+    await desk.order(["clingen"], ["HGNC:9008"])
+    await desk.work()
+    publisher = await publish(desk, "clingen")
+    publisher.synthetic = True
+    ((name, content),) = publisher.contents.items()
+    first = await desk.row("SELECT id, checked_at FROM release WHERE source = 'clingen'")
+    kept = await desk.releases.raw_store.sizes()
+
+    publisher.contents[name] = re.sub(rb"CREATED: \d{4}", b"CREATED: 2031", content)
+    assert publisher.contents[name] != content
+    await desk.order(["clingen"], ["HGNC:9008"])
+    await desk.work()
+    assert publisher.sent == 1
+    again = await desk.row("SELECT id, checked_at FROM release WHERE source = 'clingen'")
+    assert again.id == first.id
+    assert again.checked_at > first.checked_at
+    assert await desk.releases.raw_store.sizes() == kept
+
+    # The first line is no data: whatever else differs is another release, of its own bytes.
+    publisher.contents[name] = content.replace(b"CURATIONS", b"CURATION", 1)
+    assert publisher.contents[name] != content
+    await desk.order(["clingen"], ["HGNC:9008"])
+    await desk.work()
+    rows = await desk.rows(
+        """SELECT f.sha256 FROM release r JOIN release_file f ON f.release_id = r.id
+           WHERE r.source = 'clingen' ORDER BY r.retrieved_at"""
+    )
+    assert [row.sha256 for row in rows] == [*map(digest, (content, publisher.contents[name]))]

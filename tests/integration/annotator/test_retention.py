@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import sha256
-from pathlib import Path
 from uuid import UUID
 
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.annotator.raw_store import RawStore
+from services.annotator.errors import RawStoreUnavailable
 from services.annotator.retention import Retention
 from tests.builders import build_catalogue, build_file, build_release
-from tests.integration.annotator.desk import Desk
+from tests.integration.annotator.desk import Desk, in_both_places
+
+pytestmark = in_both_places
 
 AGE = timedelta(days=30)
 AMPLE = 10**9
@@ -28,9 +29,9 @@ def hash_of(content: bytes) -> bytes:
 
 
 @pytest_asyncio.fixture
-async def releases(desk: Desk, tmp_path: Path) -> Mapping[str, UUID]:
+async def releases(desk: Desk) -> Mapping[str, UUID]:
     """Three stored releases; of the first one's values none holds any more."""
-    store = RawStore(tmp_path)
+    store = desk.releases.raw_store
     found = {}
     for content in (*FILES.values(), SHARED):
         await store.keep_bytes(content, hash_of(content))
@@ -54,8 +55,8 @@ async def releases(desk: Desk, tmp_path: Path) -> Mapping[str, UUID]:
     return found
 
 
-async def sweep(desk: Desk, folder: Path, *, age: timedelta = AGE, bytes_max: int = AMPLE) -> None:
-    await Retention(desk.engine, RawStore(folder), age, bytes_max).sweep()
+async def sweep(desk: Desk, *, age: timedelta = AGE, bytes_max: int = AMPLE) -> None:
+    await Retention(desk.engine, desk.releases.raw_store, age, bytes_max).sweep()
 
 
 async def removed(desk: Desk) -> set[str]:
@@ -71,37 +72,35 @@ async def grow_old(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("releases")
-async def test_what_nobody_needs_goes_when_it_is_old(desk: Desk, tmp_path: Path) -> None:
-    await sweep(desk, tmp_path)
+async def test_what_nobody_needs_goes_when_it_is_old(desk: Desk) -> None:
+    await sweep(desk)
     assert await removed(desk) == set()  # It is young.
     await grow_old(desk)
-    await sweep(desk, tmp_path)
+    await sweep(desk)
     # The second one's values hold, the third is the newest; the ontology is theirs, too.
     assert await removed(desk) == {"genes"}
-    store = RawStore(tmp_path)
-    assert {name: store.holds(hash_of(content)) for name, content in FILES.items()} == {
+    store = desk.releases.raw_store
+    assert {name: await store.holds(hash_of(content)) for name, content in FILES.items()} == {
         "first": False,
         "second": True,
         "third": True,
     }
-    assert store.holds(hash_of(SHARED))
+    assert await store.holds(hash_of(SHARED))
 
 
 @pytest.mark.usefixtures("releases")
-async def test_what_nobody_needs_goes_before_when_all_take_too_much(
-    desk: Desk, tmp_path: Path
-) -> None:
-    store = RawStore(tmp_path)
-    all_of_it = sum(store.sizes().values())
-    await sweep(desk, tmp_path, bytes_max=all_of_it)
+async def test_what_nobody_needs_goes_before_when_all_take_too_much(desk: Desk) -> None:
+    store = desk.releases.raw_store
+    all_of_it = sum((await store.sizes()).values())
+    await sweep(desk, bytes_max=all_of_it)
     assert await removed(desk) == set()
-    await sweep(desk, tmp_path, bytes_max=1)  # What is needed stays all the same.
+    await sweep(desk, bytes_max=1)  # What is needed stays all the same.
     assert await removed(desk) == {"genes"}
-    assert len(store.sizes()) == len(FILES)
+    assert len(await store.sizes()) == len(FILES)
 
 
 async def test_a_release_that_waits_for_a_person_keeps_its_files(
-    desk: Desk, tmp_path: Path, releases: Mapping[str, UUID]
+    desk: Desk, releases: Mapping[str, UUID]
 ) -> None:
     async with desk.engine.begin() as tx:
         await tx.execute(
@@ -112,5 +111,27 @@ async def test_a_release_that_waits_for_a_person_keeps_its_files(
             {"id": releases["first"]},
         )
     await grow_old(desk)
-    await sweep(desk, tmp_path, bytes_max=0)
+    await sweep(desk, bytes_max=0)
     assert await removed(desk) == set()
+
+
+@pytest.mark.usefixtures("releases")
+async def test_a_store_that_is_away_is_swept_another_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = desk.releases.raw_store
+    retention = Retention(desk.engine, store, AGE, AMPLE)
+    await grow_old(desk)
+
+    async def away(_: object) -> None:
+        raise RawStoreUnavailable("nobody answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "remove", away)
+        async with desk.engine.connect() as connection:
+            assert not await retention.work(connection)
+    assert await removed(desk) == set()
+    assert len(await store.sizes()) == len(FILES) + 1
+    await retention.sweep()
+    assert await removed(desk) == {"genes"}
+    assert len(await store.sizes()) == len(FILES)

@@ -15,11 +15,19 @@ EXPECTED = Expected(
     churn_share_max=0.2,
     nulls_share_max={"loeuf": 0.5},
     sentinels=("HGNC:9008",),
+    counts={"rows": (2_000, 50_000)},
 )
-GOOD = Reading(record_count=500, unmapped_count=50, nulls={"loeuf": 250}, columns={"t": ["a", "b"]})
+GOOD = Reading(
+    record_count=500,
+    unmapped_count=50,
+    nulls={"loeuf": 250},
+    columns={"t": ["a", "b"]},
+    counts={"rows": 9_000},
+)
 BEFORE = Baseline(
     record_count=500,
     columns={"t": ["b", "a"]},
+    counts={"rows": 9_000},
     media_types={"t": "text/plain"},
     is_comparable=True,
     current_count=500,
@@ -45,6 +53,9 @@ def test_what_is_as_expected_is_believed() -> None:
         ({"unmapped_count": 57}, "unmapped"),
         ({"nulls": {"loeuf": 251}}, "nulls of loeuf"),
         ({"absent": {"HGNC:9008"}}, "sentinels"),
+        ({"counts": {"rows": 900}}, "rows"),
+        ({"counts": {"rows": 90_000}}, "rows"),
+        ({"counts": {}}, "rows"),
         ({"doubts": [Doubt("assembly", "GRCh37", "GRCh38")]}, "assembly"),
     ],
 )
@@ -61,6 +72,8 @@ def test_what_is_outside_what_its_source_declares_is_doubted(
         ({"columns": {"t": ["a", "b", "c"]}}, "columns"),
         ({"columns": {"t": ["a"]}}, "columns"),
         ({"columns": {}}, "columns"),
+        ({"counts": {"rows": 8_099}}, "rows"),
+        ({"counts": {"rows": 18_001}}, "rows"),
     ],
 )
 def test_what_is_unlike_the_release_before_it_is_doubted(
@@ -84,3 +97,17 @@ def test_churn_counts_only_where_values_can_be_compared() -> None:
 def test_a_doubt_says_what_was_found_and_what_would_be_accepted() -> None:
     (doubt,) = judge(EXPECTED, replace(GOOD, unmapped_count=110), TYPES, None)
     assert doubt == Doubt("unmapped", "110 of 610, 18.0%", "at most 10.0%")
+
+
+@pytest.mark.parametrize("rows", [90, 900_000])
+def test_what_is_made_up_is_compared_with_nothing_but_the_made_up_one_before_it(rows: int) -> None:
+    found = replace(GOOD, counts={"rows": rows})
+    assert judge(EXPECTED, found, TYPES, None, is_synthetic=True) == []
+    (doubt,) = judge(EXPECTED, found, TYPES, BEFORE, is_synthetic=True)
+    accepted = "8100 to 18000: nine tenths of those before to twice as many"
+    assert doubt == Doubt("rows", str(rows), accepted)
+
+
+def test_counts_of_what_cannot_be_compared_are_not() -> None:
+    other = replace(BEFORE, counts={"rows": 49_000}, is_comparable=False)
+    assert checks(GOOD, other) == []

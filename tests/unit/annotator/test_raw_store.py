@@ -1,14 +1,30 @@
-"""The raw store's folder, which several annotators share."""
+"""The raw store's folder, which several annotators share, and what its settings may say."""
 
-import hashlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from services.annotator.domain import open_raw
-from services.annotator.raw_store import INCOMING, INCOMING_SECONDS_MAX, RawStore
+from services.annotator.errors import RawStoreRefused
+from services.annotator.raw_store import (
+    INCOMING,
+    INCOMING_SECONDS_MAX,
+    FolderStore,
+    raw_store_of,
+)
+from services.annotator.settings import AnnotatorSettings
+from tests.s3 import SECRET
+
+BUCKET = {"raw_store": "s3://annobus/raw", "raw_s3_endpoint": "https://s3.example.org"}
+
+
+def settings(**fields: str) -> AnnotatorSettings:
+    return AnnotatorSettings.model_validate(
+        {"database_url": "postgresql://", "raw_folder": "raw", **fields}
+    )
 
 
 def leave(path: Path, age_seconds: float) -> None:
@@ -26,26 +42,54 @@ def test_what_another_annotator_takes_away_meanwhile_does_not_end_a_sweep(
     leave(new, 0)
     seen = [tmp_path / f"{INCOMING}kept", old, new]
     monkeypatch.setattr(Path, "glob", lambda *_: iter(seen))
-    RawStore(tmp_path).sweep()
+    FolderStore(tmp_path).sweep()
     assert list(tmp_path.iterdir()) == [new]
 
 
-async def test_what_is_kept_is_small_and_comes_back_byte_for_byte(tmp_path: Path) -> None:
-    store = RawStore(tmp_path / "raw")
-    content = b"a table with many lines that are alike\n" * 10_000
-    sha256 = hashlib.sha256(content).digest()
-    async with store.workspace() as folder:
-        (folder / "table").write_bytes(content)
-        await store.keep(folder / "table", sha256)
-        assert list(folder.iterdir()) == []
-    await store.keep_bytes(content, sha256)  # Once more, by another way.
-    await store.keep_bytes(b"{}", hashlib.sha256(b"{}").digest())
+async def test_a_folder_that_cannot_be_is_refused_with_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = FolderStore(tmp_path / "file" / "raw")
+    with pytest.raises(RawStoreRefused, match=r"ANNOTATOR_RAW_FOLDER=.*/file/raw .*accepted is"):
+        await store.make_ready()
 
-    assert store.holds(sha256)
-    assert open_raw(store.path(sha256)).read() == content
-    sizes = store.sizes()
-    assert sizes.keys() == {sha256, hashlib.sha256(b"{}").digest()}
-    assert sizes[sha256] < len(content) / 100
-    store.remove(sha256)
-    assert not store.holds(sha256)
-    store.remove(sha256)
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("raw_store", "/var/lib/raw"),
+        ("raw_store", "s3:/annobus"),
+        ("raw_store", "s3://"),
+        ("raw_store", "s3://Upper"),
+        ("raw_store", "s3://annobus/two words"),
+        ("raw_store", "gs://annobus/raw"),
+        ("raw_s3_endpoint", "s3.example.org"),
+        ("raw_s3_endpoint", "https://s3.example.org/a path"),
+        ("raw_s3_access_key_id", "alone"),
+    ],
+)
+def test_settings_that_are_no_place_are_refused_with_what_is_accepted(
+    field: str, value: str
+) -> None:
+    with pytest.raises(RawStoreRefused) as refused:
+        raw_store_of(settings(**BUCKET | {field: value}))
+    said = str(refused.value)
+    assert said.startswith(f"ANNOTATOR_{field.upper()}={value} ")
+    assert "accepted" in said
+
+
+@pytest.mark.parametrize("field", ["raw_store", "raw_s3_endpoint"])
+def test_a_password_in_an_address_is_not_said(field: str) -> None:
+    with pytest.raises(RawStoreRefused) as refused:
+        raw_store_of(settings(**BUCKET | {field: f"https://key:{SECRET}@host"}))
+    assert SECRET not in str(refused.value)
+
+
+def test_who_keeps_files_in_a_folder_does_not_load_what_a_bucket_takes() -> None:
+    subprocess.run(
+        (
+            sys.executable,
+            "-c",
+            "import sys, services.annotator.__main__; sys.exit('obstore' in sys.modules)",
+        ),
+        check=True,
+    )

@@ -38,6 +38,7 @@ CREATE TABLE release (
     row_count integer,
     unmapped_count integer,
     columns jsonb,  -- How each of its files names its columns.
+    counts jsonb,  -- What its source counts in it besides records.
     -- What it was compared with when it was staged, and why its values differ from that one's.
     baseline_id uuid REFERENCES release,
     cause text CHECK (cause IN ('upstream', 'parser', 'mapping', 'correction')),

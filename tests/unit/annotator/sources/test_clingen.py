@@ -7,6 +7,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import date
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from services.annotator.domain import (
     Record,
     StoredFile,
     Unmapped,
+    identity,
+    open_raw,
     severities,
 )
 from services.annotator.errors import SchemaChanged
@@ -72,7 +76,7 @@ def keep(tmp_path: Path) -> Keep:
     def keep(content: str | bytes) -> dict[str, StoredFile]:
         held = content.encode() if isinstance(content, str) else content
         (path := tmp_path / "0123").write_bytes(held)
-        return {FILE: StoredFile(path, b"", None, None)}
+        return {FILE: StoredFile(partial(open_raw, path), b"", None, None)}
 
     return keep
 
@@ -417,3 +421,32 @@ def test_every_assertion_of_the_real_file_is_the_one_in_it(keep: Keep, upstream_
         said = {cells[4] for cells in expected[record.hgnc_id]}
         strongest = next((rank.lower() for rank in ranks if rank in said), None)
         assert value(record).strongest == strongest
+
+
+def same(one: str, another: str) -> bool:
+    (file,) = Clingen().files
+    assert file.varying is not None
+    first, second = (identity(BytesIO(text.encode()), file.varying) for text in (one, another))
+    return first == second
+
+
+def test_a_file_that_was_asked_for_on_another_day_is_the_same() -> None:
+    today = build_file({}, created="2026-11-25")
+    assert same(today, build_file({}, created="2026-11-26"))
+    assert same(today.replace("\n", "\r\n"), today.replace("-25", "-26").replace("\n", "\r\n"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("WEBPAGE", "HOMEPAGE"),
+        ("FILE CREATED: 2026-11-25", "FILE CREATED: 2026-11-25 of another kind"),
+        ("FILE CREATED: 2026-11-25", ""),
+        ("CLASSIFICATION DATE", "DATE"),
+        ("Definitive", "Strong"),
+    ],
+)
+def test_whatever_else_is_another_makes_it_another_file(change: tuple[str, str]) -> None:
+    today = build_file({}, created="2026-11-25")
+    assert change[0] in today
+    assert not same(today, today.replace(*change, 1))

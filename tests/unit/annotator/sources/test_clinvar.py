@@ -5,6 +5,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from services.annotator.domain import (
     LINE_BYTES_MAX,
     Catalogue,
     Columns,
+    Count,
     Doubt,
     Entry,
     Gene,
@@ -22,6 +24,7 @@ from services.annotator.domain import (
     StoredFile,
     Unmapped,
     canonical,
+    open_raw,
     severities,
 )
 from services.annotator.errors import ReleaseRefused, SchemaChanged
@@ -31,6 +34,7 @@ from services.annotator.sources.clinvar import (
     MANY_GENES,
     NO_GENE,
     OTHER_GENES,
+    ROWS,
     SIGNIFICANCES,
     SUMMARY,
     SUMMARY_COLUMNS,
@@ -129,7 +133,7 @@ def keep(tmp_path: Path) -> Keep:
         files = {}
         for at, (name, content) in enumerate(held.items()):
             (path := tmp_path / str(at)).write_bytes(content)
-            files[name] = StoredFile(path, b"\x12" * 32, None, last_modified)
+            files[name] = StoredFile(partial(open_raw, path), b"\x12" * 32, None, last_modified)
         return files
 
     return keep
@@ -693,7 +697,7 @@ def test_counts_that_drift_each_week_are_not_clinical() -> None:
 def test_variants_that_are_missing_are_doubted_though_the_summary_has_every_gene() -> None:
     expected = Clinvar().declaration.expected
     assert expected is not None
-    reading = Reading(27_600, nulls={"last_evaluated_max": 27_600})
+    reading = Reading(27_600, nulls={"last_evaluated_max": 27_600}, counts={ROWS: 9_000_000})
     found = [doubt.check for doubt in judge(expected, reading, {}, None)]
     assert found == ["nulls of last_evaluated_max"]
 
@@ -779,3 +783,21 @@ def test_every_number_of_the_real_summary_is_the_one_in_it(keep: Keep, upstream_
         for name, column in numbers.items():
             assert said[name] == (None if row[column] == "-" else int(row[column])), row
         assert row["Gene_MIM_number"] in {"-", *summary.mim_numbers}
+
+
+def test_the_rows_of_variants_are_counted_of_all_assemblies(keep: Keep) -> None:
+    table = build_table({"Assembly": "GRCh37"}, {"Assembly": "GRCh38"}) + b"\n"
+    rows = len(table.splitlines()) - 2  # The header, and what is blank at the end.
+    (count,) = [entry for entry in read_all(keep(variants=table)) if isinstance(entry, Count)]
+    assert count == Count(ROWS, rows)
+
+
+@pytest.mark.parametrize(("share", "is_doubted"), [(0.1, True), (1, False), (10, True)])
+def test_a_tenth_or_ten_times_the_rows_of_variants_are_doubted(
+    share: float, is_doubted: bool
+) -> None:
+    expected = Clinvar().declaration.expected
+    assert expected is not None
+    reading = Reading(27_600, counts={ROWS: round(9_000_000 * share)})
+    found = [doubt.check for doubt in judge(expected, reading, {}, None)]
+    assert found == ([ROWS] if is_doubted else [])

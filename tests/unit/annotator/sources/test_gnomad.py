@@ -4,12 +4,21 @@ import csv
 import gzip
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.annotator.domain import LINE_BYTES_MAX, Catalogue, Gene, Record, StoredFile, Unmapped
+from services.annotator.domain import (
+    LINE_BYTES_MAX,
+    Catalogue,
+    Gene,
+    Record,
+    StoredFile,
+    Unmapped,
+    open_raw,
+)
 from services.annotator.errors import ReleaseRefused, SchemaChanged
 from services.annotator.sources import gnomad
 from services.annotator.sources.gnomad import FILE, RELEASES, Gnomad, GnomadGene
@@ -147,7 +156,7 @@ def keep(tmp_path: Path) -> Keep:
 
     def keep(content: bytes) -> dict[str, StoredFile]:
         (path := tmp_path / "0123").write_bytes(content)
-        return {FILE: StoredFile(path, b"", None, None)}
+        return {FILE: StoredFile(partial(open_raw, path), b"", None, None)}
 
     return keep
 
@@ -534,7 +543,7 @@ def test_every_value_of_the_real_file_is_the_one_in_it(
     catalogue = Catalogue(
         [Gene(f"HGNC:{id_[4:]}", row["gene"], None, id_) for id_, row in expected.items()]
     )
-    files = {FILE: StoredFile(path, b"", None, None)}
+    files = {FILE: StoredFile(partial(open_raw, path), b"", None, None)}
     records, unmapped = read(files, catalogue)
     assert Gnomad().version(files) == "v4.1.1"
     assert len(records) == len(expected) == (gene_count or len(expected)) > 20

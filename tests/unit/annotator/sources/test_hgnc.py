@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import orjson
 import pytest
 
 from infra.mirror.hgnc import record_of_row
-from services.annotator.domain import Catalogue, Record, StoredFile, Unmapped
+from services.annotator.domain import Catalogue, Record, StoredFile, Unmapped, open_raw
 from services.annotator.errors import ReleaseRefused, SchemaChanged
 from services.annotator.sources.hgnc import COMPLETE_SET, WITHDRAWN, Hgnc, HgncGene
 
@@ -69,7 +70,7 @@ def keep(tmp_path: Path) -> Keep:
         for name, held in ((COMPLETE_SET, content), (WITHDRAWN, withdrawn.encode())):
             sha256 = hashlib.sha256(held).digest()
             (path := tmp_path / sha256.hex()).write_bytes(held)
-            files[name] = StoredFile(path, sha256, etag, last_modified)
+            files[name] = StoredFile(partial(open_raw, path), sha256, etag, last_modified)
         return files
 
     return keep
@@ -228,7 +229,7 @@ def test_a_withdrawn_file_that_is_not_utf_8_is_refused(keep: Keep, tmp_path: Pat
     """It is never packed in itself, and what the transfer packs the engine unpacks."""
     (path := tmp_path / "packed").write_bytes(gzip.compress(HEADER.encode(), mtime=0))
     with pytest.raises(SchemaChanged, match=r"withdrawn\.txt is not UTF-8"):
-        read(keep(SPARE) | {WITHDRAWN: StoredFile(path, b"", None, None)})
+        read(keep(SPARE) | {WITHDRAWN: StoredFile(partial(open_raw, path), b"", None, None)})
 
 
 def test_a_withdrawn_entry_with_too_many_cells_is_refused_with_its_line(keep: Keep) -> None:

@@ -5,11 +5,12 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from services.annotator.domain import Catalogue, Gene, Record, StoredFile, Unmapped
+from services.annotator.domain import Catalogue, Gene, Record, StoredFile, Unmapped, open_raw
 from services.annotator.errors import SchemaChanged
 from services.annotator.sources.hpo import DISEASES, GENES, ONTOLOGY, Hpo, HpoGene, share_of
 
@@ -139,7 +140,7 @@ def keep(tmp_path: Path) -> Keep:
         for name, text in held.items():
             sha256 = hashlib.sha256(text.encode()).digest()
             (path := tmp_path / sha256.hex()).write_bytes(text.encode())
-            files[name] = StoredFile(path, sha256, None, None)
+            files[name] = StoredFile(partial(open_raw, path), sha256, None, None)
         return files
 
     return keep
@@ -451,7 +452,7 @@ def test_a_packed_file_is_refused(keep: Keep, tmp_path: Path, name: str, cut: in
     """None is packed in itself, and what the transfer packs the engine unpacks."""
     (path := tmp_path / "packed").write_bytes(gzip.compress(b"packed" * 9, mtime=0)[:cut])
     with pytest.raises(SchemaChanged, match=f"{name} is not UTF-8"):
-        read(keep() | {name: StoredFile(path, b"", None, None)})
+        read(keep() | {name: StoredFile(partial(open_raw, path), b"", None, None)})
 
 
 @pytest.mark.parametrize(
@@ -470,7 +471,7 @@ def test_a_file_that_is_not_utf_8_is_refused(keep: Keep, tmp_path: Path) -> None
     files = keep()
     (path := tmp_path / "latin").write_bytes(GENES_HEADER.encode() + b"\n999001\t\xe9\t\t\t\t\n")
     with pytest.raises(SchemaChanged, match=r"genes_to_phenotype\.txt is not UTF-8"):
-        read(files | {GENES: StoredFile(path, b"", None, None)})
+        read(files | {GENES: StoredFile(partial(open_raw, path), b"", None, None)})
 
 
 def test_the_version_is_that_of_the_annotations(keep: Keep) -> None:
