@@ -291,9 +291,9 @@ class UnmappedV1(View):
 class CachedGeneV1(View):
     """A gene document and the columns lists are filtered and sorted by.
 
-    In `document` are the annotations of those sources that said something of the gene. Of a bulk
-    source that did not, its release says that it is empty if that was matched since the gene was
-    listed; an API has not been asked.
+    The last member of `document` are the annotations of those sources that said something of the
+    gene, named in `annotated_by`. Of a bulk source that did not, its release says that it is
+    empty if that was matched since the gene was listed; an API has not been asked.
     """
 
     view: ClassVar[str] = "cache.gene_v1"
@@ -309,6 +309,7 @@ class CachedGeneV1(View):
     entrez_id: str | None
     ensembl_gene_id: str | None
     annotation_count: int
+    annotated_by: list[str]
     listed_at: datetime
 
 

@@ -74,7 +74,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
     rows = await tx.execute(
         text("""
             WITH fresh AS (
-                SELECT g.*, said.annotation_count, json_build_object(
+                SELECT g.*, said.annotation_count, said.annotated_by, json_build_object(
                     'hgnc_id', g.hgnc_id, 'symbol', g.symbol, 'name', g.name,
                     'status', g.status, 'successors', g.successors,
                     'locus_group', g.locus_group, 'locus_type', g.locus_type,
@@ -86,6 +86,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
                     SELECT * FROM annotator.gene_v1 g WHERE g.hgnc_id = dirty.hgnc_id LIMIT 1) g
                 CROSS JOIN LATERAL (
                     SELECT count(a.value) AS annotation_count,
+                        coalesce(array_agg(source ORDER BY source), '{}') AS annotated_by,
                         coalesce(json_object_agg(source, json_build_object(
                             'status', CASE WHEN c.outcome = 'error' THEN 'error'
                                            WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
@@ -103,16 +104,17 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
             )
             INSERT INTO gene (hgnc_id, symbol, version, document, status, name, locus_group,
                               locus_type, entrez_id, ensembl_gene_id, annotation_count,
-                              listed_at)
+                              annotated_by, listed_at)
             SELECT hgnc_id, symbol, 1, document, status, name, locus_group, locus_type,
-                   entrez_id, ensembl_gene_id, annotation_count, listed_at
+                   entrez_id, ensembl_gene_id, annotation_count, annotated_by, listed_at
             FROM fresh
             ON CONFLICT (hgnc_id) DO UPDATE SET
                 symbol = excluded.symbol, version = gene.version + 1,
                 document = excluded.document, status = excluded.status, name = excluded.name,
                 locus_group = excluded.locus_group, locus_type = excluded.locus_type,
                 entrez_id = excluded.entrez_id, ensembl_gene_id = excluded.ensembl_gene_id,
-                annotation_count = excluded.annotation_count, listed_at = excluded.listed_at
+                annotation_count = excluded.annotation_count,
+                annotated_by = excluded.annotated_by, listed_at = excluded.listed_at
             WHERE gene.document::text <> excluded.document::text
                OR gene.listed_at <> excluded.listed_at
             RETURNING hgnc_id, version

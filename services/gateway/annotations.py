@@ -1,7 +1,7 @@
 """Annotations of a gene as a reader sees them: those of its document, and what follows from the
 sources alone, so that no document is rebuilt for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -22,58 +22,73 @@ class SourceState:
     checked_at: float | None
     fresh_since: float  # What was checked before is stale.
 
-    def has_answered(self, listed_at: float) -> bool:
-        """Whether it has nothing to say of a gene that it did not name."""
+    def silence(self, listed_at: float) -> AnnotationStatus:
+        """The status of a gene that it said nothing of."""
         if self.kind == "api" or not self.has_release:
-            return False
-        return self.matched_until is None or listed_at <= self.matched_until
+            return "pending"
+        if self.matched_until is not None and listed_at > self.matched_until:
+            return "pending"
+        return "stale" if self.is_older(self.checked_at) else "empty"
+
+    def is_older(self, checked_at: float | None) -> bool:
+        return checked_at is not None and checked_at < self.fresh_since
 
 
 def complete(
     document: str,
+    annotated_by: Collection[str],
     listed_at: float,
     sources: Sequence[SourceState],
     checked: Mapping[str, float],
-) -> str | bytes:
-    """The document with an annotation of each source. `listed_at` is when the gene was approved,
-    `checked` when which API was asked about it.
+) -> str:
+    """The document with an annotation of each source, its annotations being its last member.
 
-    The statuses are those of `annotator.current_annotation_v1`, as of the document's values.
+    `annotated_by` are the sources with one already, `listed_at` is when the gene was approved,
+    `checked` when which API was asked about it. The statuses are those of
+    `annotator.current_annotation_v1`, as of the document's values. What nobody asks for is not
+    parsed: documents are large.
     """
-    content = orjson.loads(document)
-    if "annotations" not in content:  # Somebody chose other fields.
+    said = [source for source in sources if source.name in annotated_by]
+    aged = [
+        (source, last_checked)
+        for source in said
+        if (last_checked := checked.get(source.name) or source.checked_at) is None
+        or source.is_older(last_checked)
+    ]
+    if aged:
+        document = _with_age(document, aged)
+    silent = [source for source in sources if source.name not in annotated_by]
+    if not silent:
         return document
-    said = content["annotations"]
-    content["annotations"] = {
-        source.name: _seen(
-            source,
-            said.get(source.name)
-            or _nothing("empty" if source.has_answered(listed_at) else "pending"),
-            checked.get(source.name),
-        )
-        for source in sources
-    }
-    return orjson.dumps(content)
+    added = ",".join(f'"{source.name}":{_NOTHING[source.silence(listed_at)]}' for source in silent)
+    end = document.rindex("}", 0, document.rindex("}"))  # Of the annotations.
+    return f"{document[:end]}{',' if said else ''}{added}{document[end:]}"
 
 
-def _seen(
-    source: SourceState, said: Mapping[str, Any], checked_at: float | None
-) -> Mapping[str, Any]:
-    if said["status"] not in ("ok", "empty"):
-        return said
-    last_checked = checked_at or source.checked_at
-    if last_checked is None and said["valid_from"] is not None:
-        last_checked = datetime.fromisoformat(said["valid_from"]).timestamp()
-    if last_checked is not None and last_checked < source.fresh_since:
-        return {**said, "status": "stale"}
-    return said
+def _with_age(document: str, aged: Sequence[tuple[SourceState, float | None]]) -> str:
+    content = orjson.loads(document)
+    for source, last_checked in aged:
+        annotation = content["annotations"][source.name]
+        # What stood in for a release is as old as its value.
+        is_older = source.is_older(last_checked or _seconds(annotation["valid_from"]))
+        if annotation["status"] in ("ok", "empty") and is_older:
+            annotation["status"] = "stale"
+    return orjson.dumps(content).decode()
 
 
-def _nothing(status: AnnotationStatus) -> Mapping[str, Any]:
-    return {
+def _seconds(time: str | None) -> float | None:
+    return None if time is None else datetime.fromisoformat(time).timestamp()
+
+
+def _nothing(status: AnnotationStatus) -> str:
+    annotation: Mapping[str, Any] = {
         "status": status,
         "value": None,
         "release": None,
         "synthetic": False,
         "valid_from": None,
     }
+    return orjson.dumps(annotation).decode()
+
+
+_NOTHING = {status: _nothing(status) for status in ("empty", "pending", "stale")}

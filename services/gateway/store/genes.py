@@ -38,6 +38,7 @@ _CONDITIONS = {
 }
 FILTERS = tuple(_CONDITIONS)
 
+ANNOTATIONS = "annotations"  # The member of a document.
 _DOCUMENT = "document::text"
 _FIELDS = """(SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(document)
     WHERE key = ANY(CAST(:fields AS text[])))::text"""
@@ -49,7 +50,7 @@ _COMPLETION = """
      FROM annotator.source_v1 s)::text AS sources,
     (SELECT coalesce(json_object_agg(c.source, extract(epoch FROM c.checked_at)), '{}')
      FROM annotator.checked_v1 c WHERE c.hgnc_id = found.hgnc_id)::text AS checked,
-    extract(epoch FROM found.listed_at)::float8 AS listed_at
+    found.annotated_by, extract(epoch FROM found.listed_at)::float8 AS listed_at
 """
 
 
@@ -61,7 +62,7 @@ class Document:
     number: int
     symbol: str
     version: int
-    text: str | bytes
+    text: str
 
 
 async def list_documents(connection: AsyncConnection, query: Query) -> list[Document]:
@@ -82,14 +83,14 @@ async def list_documents(connection: AsyncConnection, query: Query) -> list[Docu
             SELECT hgnc_id, hgnc_number, symbol, version, {_content(query.fields)} AS document,
                    {_COMPLETION}
             FROM (  -- Only the page's documents become text, not those that are skipped.
-                SELECT hgnc_id, hgnc_number, symbol, version, document, listed_at
+                SELECT hgnc_id, hgnc_number, symbol, version, document, annotated_by, listed_at
                 FROM cache.gene_v1 WHERE {" AND ".join(conditions)}
                 ORDER BY {order} LIMIT :limit OFFSET :offset
             ) found ORDER BY {order}
         """),
         parameters,
     )
-    return _completed(rows.mappings().all())
+    return _completed(rows.mappings().all(), query.fields)
 
 
 async def count_documents(connection: AsyncConnection, query: Query) -> int:
@@ -112,7 +113,7 @@ async def get_document(
         """),
         {"hgnc_id": hgnc_id, "fields": fields},
     )
-    completed = _completed(rows.mappings().all())
+    completed = _completed(rows.mappings().all(), fields)
     return completed[0] if completed else None
 
 
@@ -150,17 +151,26 @@ async def list_events(
     return [dict(row) for row in rows.mappings()]
 
 
-def _completed(rows: Sequence[RowMapping]) -> list[Document]:
+def _completed(rows: Sequence[RowMapping], fields: Sequence[str] | None) -> list[Document]:
     if not rows:
         return []
     sources = [SourceState(*state) for state in orjson.loads(rows[0]["sources"])]
+    has_annotations = fields is None or ANNOTATIONS in fields
     return [
         Document(
             row["hgnc_id"],
             row["hgnc_number"],
             row["symbol"],
             row["version"],
-            complete(row["document"], row["listed_at"], sources, orjson.loads(row["checked"])),
+            complete(
+                row["document"],
+                row["annotated_by"],
+                row["listed_at"],
+                sources,
+                orjson.loads(row["checked"]),
+            )
+            if has_annotations
+            else row["document"],
         )
         for row in rows
     ]

@@ -114,9 +114,12 @@ class Desk:
         document = {"hgnc_id": hgnc_id, "symbol": symbol, "annotations": annotations or {}}
         await self.execute(
             """INSERT INTO cache.gene (hgnc_id, symbol, version, document, status, entrez_id,
-                   annotation_count, locus_group) VALUES ($1, $2, $3, $4, $5, $6, 0, 'g')
-               ON CONFLICT (hgnc_id) DO UPDATE SET version = $3, document = $4""",
+                   annotation_count, locus_group, annotated_by)
+               VALUES ($1, $2, $3, $4, $5, $6, 0, 'g', $7)
+               ON CONFLICT (hgnc_id) DO UPDATE SET version = $3, document = $4,
+                   annotated_by = $7""",
             *(hgnc_id, symbol, version, orjson.dumps(document).decode(), status, entrez_id),
+            list(annotations or {}),
         )
 
     async def plan(self, run_id: UUID, *, total: int = 200, seq: int = 1) -> None:

@@ -93,7 +93,7 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
     async with database.connect() as connection:
         await connection.execute(
             """INSERT INTO cache.gene (hgnc_id, symbol, version, document, status, annotation_count)
-               VALUES ('HGNC:9008', 'PKD1', 1, '{"symbol": "PKD1"}', 'approved', 0)"""
+               VALUES ('HGNC:9008', 'PKD1', 1, '{"annotations": {}}', 'approved', 0)"""
         )
         settings = {"ANNOBUS_KAFKA_BOOTSTRAP": bootstrap, "ANNOBUS_TOPIC_PREFIX": topic_prefix}
         async with running(database, **settings) as client:
@@ -111,7 +111,8 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
                 before = await etag()
                 await connection.execute(
                     """UPDATE cache.gene SET version = version + 1,
-                           document = json_build_object('symbol', 'PKD1', 'new', version)"""
+                           document = json_build_object('new', version,
+                               'annotations', '{}'::json)"""
                 )
                 return await etag() == before
 

@@ -1,5 +1,6 @@
 """Annotations of a gene: what its document says, and what follows from the sources."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -30,10 +31,16 @@ def seen(
 ) -> Any:
     document = {"hgnc_id": "HGNC:1", "annotations": {} if said is None else {source.name: said}}
     checked = {} if checked_at is None else {source.name: checked_at}
-    content = orjson.dumps(document).decode()
-    completed = orjson.loads(complete(content, listed_at, [source], checked))
-    assert completed["hgnc_id"] == "HGNC:1"
+    annotated_by = [] if said is None else [source.name]
+    for content in (orjson.dumps(document).decode(), spaced(document)):
+        completed = orjson.loads(complete(content, annotated_by, listed_at, [source], checked))
+        assert completed["hgnc_id"] == "HGNC:1"
     return completed["annotations"][source.name]
+
+
+def spaced(document: object) -> str:
+    """As PostgreSQL writes an object that it has gathered."""
+    return json.dumps(document, separators=(", ", " : ")).replace("}", " }")
 
 
 def test_what_was_said_is_shown_as_it_was_said() -> None:
@@ -82,5 +89,14 @@ def test_what_stood_in_for_a_release_is_as_old_as_its_value() -> None:
     assert seen(later, VALUE)["status"] == "stale"
 
 
-def test_other_fields_alone_are_left_alone() -> None:
-    assert complete('{"symbol": "PKD1"}', NOW, [BULK], {}) == '{"symbol": "PKD1"}'
+def test_what_others_said_stands_beside_what_is_added() -> None:
+    said = {"ensembl": VALUE, "hpo": {**VALUE, "value": {"braces": "}}"}}}
+    document = orjson.dumps({"annotations": said}).decode()
+    sources = [replace(BULK, name="gnomad"), API, BULK]
+    completed = orjson.loads(complete(document, ["ensembl", "hpo"], NOW, sources, {"ensembl": NOW}))
+    assert completed["annotations"] == {**said, "gnomad": seen(sources[0])}
+    aged = [sources[0], API, replace(BULK, checked_at=NOW - 2 * DAY)]
+    completed = orjson.loads(complete(document, ["ensembl", "hpo"], NOW, aged, {"ensembl": NOW}))
+    assert completed["annotations"]["hpo"] == {**said["hpo"], "status": "stale"}
+    assert completed["annotations"]["ensembl"] == VALUE
+    assert completed["annotations"].keys() == {"ensembl", "gnomad", "hpo"}
