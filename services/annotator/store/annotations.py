@@ -33,14 +33,16 @@ class Origin:
 async def lock_store(tx: AsyncConnection, source: str) -> datetime:
     """Let one store of a source at a time pass. Returns the time from which its versions hold.
 
-    First in every store, so that stores never wait for each other in a circle; the clock is read
-    after the lock, so that versions of one gene follow each other.
+    First in every store, so that stores never wait for each other in a circle. The clock is read
+    when the row is locked, and never goes back, though the machine's may be set back: versions
+    of a gene follow each other, and none begins at a time of which a reader has been told already.
     """
     now: datetime = await tx.scalar(
         text("""
-            WITH locked AS MATERIALIZED (
-                SELECT pg_advisory_xact_lock(hashtextextended('store:' || :source, 0)))
-            SELECT clock_timestamp() FROM locked
+            INSERT INTO store_clock (source, at) VALUES (:source, clock_timestamp())
+            ON CONFLICT (source) DO UPDATE
+            SET at = greatest(clock_timestamp(), store_clock.at + interval '1 microsecond')
+            RETURNING at
         """),
         {"source": source},
     )

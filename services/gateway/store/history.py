@@ -219,9 +219,15 @@ async def list_changes(
                    b.version AS release_before, c.release_id, r.version AS release, c.run_id,
                    c.gene_count
             FROM ({_OF_RELEASE if wanted.release_id else "SELECT * FROM annotator.change_v1"}) c
-            LEFT JOIN annotator.gene_v1 g ON g.hgnc_id = c.hgnc_id
-            LEFT JOIN annotator.release_v1 r ON r.release_id = c.release_id
-            LEFT JOIN annotator.release_v1 b ON b.release_id = c.release_id_before
+            -- LATERAL with LIMIT: a look-up for each change of the page, and never a whole table.
+            LEFT JOIN LATERAL (
+                SELECT symbol FROM annotator.gene_v1 WHERE hgnc_id = c.hgnc_id LIMIT 1) g ON true
+            LEFT JOIN LATERAL (
+                SELECT version FROM annotator.release_v1
+                WHERE release_id = c.release_id LIMIT 1) r ON true
+            LEFT JOIN LATERAL (
+                SELECT version FROM annotator.release_v1
+                WHERE release_id = c.release_id_before LIMIT 1) b ON true
             WHERE {" AND ".join(conditions)}
             ORDER BY c.xid, c.id LIMIT :limit
         """),

@@ -85,6 +85,21 @@ async def test_a_changed_value_closes_the_version_before_it(desk: Desk) -> None:
     assert len(gap) == 1
 
 
+async def test_versions_follow_each_other_though_the_clock_was_set_back(desk: Desk) -> None:
+    source = Source(desk)
+    await source.store(await source.release("1"), g1=1)
+    async with desk.engine.begin() as tx:  # What an hour's wrong clock leaves.
+        await tx.execute(text("UPDATE annotation SET valid_from = valid_from + interval '1 hour'"))
+        await tx.execute(text("UPDATE store_clock SET at = at + interval '1 hour'"))
+    assert await source.store(await source.release("2"), g1=2, g3=3) == ["HGNC:1", "HGNC:3"]
+    assert await source.versions("HGNC:1") == [(1, False), (2, True)]
+    (row,) = await desk.rows(
+        """SELECT min(valid_from) > now() + interval '59 minutes' AS later FROM annotation
+           WHERE valid_to = 'infinity'"""
+    )
+    assert row.later  # Also of the other gene: that time had been read.
+
+
 async def test_a_value_that_is_gone_leaves_an_empty_version(desk: Desk) -> None:
     source = Source(desk)
     await source.store(await source.release("1"), g1=1)

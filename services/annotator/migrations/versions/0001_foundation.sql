@@ -337,6 +337,12 @@ END $$;
 CREATE TRIGGER annotation_origin AFTER INSERT ON annotation REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION require_origin();
 
+-- The time from which the last versions of a source hold. Whoever stores holds its row.
+CREATE TABLE store_clock (
+    source text PRIMARY KEY,
+    at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
 CREATE TABLE checked (  -- API sources only: a bulk gene was checked when its release was stored.
     hgnc_id text NOT NULL,
     source text NOT NULL,  -- No foreign key, either: names come from batch and run_source.
