@@ -310,10 +310,7 @@ class _Variants:
                 raise SchemaChanged(f"{VARIANTS}, line {number} has {count} of {tabs + 1} cells")
             cells = line.split(b"\t", last)
             id_cell, assembly = identify(cells)
-            try:
-                id_ = int(id_cell)
-            except ValueError:
-                id_ = 0
+            id_ = int(id_cell) if id_cell.isdigit() else 0  # To int, 1_3 is a number, too.
             if id_ in SENTINELS:
                 self._check_place(id_, assembly, cells[start])
             on_grch38 = assembly == GRCH38

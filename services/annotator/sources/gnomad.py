@@ -444,6 +444,8 @@ def _unversioned(cell: bytes) -> str:
 
 def _number(cell: bytes) -> float | None:
     """Null, too, for what is no finite number: JSON has none for it."""
+    if b"_" in cell:  # To float, 1_000 is a number.
+        raise ValueError("one without _")
     try:
         number = float(cell)
     except ValueError:

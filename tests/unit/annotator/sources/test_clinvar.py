@@ -479,7 +479,7 @@ def test_a_cell_that_is_no_number_is_refused_with_its_place(keep: Keep, cell: st
         read(keep(summary=summary))
 
 
-@pytest.mark.parametrize("cell", ["-", "NA", "Infinity", "", "-1", "0", "VCV7"])
+@pytest.mark.parametrize("cell", ["-", "NA", "Infinity", "", "-1", "0", "VCV7", "1_3"])
 def test_a_row_without_an_id_cannot_be_counted_and_is_reported(keep: Keep, cell: str) -> None:
     records, unmapped = read(keep({}, {"VariationID": cell}))
     assert value(records["HGNC:900001"]).variants_total == 1

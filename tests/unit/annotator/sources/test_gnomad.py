@@ -495,7 +495,13 @@ def test_a_row_that_ends_too_early_is_refused_with_its_line(keep: Keep) -> None:
 
 @pytest.mark.parametrize(
     ("column", "cell"),
-    [("lof.exp", "many"), ("lof.obs", "4.5"), ("syn.obs", "1,000"), ("lof.pLI", "-")],
+    [
+        ("lof.exp", "many"),
+        ("lof.obs", "4.5"),
+        ("syn.obs", "1,000"),
+        ("lof.pLI", "-"),
+        ("lof.pLI", "1_0"),
+    ],
 )
 def test_a_cell_that_is_no_number_is_refused_with_its_place(
     keep: Keep, column: str, cell: str
