@@ -263,8 +263,12 @@ async def _read_release(database: Connection, source: str) -> Release:
 
 
 async def _read_genes(database: Connection) -> dict[str, Value]:
+    """What HGNC says of them; `listed_at` is when we were told."""
     rows: list[Any] = await database.fetch("SELECT * FROM annotator.gene_v1")
-    return {row["hgnc_id"]: dict(row) for row in rows}
+    return {
+        row["hgnc_id"]: {name: of for name, of in row.items() if name != "listed_at"}
+        for row in rows
+    }
 
 
 def _download(address: str, target: Path) -> Path:
