@@ -271,6 +271,30 @@ CREATE TABLE run_fact (
     PRIMARY KEY (run_id, seq)
 );
 
+-- Upstreams -----------------------------------------------------------------------------------
+
+CREATE TABLE upstream (  -- When each may be called, agreed among all workers; by database time.
+    name text PRIMARY KEY,  -- No foreign key: who stands in for a source is none itself.
+    next_at timestamptz NOT NULL DEFAULT '-infinity',  -- The first turn that nobody has yet.
+    -- Of the rate that the source declares: halved by a 429, raised again step by step.
+    share double precision NOT NULL DEFAULT 1 CHECK (share > 0 AND share <= 1),
+    slowed_at timestamptz NOT NULL DEFAULT '-infinity',
+    raised_at timestamptz NOT NULL DEFAULT '-infinity',
+    blocked_until timestamptz NOT NULL DEFAULT '-infinity',  -- It said when to come back.
+    blocked_reason text,
+    failures integer NOT NULL DEFAULT 0 CHECK (failures >= 0),  -- In a row.
+    window_at timestamptz NOT NULL DEFAULT '-infinity',  -- Since then are counted:
+    window_calls integer NOT NULL DEFAULT 0,
+    window_failures integer NOT NULL DEFAULT 0,
+    open_until timestamptz,  -- The breaker; NULL: closed, past: half open.
+    open_reason text,
+    probe_until timestamptz,  -- Who has the one permit of a half-open breaker, known by it.
+    CHECK (blocked_until = '-infinity' OR blocked_reason IS NOT NULL),
+    CHECK ((open_until IS NULL) = (open_reason IS NULL)),
+    CHECK (probe_until IS NULL OR open_until IS NOT NULL),
+    CHECK (window_failures BETWEEN 0 AND window_calls)
+) WITH (fillfactor = 50);  -- A few rows, written several times a second.
+
 -- Annotations ---------------------------------------------------------------------------------
 
 CREATE TABLE annotation (
