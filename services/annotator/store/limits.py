@@ -1,4 +1,4 @@
-"""When an upstream may be called: one row each, which all workers share. Its clock is the database's.
+"""When an upstream may be called: one row each, which all workers share, by the database's clock.
 
 Every statement stands alone and locks the row for as long as it takes, so no two workers are ever
 given the same turn.
@@ -69,7 +69,7 @@ async def add_upstream(connection: AsyncConnection, name: str) -> None:
 async def lease_turns(
     connection: AsyncConnection, name: str, per_second: float, count: int, successes: int
 ) -> Lease | None:
-    """Take up to `count` turns, no more than CHUNK has, one at least; None without such an upstream.
+    """Take up to `count` turns, no more than CHUNK has, one at least; None without such a row.
 
     `successes` are the calls that were answered since this worker last said so.
     """
@@ -206,7 +206,9 @@ async def note_failure(
                 SELECT *, CASE
                     WHEN open_until IS NOT NULL THEN is_probe
                     ELSE in_a_row >= :failures_max OR (
-                        calls >= :window_calls_min AND failed >= :failure_rate_max * calls)
+                        calls >= :window_calls_min
+                        -- Without the type it is taken for an integer, as `calls` is.
+                        AND failed >= CAST(:failure_rate_max AS double precision) * calls)
                     END AS opens
                 FROM counted
             )

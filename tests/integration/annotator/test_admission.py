@@ -1,4 +1,4 @@
-"""When an upstream is called, over all workers together: each with a pool of its own, on loopback."""
+"""When an upstream is called, over all workers together; each has a pool of connections."""
 
 import asyncio
 from contextlib import AsyncExitStack
