@@ -14,7 +14,12 @@ from tests.waiting import until
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 BROKEN = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
-BUSY = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n"
+
+
+def busy(retry_after: str) -> bytes:
+    return (
+        f"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nRetry-After: {retry_after}\r\n\r\n"
+    ).encode()
 
 
 @dataclass
@@ -54,9 +59,11 @@ async def counting_server(seconds: float = 0.0) -> AsyncIterator[CountingServer]
     server = CountingServer(seconds=seconds)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     server.address = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    yield server
-    listening.close()
-    await until(lambda: not server.open_now, "the last answer")
+    try:
+        yield server
+    finally:
+        listening.close()
+        await until(lambda: not server.open_now, "the last answer")
 
 
 @asynccontextmanager
@@ -67,8 +74,10 @@ async def worker(
     async with database.engine("annotator") as engine:
         declaration = replace(UPSTREAMS["ensembl"], name=name)
         upstream = Upstream(declaration, server.address, Admission(engine, name, per_second))
-        yield upstream
-        await upstream.close()
+        try:
+            yield upstream
+        finally:
+            await upstream.close()
 
 
 async def call_for(workers: Sequence[Upstream], seconds: float, callers: int) -> None:

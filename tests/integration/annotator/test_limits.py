@@ -238,9 +238,14 @@ def test_every_history_of_an_upstream_is_as_the_model_says(database: Database) -
         connection = runner.run(autocommit.__aenter__())
         clock = Clock(runner, connection)
         clock.run("SET search_path = frozen, annotator, pg_catalog")
+
+        class OnThisClock(Limits):
+            def __init__(self) -> None:
+                super().__init__(clock)
+
         try:
             run_state_machine_as_test(
-                lambda: Limits(clock),
+                OnThisClock,
                 settings=settings(
                     max_examples=EXAMPLES,
                     stateful_step_count=STEPS,
