@@ -478,6 +478,13 @@ SELECT rs.run_id, rs.source, rs.state, rs.total_count, rs.done_count, rs.no_data
        coalesce(r.synthetic, false) AS synthetic, rs.problem, rs.started_at, rs.finished_at
 FROM run_source rs LEFT JOIN release r ON r.id = rs.release_id;
 
+CREATE VIEW upstream_v1 AS
+SELECT name, share, CASE WHEN blocked_until > now() THEN blocked_until
+                         WHEN open_until > now() THEN open_until END AS waits_until,
+       CASE WHEN blocked_until > now() THEN blocked_reason
+            WHEN open_until > now() THEN open_reason END AS waits_because
+FROM upstream;
+
 CREATE VIEW run_fact_v1 AS SELECT run_id, seq, type, time, body FROM run_fact;
 
 CREATE VIEW batch_v1 AS
@@ -501,4 +508,4 @@ GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
 GRANT USAGE ON SCHEMA annotator TO gateway, cache;
 GRANT SELECT ON gene_v1, gene_name_v1, gene_event_v1, release_v1, release_file_v1, source_v1,
     current_annotation_v1, checked_v1, annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1,
-    unmapped_v1 TO gateway, cache;
+    unmapped_v1, upstream_v1 TO gateway, cache;
