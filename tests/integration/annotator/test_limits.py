@@ -185,6 +185,13 @@ class Limits(RuleBasedStateMachine):
     def a_call_fails(self, successes: int) -> None:
         self.failed(successes, None)
 
+    @rule(seconds=st.sampled_from([1, 59.9, 60, 61]))
+    def an_outage(self, seconds: float) -> None:
+        """By single steps, the breaker is half open in few histories."""
+        while self.model.open_until is None:
+            self.failed(0, None)
+        self.time_passes(seconds)
+
     @precondition(lambda self: self.probes)
     @rule(data=st.data())
     def a_probe_fails(self, data: st.DataObject) -> None:
