@@ -226,6 +226,17 @@ class SourceV1(View):
     annotation_count: int
 
 
+class UpstreamV1(View):
+    """Whom all annotators together leave alone, until when and why. One that is called as it may
+    be has neither, one that has not been called yet has no row."""
+
+    view: ClassVar[str] = "annotator.upstream_v1"
+    name: str
+    share: float  # Of the declared rate: less than 1 after a 429.
+    waits_until: datetime | None
+    waits_because: str | None
+
+
 class ReleaseV1(View):
     """Every release that was fetched, whatever became of it."""
 
@@ -335,6 +346,7 @@ VIEWS: tuple[type[View], ...] = (
     RunFactV1,
     BatchV1,
     SourceV1,
+    UpstreamV1,
     ReleaseV1,
     ReleaseFileV1,
     UnmappedV1,

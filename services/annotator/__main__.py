@@ -29,7 +29,7 @@ RAW_STORE_SECONDS = 2.0  # Between two looks at one that is away.
 async def main(settings: AnnotatorSettings) -> None:
     async with Process("annotator", settings) as life:
         engine = await life.enter(database.open_engine(settings, "annotator"))
-        upstreams = await life.enter(open_upstreams(UPSTREAMS, settings))
+        upstreams = await life.enter(open_upstreams(UPSTREAMS, settings, engine))
         bus = Bus(settings.shared, "annotator")
         checks = {"schema": life.schema_check(engine, REVISION), "kafka": bus.problems}
         await life.enter(

@@ -30,6 +30,7 @@ from services.annotator.errors import (
     ReleaseRefused,
     SchemaChanged,
     StagingCrowded,
+    UpstreamShut,
 )
 from services.chassis.errors import PermanentError
 
@@ -447,12 +448,15 @@ class Counts:
     changed: int = 0
 
 
-# Not the batch's fault, and no attempt: it waits for its release, or for room to read it.
-COULD_NOT_BEGIN = (ReleaseMissing, StagingCrowded)
+# Not the batch's fault, and no attempt: it waits for its release, for room to read it, or for an
+# upstream that is left alone.
+COULD_NOT_BEGIN = (ReleaseMissing, StagingCrowded, UpstreamShut)
 
 
 def retry_after(attempt: int, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
+    if isinstance(error, UpstreamShut):  # Not all of them at that moment.
+        return timedelta(seconds=error.seconds + uniform(0.0, BACKOFF_FIRST_SECONDS))
     if isinstance(error, COULD_NOT_BEGIN):
         return timedelta(seconds=BACKOFF_FIRST_SECONDS)
     if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:

@@ -17,6 +17,7 @@ TransientError
 ├── UpstreamUnavailable     no answer, a 5xx, too slow, or HTML in place of data
 ├── UpstreamTruncated       fewer bytes or entries than announced
 ├── RateLimited             429; carries when to come back
+├── UpstreamShut            not asked at all for a while: 429, or its breaker is open
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again
 ├── RawStoreUnavailable     the place of the raw files does not answer as it should
 ├── StagingCrowded          others were read all the time: the release waits for room
@@ -127,6 +128,16 @@ class RateLimited(TransientError):
         if self.retry_after_seconds is None:
             return super().problem()
         return super().problem() | {"retry_after_seconds": int(self.retry_after_seconds)}
+
+
+class UpstreamShut(TransientError):
+    """The upstream is left alone for a while."""
+
+    kind = "upstream-shut"
+
+    def __init__(self, detail: str, seconds: float) -> None:
+        super().__init__(detail)
+        self.seconds = seconds
 
 
 class ReleaseMissing(TransientError):

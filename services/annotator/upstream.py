@@ -6,7 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx2
 import structlog
-from aiolimiter import AsyncLimiter
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.annotator.admission import Admission
 from services.annotator.domain import Declaration, RemoteFile, Response
 from services.annotator.errors import (
     RateLimited,
@@ -76,14 +77,16 @@ async def within(seconds: float, what: str) -> AsyncIterator[None]:
 
 
 class Upstream:
-    """One source's upstream. Safe for concurrent use; bounded by the source's declaration."""
+    """One source's upstream. Safe for concurrent use; bounded by the source's declaration, and
+    without an admission of it, as a mirror may be called, only by the number of calls at once."""
 
-    def __init__(self, declaration: Declaration, base_url: str, per_second: float) -> None:
+    def __init__(
+        self, declaration: Declaration, base_url: str, admission: Admission | None = None
+    ) -> None:
         self._name = declaration.name
         self._base_url = base_url.rstrip("/")
         self._calls = asyncio.Semaphore(declaration.concurrency)
-        # One call at a time leaves the limiter, evenly spaced: no burst at the start.
-        self._limiter = AsyncLimiter(1, 1 / per_second) if per_second else None
+        self._admission = admission
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"},
@@ -165,9 +168,7 @@ class Upstream:
     ) -> AsyncIterator[httpx2.Response]:
         """One call: waits its turn, then lives within its deadline; errors get their class."""
         url = f"{self._base_url}/{path.lstrip('/')}"
-        async with self._calls:
-            if self._limiter is not None:
-                await self._limiter.acquire()
+        async with self._calls, self._admission.call() if self._admission else nullcontext():
             started = time.perf_counter()
             outcome = "failed"
             try:
@@ -193,7 +194,7 @@ class Upstream:
 
 @asynccontextmanager
 async def open_upstreams(
-    declared: Mapping[str, Declaration], settings: AnnotatorSettings
+    declared: Mapping[str, Declaration], settings: AnnotatorSettings, engine: AsyncEngine
 ) -> AsyncIterator[Mapping[str, Upstream]]:
     """One client for each of these, where the settings or the declaration itself say."""
     async with AsyncExitStack() as stack:
@@ -201,10 +202,12 @@ async def open_upstreams(
         for name, declaration in declared.items():
             chosen = settings.upstreams.get(name, UpstreamSettings())
             rate = chosen.requests_per_second
+            if rate is None:
+                rate = declaration.requests_per_second
             upstreams[name] = Upstream(
                 declaration,
                 chosen.base_url or declaration.base_url,
-                declaration.requests_per_second if rate is None else rate,
+                Admission(engine, name, rate) if rate else None,
             )
             stack.push_async_callback(upstreams[name].close)
         yield upstreams

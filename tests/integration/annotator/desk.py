@@ -160,7 +160,7 @@ async def open_desk(
     reported: list[UUID] = []
     async with (
         database.engine("annotator") as engine,
-        open_upstreams(UPSTREAMS, settings) as upstreams,
+        open_upstreams(UPSTREAMS, settings, engine) as upstreams,
     ):
         raw_store = raw_store_of(settings)
         releases = Releases(settings, engine, SOURCES, upstreams, raw_store)

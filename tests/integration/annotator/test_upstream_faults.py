@@ -30,7 +30,7 @@ async def ask(
     """The source's name, and a question to it as the engine puts it."""
     name = request.param.split()[-1]
     source = SOURCES[name]
-    upstream = Upstream(source.declaration, f"{mirror.url}/{name}", per_second=0)
+    upstream = Upstream(source.declaration, f"{mirror.url}/{name}")
     if is_api(source):
         yield name, lambda: upstream.post("lookup/id", {"ids": ["ENSG00000157764"] * 2})
     else:
@@ -61,7 +61,7 @@ async def test_silence_is_given_up_long_before_the_deadline_of_a_file(
     monkeypatch.setattr(client, "READ_SECONDS", DEADLINE_SECONDS)
     hpo = SOURCES["hpo"]
     assert not is_api(hpo)
-    upstream = Upstream(hpo.declaration, f"{mirror.url}/hpo", per_second=0)
+    upstream = Upstream(hpo.declaration, f"{mirror.url}/hpo")
     with (
         mirror.fault("hpo", kind="hang"),
         pytest.raises(UpstreamUnavailable, match="ReadTimeout"),

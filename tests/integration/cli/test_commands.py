@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -95,6 +96,23 @@ def test_down_where_nothing_runs_is_no_error(annobus: Annobus) -> None:
     ended = annobus("down", "--json")
     assert ended.returncode == 0
     assert json.loads(ended.stdout) == {"stopped": False}
+
+
+def test_whom_a_run_waits_for_is_said_with_time_and_reason(stub: Stub, annobus: Annobus) -> None:
+    until = datetime(2026, 11, 25, 13, 3, 10, tzinfo=UTC)
+    waits = {"waits_until": until.isoformat(), "waits_because": "429, Retry-After 30 s"}
+    none = {"waits_until": None, "waits_because": None}
+    document = run_document(
+        "running",
+        7,
+        gnomad=counters("running", total=9) | waits,
+        hpo=counters("running", total=9) | none,
+    )
+    stub.answer(f"/api/runs/{RUN_ID}", document)
+    said = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
+    local = f"{until.astimezone():%H:%M:%S}"
+    assert f"Waiting for gnomad until {local}: 429, Retry-After 30 s" in said
+    assert said.count("Waiting") == 1
 
 
 def test_a_retired_source_is_listed_as_one(stub: Stub, annobus: Annobus) -> None:

@@ -1,6 +1,7 @@
 """Orders of runs: what is accepted, what is refused and why, and the same order twice."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text
@@ -247,3 +248,34 @@ async def test_who_asks_which_runs_are_active_reads_those_and_none_that_ended(de
         assert 2 <= read <= 50  # Planning a statement reads the ends of an index.
         active = await runs.list_active_runs(connection)
     assert [run.id for run in active] == [unheard_of, noted]
+
+
+async def test_whom_a_run_waits_for_is_shown_with_the_reason_until_it_is_over(desk: Desk) -> None:
+    run_id = await desk.start(all=True)
+    await desk.plan(run_id, total=10)
+    await desk.execute("""
+        INSERT INTO annotator.upstream (name, blocked_until, blocked_reason)
+        SELECT source, now() + interval '30 s', '429, Retry-After 30 s'
+        FROM annotator.run_source
+    """)
+
+    async def waits() -> list[tuple[str | None, str | None]]:
+        answer = await desk.client.get(f"/api/runs/{run_id}")
+        sources = answer.json()["data"]["attributes"]["sources"]
+        assert len(sources) == len(SOURCES)
+        return [(one["waits_until"], one["waits_because"]) for one in sources.values()]
+
+    for until, because in await waits():
+        assert until is not None
+        rest = datetime.fromisoformat(until) - datetime.now(UTC)
+        assert timedelta(seconds=15) < rest <= timedelta(seconds=30)
+        assert because == "429, Retry-After 30 s"
+
+    await desk.execute("""
+        UPDATE annotator.upstream SET blocked_until = '-infinity',
+            open_until = now() + interval '60 s', open_reason = '5 failures in a row'
+    """)
+    assert {because for _, because in await waits()} == {"5 failures in a row"}
+
+    await desk.execute("UPDATE annotator.upstream SET open_until = now() - interval '1 s'")
+    assert set(await waits()) == {(None, None)}

@@ -271,6 +271,30 @@ CREATE TABLE run_fact (
     PRIMARY KEY (run_id, seq)
 );
 
+-- Upstreams -----------------------------------------------------------------------------------
+
+CREATE TABLE upstream (  -- When each may be called, agreed among all workers; by database time.
+    name text PRIMARY KEY,  -- No foreign key: who stands in for a source is none itself.
+    next_at timestamptz NOT NULL DEFAULT '-infinity',  -- The first turn that nobody has yet.
+    -- Of the rate that the source declares: halved by a 429, raised again step by step.
+    share double precision NOT NULL DEFAULT 1 CHECK (share > 0 AND share <= 1),
+    slowed_at timestamptz NOT NULL DEFAULT '-infinity',
+    raised_at timestamptz NOT NULL DEFAULT '-infinity',
+    blocked_until timestamptz NOT NULL DEFAULT '-infinity',  -- It said when to come back.
+    blocked_reason text,
+    failures integer NOT NULL DEFAULT 0 CHECK (failures >= 0),  -- In a row.
+    window_at timestamptz NOT NULL DEFAULT '-infinity',  -- Since then are counted:
+    window_calls integer NOT NULL DEFAULT 0,
+    window_failures integer NOT NULL DEFAULT 0,
+    open_until timestamptz,  -- The breaker; NULL: closed, past: half open.
+    open_reason text,
+    probe_until timestamptz,  -- Who has the one permit of a half-open breaker, known by it.
+    CHECK (blocked_until = '-infinity' OR blocked_reason IS NOT NULL),
+    CHECK ((open_until IS NULL) = (open_reason IS NULL)),
+    CHECK (probe_until IS NULL OR open_until IS NOT NULL),
+    CHECK (window_failures BETWEEN 0 AND window_calls)
+) WITH (fillfactor = 50);  -- A few rows, written several times a second.
+
 -- Annotations ---------------------------------------------------------------------------------
 
 CREATE TABLE annotation (
@@ -460,6 +484,13 @@ SELECT rs.run_id, rs.source, rs.state, rs.total_count, rs.done_count, rs.no_data
        coalesce(r.synthetic, false) AS synthetic, rs.problem, rs.started_at, rs.finished_at
 FROM run_source rs LEFT JOIN release r ON r.id = rs.release_id;
 
+CREATE VIEW upstream_v1 AS
+SELECT name, share, CASE WHEN blocked_until > now() THEN blocked_until
+                         WHEN open_until > now() THEN open_until END AS waits_until,
+       CASE WHEN blocked_until > now() THEN blocked_reason
+            WHEN open_until > now() THEN open_reason END AS waits_because
+FROM upstream;
+
 CREATE VIEW run_fact_v1 AS SELECT run_id, seq, type, time, body FROM run_fact;
 
 CREATE VIEW batch_v1 AS
@@ -483,4 +514,4 @@ GRANT MAINTAIN ON gene, gene_name, staged TO annotator;
 GRANT USAGE ON SCHEMA annotator TO gateway, cache;
 GRANT SELECT ON gene_v1, gene_name_v1, gene_event_v1, release_v1, release_file_v1, source_v1,
     current_annotation_v1, checked_v1, annotation_v1, change_v1, run_v1, run_source_v1, run_fact_v1, batch_v1,
-    unmapped_v1 TO gateway, cache;
+    unmapped_v1, upstream_v1 TO gateway, cache;

@@ -1,0 +1,247 @@
+"""When an upstream is called, over all workers together; each has a pool of connections."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from services.annotator.admission import Admission
+from services.annotator.errors import RateLimited, UpstreamShut, UpstreamUnavailable
+from services.annotator.sources import UPSTREAMS
+from services.annotator.store import limits
+from services.annotator.upstream import Upstream
+from services.chassis import database as connections
+from tests.builders import IDS
+from tests.integration.annotator.catalogue import write_catalogue
+from tests.integration.annotator.counting_server import (
+    ANSWER,
+    BROKEN,
+    CountingServer,
+    busy,
+    call_for,
+    counting_server,
+    worker,
+)
+from tests.integration.annotator.desk import Desk
+from tests.system import Database, Mirror, free_ports
+from tests.waiting import until
+
+PER_SECOND = 10.0
+FAST = 1_000.0  # So that nothing but what a test is about is waited for.
+SECONDS = 12.0
+HEARD_SECONDS = (limits.CHUNK + limits.AHEAD_MAX).total_seconds()
+WORKERS = 4
+
+
+async def asked_by_all(
+    database: Database, name: str, answer_seconds: float, callers: int
+) -> CountingServer:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(counting_server(answer_seconds))
+        workers = [
+            await stack.enter_async_context(worker(database, server, PER_SECOND, name))
+            for _ in range(WORKERS)
+        ]
+        await call_for(workers, SECONDS, callers)
+        return server
+
+
+async def test_all_workers_together_keep_the_limit_and_use_it(database: Database) -> None:
+    """Of an upstream that is fast, and of one so slow that no worker alone could use the limit."""
+    for server in await asyncio.gather(
+        asked_by_all(database, "fast", answer_seconds=0.0, callers=1),
+        asked_by_all(database, "slow", answer_seconds=0.6, callers=3),
+    ):
+        assert server.most_within(1.0) <= 11
+        last = server.arrivals[-1]
+        of_ten_seconds = [
+            count
+            for at, count in zip(server.arrivals, server.counts(10.0), strict=True)
+            if at + 10.0 <= last
+        ]
+        assert min(of_ten_seconds) >= 90
+        assert max(of_ten_seconds) <= 105
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[CountingServer]:
+    async with counting_server() as server:
+        yield server
+
+
+async def row(database: Database) -> Any:
+    async with database.begin("annotator") as tx:
+        return (await tx.execute(text("SELECT *, clock_timestamp() AS now FROM upstream"))).one()
+
+
+async def pass_time(database: Database, seconds: float) -> None:
+    async with database.begin("annotator") as tx:
+        await tx.execute(
+            text("""
+                UPDATE upstream SET
+                    next_at = next_at - CAST(:passed AS interval),
+                    blocked_until = blocked_until - CAST(:passed AS interval),
+                    slowed_at = slowed_at - CAST(:passed AS interval),
+                    raised_at = raised_at - CAST(:passed AS interval),
+                    open_until = open_until - CAST(:passed AS interval),
+                    probe_until = probe_until - CAST(:passed AS interval)
+            """),
+            {"passed": timedelta(seconds=seconds)},
+        )
+
+
+@pytest.mark.parametrize("form", ["whole", "fraction", "date"])
+async def test_after_a_429_nobody_calls_before_it_said(
+    database: Database, server: CountingServer, form: str
+) -> None:
+    said = {
+        "whole": "30",
+        "fraction": "29.5",
+        "date": format_datetime(datetime.now(UTC) + timedelta(seconds=31), usegmt=True),
+    }[form]
+    async with worker(database, server, FAST) as first, worker(database, server, FAST) as second:
+        server.answer = busy(said)
+        with pytest.raises(RateLimited):
+            await first.get("info")
+        for one in (first, second, first, second):
+            with pytest.raises(
+                UpstreamShut, match=r"ensembl until .* UTC: 429, Retry-After"
+            ) as shut:
+                await one.get("info")
+            assert 25 < shut.value.seconds <= 31
+    assert len(server.arrivals) == 1
+    found = await row(database)
+    assert 25 < (found.blocked_until - found.now).total_seconds() <= 31
+
+
+async def test_after_a_short_429_all_wait_in_place_and_call_half_as_often(
+    database: Database, server: CountingServer
+) -> None:
+    async with (
+        worker(database, server, PER_SECOND) as first,
+        worker(database, server, PER_SECOND) as second,
+    ):
+        server.answer = busy("1.5")
+        with pytest.raises(RateLimited):
+            await first.get("info")
+        server.answer = ANSWER
+        await call_for([first, second], 4.0, callers=2)
+    times = server.arrivals
+    assert times[1] - times[0] > 1.4
+    assert (await row(database)).share == 0.5
+    last = len(times) - 1
+    assert last >= 9  # In 2.5 s, at five a second.
+    assert (times[last] - times[1]) / (last - 1) > 0.18
+
+
+async def test_the_breaker_opens_for_all_and_one_probe_closes_it(
+    database: Database, server: CountingServer
+) -> None:
+    server.answer = BROKEN
+    async with worker(database, server, FAST) as first, worker(database, server, FAST) as second:
+        for one in (first, second, first, second, first):
+            with pytest.raises(UpstreamUnavailable):
+                await one.get("info")
+        await asyncio.sleep(HEARD_SECONDS)  # Turns that were leased before are still taken.
+        for one in (first, second):
+            with pytest.raises(
+                UpstreamShut, match=r"5 failures in a row, the last: .* 503"
+            ) as shut:
+                await one.get("info")
+            assert 50 < shut.value.seconds <= 60
+    assert len(server.arrivals) == limits.FAILURES_MAX
+
+    await pass_time(database, 60)
+    server.answer, server.seconds = ANSWER, 0.5
+    async with worker(database, server, FAST) as first, worker(database, server, FAST) as second:
+        calls = [asyncio.create_task(one.get("info")) for one in (first, second, first, second)]
+        await until(lambda: len(server.arrivals) > limits.FAILURES_MAX, "the probe")
+        await asyncio.sleep(0.4)
+        assert len(server.arrivals) == limits.FAILURES_MAX + 1
+        await asyncio.gather(*calls)
+    assert (await row(database)).open_until is None
+
+
+async def test_a_probe_that_fails_opens_the_breaker_again(
+    database: Database, server: CountingServer
+) -> None:
+    server.answer = BROKEN
+    for passed in (0, 60):
+        await pass_time(database, passed)
+        async with worker(database, server, FAST) as upstream:
+            while True:
+                try:
+                    await upstream.get("info")
+                except UpstreamUnavailable:
+                    continue
+                except UpstreamShut:
+                    break
+    assert len(server.arrivals) == limits.FAILURES_MAX + 1
+
+
+async def test_without_the_database_nobody_is_called(
+    database: Database, server: CountingServer
+) -> None:
+    (port,) = free_ports(1)
+    settings = database.settings("annotator").model_copy(
+        update={"database_url": SecretStr(f"postgresql://a:b@127.0.0.1:{port}/c")}
+    )
+    async with connections.open_engine(settings, "test") as engine:
+        upstream = Upstream(
+            UPSTREAMS["ensembl"], server.address, Admission(engine, "ensembl", FAST)
+        )
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await upstream.get("info")
+        await upstream.close()
+    assert server.arrivals == []
+
+
+async def test_a_batch_that_finds_its_upstream_shut_waits_and_loses_no_attempt(
+    desk: Desk, mirror: Mirror
+) -> None:
+    def guarded() -> Upstream:
+        return Upstream(
+            UPSTREAMS["ensembl"],
+            f"{mirror.url}/ensembl",
+            Admission(desk.engine, "ensembl", FAST),
+        )
+
+    await write_catalogue(desk)
+    run_id = await desk.order(["ensembl"], IDS)
+    async with desk.engine.begin() as tx:
+        await limits.add_upstream(tx, "ensembl")
+        await limits.note_rate_limited(
+            tx,
+            "ensembl",
+            began=timedelta(0),
+            wait=timedelta(seconds=30),
+            reason="429, Retry-After 30 s",
+            probe=None,
+        )
+    first = guarded()
+    desk.use(upstreams={"ensembl": first})
+    before = mirror.counters("ensembl")
+    await desk.work()
+    batch = await desk.row(
+        "SELECT *, next_attempt_at - now() AS wait FROM batch WHERE kind = 'release'"
+    )
+    assert (batch.attempt, batch.problem["type"]) == (0, "urn:annobus:problem:upstream-shut")
+    assert timedelta(seconds=25) < batch.wait < timedelta(seconds=32)
+    assert mirror.counters("ensembl") == before
+    await first.close()
+
+    async with desk.engine.begin() as tx:
+        await tx.execute(text("UPDATE upstream SET blocked_until = '-infinity'"))
+    second = guarded()
+    desk.use(upstreams={"ensembl": second})
+    await desk.make_due()
+    await desk.work()
+    assert await desk.source_states(run_id) == {"ensembl": "completed"}
+    await second.close()
