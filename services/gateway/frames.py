@@ -9,8 +9,11 @@ import orjson
 from contracts.messages import (
     BatchAnnotated,
     BatchDead,
+    RunCancelled,
+    RunPaused,
     RunPlanned,
     RunProgress,
+    RunResumed,
     SourceCompleted,
 )
 from services.gateway import domain
@@ -93,9 +96,22 @@ def _sentence(told: Fact, progress: RunProgress) -> str:
             reason = body["problem"].get("detail", "no reason is known")
             return f"{body['source']}: {body['failed_count']:,} genes failed: {reason}"
         case SourceCompleted.type:
+            cancelled = body.get("cancelled_count")
             return (
                 f"{body['source']}: {body['state']}, {body['done_count']:,} annotations, "
                 f"{body['no_data_count']:,} without data, {body['failed_count']:,} failed"
+                + (f", {cancelled:,} cancelled" if cancelled else "")
             )
+        case RunPaused.type:
+            return f"{_place(body)}paused"
+        case RunResumed.type:
+            return f"{_place(body)}resumed"
+        case RunCancelled.type:
+            return f"{_place(body)}cancelled"
         case _:
             return domain.sentence(progress)
+
+
+def _place(body: Mapping[str, Any]) -> str:
+    """Before what was done to one source of a run, or nothing: it was done to all of it."""
+    return f"{body['source']}: " if body.get("source") else ""
