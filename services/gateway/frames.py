@@ -20,6 +20,11 @@ from services.gateway import domain
 
 FACTS_MAX = 200  # Read, and encoded in one step of the loop, at once.
 STALE = "the database does not answer; last known state: "
+CONTROLLED = {
+    RunPaused.type: "paused",
+    RunResumed.type: "resumed",
+    RunCancelled.type: "cancelled",
+}
 
 
 @dataclass(frozen=True)
@@ -102,16 +107,8 @@ def _sentence(told: Fact, progress: RunProgress) -> str:
                 f"{body['no_data_count']:,} without data, {body['failed_count']:,} failed"
                 + (f", {cancelled:,} cancelled" if cancelled else "")
             )
-        case RunPaused.type:
-            return f"{_place(body)}paused"
-        case RunResumed.type:
-            return f"{_place(body)}resumed"
-        case RunCancelled.type:
-            return f"{_place(body)}cancelled"
+        case RunPaused.type | RunResumed.type | RunCancelled.type:
+            place = f"{body['source']}: " if body.get("source") else ""  # None: all of the run.
+            return place + CONTROLLED[told.type]
         case _:
             return domain.sentence(progress)
-
-
-def _place(body: Mapping[str, Any]) -> str:
-    """Before what was done to one source of a run, or nothing: it was done to all of it."""
-    return f"{body['source']}: " if body.get("source") else ""

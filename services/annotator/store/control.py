@@ -109,17 +109,15 @@ async def _note_cancel(tx: AsyncConnection, command: ControlRun) -> int | None:
             parameters | {"source": command.source},
         )
         statement = "UPDATE run SET seq = seq + 1 WHERE id = :run_id RETURNING seq"
-        seq: int | None = await tx.scalar(text(statement), {"run_id": command.run_id})
-        return seq
-    seq = await tx.scalar(
-        text(f"""
+        del parameters["epoch"]
+    else:
+        statement = f"""
             UPDATE run SET seq = seq + 1, control_epoch = :epoch, planned_all = true,
                 gene_count = coalesce(gene_count, (SELECT count(*) FROM ({scope.GENES}) g))
             WHERE id = :run_id AND finished_at IS NULL AND control_epoch < :epoch
             RETURNING seq
-        """),
-        parameters,
-    )
+        """
+    seq: int | None = await tx.scalar(text(statement), parameters)
     return seq
 
 

@@ -431,8 +431,8 @@ async def test_pauses_and_the_planner_do_not_wait_for_each_other_in_a_circle(
         "UPDATE run_source SET state = 'cancelled', finished_at = now()",
         "UPDATE run_source SET cancelled_count = 1",
         "UPDATE run_source SET is_paused = true, control_epoch = 0",
-        "UPDATE run_source SET is_paused = true, control_epoch = 1, finished_at = now(),"
-        " state = 'completed', no_data_count = total_count",
+        """UPDATE run_source SET is_paused = true, control_epoch = 1, finished_at = now(),
+               state = 'completed', no_data_count = total_count""",
         "UPDATE batch SET state = 'cancelled' WHERE kind = 'fetch'",
         "UPDATE batch SET state = 'cancelled', finished_at = now() WHERE kind = 'release'",
     ],
