@@ -123,9 +123,9 @@ def is_active(progress: RunProgress) -> bool:
 
 
 def percent(progress: RunProgress) -> float | None:
-    """0–100, rounded down; None until the total is known. Failures never raise it, and only
-    the end is 100."""
-    if progress.state == "completed":
+    """0–100, rounded down; None until the total is known. Neither failures nor what was cancelled
+    raise it, and only the end is 100."""
+    if progress.state == "completed" and not progress.cancelled_count:
         return 100.0
     if progress.total_count is None:
         return None

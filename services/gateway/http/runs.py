@@ -141,23 +141,7 @@ class RunRoutes:
         async with self.engine.begin() as tx:
             await runs.lock_run(tx, wanted)
             run = await runs.get_run(tx, wanted)
-            if source is None:
-                state: str = run.progress.state
-                desired = run.desired_state
-                ended = not is_active(run.progress)
-            else:
-                if source not in run.progress.sources:
-                    accepted = ", ".join(run.progress.sources)
-                    error = field_error("path source", source, accepted)
-                    known = f"the run has no source {error['value']!r}; it has {accepted}"
-                    raise SourceUnknown(known, [error])
-                state = run.progress.sources[source].state
-                desired = await runs.desired_source_state(tx, wanted, source)
-                ended = state in _ENDED or not is_active(run.progress)
-            if desired == "cancelled" or run.desired_state == "cancelled" or ended:
-                if action != "cancel" or (ended and state != "cancelled"):
-                    raise _ended(run, source, state if ended else "cancelled", action)
-            elif desired != DESIRED[action]:
+            if await _is_news(tx, run, source, action):
                 await outbox.add(tx, await runs.save_control(tx, wanted, source, action))
                 run = await runs.get_run(tx, wanted)
         return jsonapi.respond(
@@ -281,6 +265,32 @@ def _mismatch(key: str) -> IdempotencyMismatch:
     accepted = "the order this key was first sent with, or another key"
     error = field_error("header Idempotency-Key", key, accepted)
     return IdempotencyMismatch(f"the key {error['value']!r} was used before; {accepted}", [error])
+
+
+async def _is_news(
+    tx: AsyncConnection, run: Run, source: str | None, action: ControlAction
+) -> bool:
+    """Whether a control asks for something else than was asked last. Raises RunEnded for what has
+    ended, or is to end, otherwise; SourceUnknown for a source that the run does not have."""
+    ended = not is_active(run.progress)
+    if source is None:
+        state: str = run.progress.state
+        desired = run.desired_state
+    else:
+        if source not in run.progress.sources:
+            accepted = ", ".join(run.progress.sources)
+            error = field_error("path source", source, accepted)
+            known = f"the run has no source {error['value']!r}; it has {accepted}"
+            raise SourceUnknown(known, [error])
+        state = run.progress.sources[source].state
+        desired = await runs.desired_source_state(tx, run.id, source)
+        ended = ended or state in _ENDED
+    if ended or "cancelled" in (desired, run.desired_state):
+        state = state if ended else "cancelled"
+        if action != "cancel" or state != "cancelled":
+            raise _ended(run, source, state, action)
+        return False
+    return desired != DESIRED[action]
 
 
 def _ended(run: Run, source: str | None, state: str, action: ControlAction) -> RunEnded:
