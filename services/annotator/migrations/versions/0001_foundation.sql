@@ -270,7 +270,7 @@ CREATE TRIGGER run_ordered AFTER INSERT ON run
 CREATE TRIGGER batch_cut AFTER INSERT ON batch
     FOR EACH STATEMENT EXECUTE FUNCTION wake_planner();
 CREATE TRIGGER batch_left AFTER UPDATE OF state ON batch FOR EACH ROW
-    WHEN (old.state <> new.state AND new.state IN ('pending', 'done', 'dead'))
+    WHEN (old.state <> new.state AND new.state IN ('pending', 'done', 'dead', 'cancelled'))
     EXECUTE FUNCTION wake_planner();
 CREATE TRIGGER run_resumed AFTER UPDATE OF state ON run FOR EACH ROW
     WHEN (old.state = 'paused' AND new.state IN ('planning', 'running'))
