@@ -1,4 +1,4 @@
-"""What a worker knows of controls: which of them count for a batch, and what becomes of its call."""
+"""What a worker knows of controls: which of them count for a batch, what becomes of its call."""
 
 import asyncio
 from datetime import UTC, datetime
