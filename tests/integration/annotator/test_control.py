@@ -396,32 +396,6 @@ async def test_a_release_is_its_sources_own_and_is_stored_whatever_becomes_of_th
     assert (await cancelled.source("hpo")).cancelled_count == len(IDS)
 
 
-async def test_pauses_and_the_planner_do_not_wait_for_each_other_in_a_circle(
-    desk: Desk,
-) -> None:
-    """They move the same many rows between pending and queued, in orders of their own."""
-    case = await begin(desk)
-    async with desk.engine.begin() as tx:
-        await tx.execute(
-            text("""INSERT INTO batch (kind, source, run_id, genes)
-                    SELECT 'fetch', 'ensembl', :run_id, ARRAY['HGNC:9008']
-                    FROM generate_series(1, 200)"""),
-            {"run_id": case.run_id},
-        )
-
-    async def feed() -> None:
-        for _ in range(20):
-            await desk.planner.emit_once()
-
-    async def steer() -> None:
-        for epoch in range(1, 21):
-            await case.control("pause" if epoch % 2 else "resume", epoch)
-
-    async with asyncio.timeout(WAIT_SECONDS):
-        await asyncio.gather(feed(), steer())
-    assert (await case.run()).state == "running"
-
-
 @pytest.mark.parametrize(
     "statement",
     [
