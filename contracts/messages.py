@@ -8,12 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 GENES_MAX = 50_000  # Genes in one command; 0.7 MB, below a broker's message limit.
 
-RunState = Literal["planning", "running", "completed", "completed_with_errors", "failed"]
-RunEndState = Literal["completed", "completed_with_errors", "failed"]
-SourceState = Literal["waiting", "running", "completed", "failed"]
-SourceEndState = Literal["completed", "failed"]
+RunState = Literal[
+    "planning", "running", "paused", "completed", "completed_with_errors", "failed", "cancelled"
+]
+RunEndState = Literal["completed", "completed_with_errors", "failed", "cancelled"]
+SourceState = Literal["waiting", "running", "paused", "completed", "failed", "cancelled"]
+SourceEndState = Literal["completed", "failed", "cancelled"]
+ControlAction = Literal["pause", "resume", "cancel"]
 Decision = Literal["accept", "reject"]
-ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running"})
+ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running", "paused"})
 
 
 class Message(BaseModel):
@@ -58,6 +61,19 @@ class StartRun(RunMessage):
     type: ClassVar[str] = "annobus.run.start.v1"
     sources: tuple[str, ...] = Field(min_length=1)
     genes: tuple[str, ...] | None = Field(default=None, max_length=GENES_MAX)
+
+
+class ControlRun(RunMessage):
+    """Pause, resume or cancel a run, or one of its sources.
+
+    `epoch` grows with every control of the run: an older one changes nothing any more.
+    """
+
+    topic: ClassVar[str] = "pipeline.commands.v1"
+    type: ClassVar[str] = "annobus.run.control.v1"
+    action: ControlAction
+    source: str | None = None  # None: the run as a whole.
+    epoch: int
 
 
 class DecideRelease(Message):
@@ -142,6 +158,28 @@ class BatchDead(RunFact):
     problem: Mapping[str, str | int]
 
 
+class RunPaused(RunFact):
+    """No more of the run is begun, or of one source of it, until it is resumed."""
+
+    type: ClassVar[str] = "annobus.run.paused.v1"
+    source: str | None = None
+
+
+class RunResumed(RunFact):
+    """The run, or one source of it, goes on where it was."""
+
+    type: ClassVar[str] = "annobus.run.resumed.v1"
+    source: str | None = None
+
+
+class RunCancelled(RunFact):
+    """What is left of the run, or of one source of it, will not be done. That a source or the run
+    has ended so is told by facts of their own, which follow."""
+
+    type: ClassVar[str] = "annobus.run.cancelled.v1"
+    source: str | None = None
+
+
 class SourceCompleted(RunFact):
     """Every gene of the run has been counted for this source."""
 
@@ -151,6 +189,7 @@ class SourceCompleted(RunFact):
     done_count: int
     no_data_count: int
     failed_count: int
+    cancelled_count: int = 0
 
 
 class RunCompleted(RunFact):
@@ -161,13 +200,15 @@ class RunCompleted(RunFact):
     done_count: int
     no_data_count: int
     failed_count: int
+    cancelled_count: int = 0
 
 
 # pipeline.progress.v1
 
 
 class SourceProgress(BaseModel):
-    """Counters are genes: done (a value), no data, failed. `total_count` is None until known."""
+    """Counters are genes: done (a value), no data, failed, cancelled. `total_count` is None until
+    known."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -176,6 +217,7 @@ class SourceProgress(BaseModel):
     done_count: int
     no_data_count: int
     failed_count: int
+    cancelled_count: int = 0
     release: str | None = None
     synthetic: bool = False
     problem: Mapping[str, str | int] | None = None
@@ -193,6 +235,7 @@ class RunProgress(RunMessage):
     done_count: int
     no_data_count: int
     failed_count: int
+    cancelled_count: int = 0
     sources: Mapping[str, SourceProgress]
 
     @classmethod
@@ -211,6 +254,7 @@ class RunProgress(RunMessage):
             done_count=sum(source.done_count for source in sources.values()),
             no_data_count=sum(source.no_data_count for source in sources.values()),
             failed_count=sum(source.failed_count for source in sources.values()),
+            cancelled_count=sum(source.cancelled_count for source in sources.values()),
             sources=sources,
         )
 
@@ -365,12 +409,16 @@ TYPES: Mapping[str, type[Message]] = {
     message.type: message
     for message in (
         StartRun,
+        ControlRun,
         DecideRelease,
         InvalidateNamespace,
         AnnotateBatch,
         RunPlanned,
         BatchAnnotated,
         BatchDead,
+        RunPaused,
+        RunResumed,
+        RunCancelled,
         SourceCompleted,
         RunCompleted,
         RunProgress,

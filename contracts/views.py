@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from contracts.messages import Decision, RunState, SourceState
 
 AnnotationStatus = Literal["ok", "empty", "pending", "error", "stale"]
-BatchState = Literal["pending", "queued", "leased", "done", "dead"]
+BatchState = Literal["pending", "queued", "leased", "done", "dead", "cancelled"]
 ReleaseState = Literal["fetched", "staged", "quarantined", "accepted", "stored", "rejected"]
 Cause = Literal["upstream", "parser", "mapping", "correction"]
 Severity = Literal["none", "minor", "major", "clinical"]
@@ -157,6 +157,7 @@ class RunSourceV1(View):
     done_count: int
     no_data_count: int
     failed_count: int
+    cancelled_count: int
     changed_count: int
     release: str | None
     synthetic: bool

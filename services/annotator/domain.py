@@ -436,6 +436,7 @@ class Batch:
     attempt: int
     lease_token: int
     claimed_at: datetime  # The database's clock: whatever is fetched now is no older.
+    control_epoch: int = 0  # The newest control of its run that the claim knew.
 
 
 @dataclass(frozen=True)

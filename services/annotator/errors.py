@@ -9,6 +9,7 @@ PermanentError
 ├── UpstreamBlocked         403: we are shut out; a person has to look
 ├── SourceUnknown           a command names a source that was never declared
 ├── SourceRetired           a run asks for a source that was removed since
+├── RunUnknown              a control of a run that was never noted
 ├── CatalogueEmpty          a run over all genes, and there are none
 ├── RawStoreRefused         the raw store's settings name no place where files may be kept
 ├── GenesWithdrawn          no gene of a run is approved any more
@@ -23,6 +24,8 @@ TransientError
 ├── StagingCrowded          others were read all the time: the release waits for room
 ├── StagingFailed           the child process that reads a release ended without a result
 ├── StoreIncomplete         a store did not account for every value that it was offered
+├── BatchHeld               its run, or its source in it, is paused
+├── BatchCancelled          its run, or its source in it, is cancelled
 └── LeaseLost               another worker has the batch
 """
 
@@ -77,6 +80,12 @@ class SourceRetired(PermanentError):
     """A source that is no longer asked."""
 
     kind = "source-retired"
+
+
+class RunUnknown(PermanentError):
+    """No such run."""
+
+    kind = "run-unknown"
 
 
 class CatalogueEmpty(PermanentError):
@@ -168,6 +177,18 @@ class StoreIncomplete(TransientError):
     """A store that did not account for every value it was offered."""
 
     kind = "store-incomplete"
+
+
+class BatchHeld(TransientError):
+    """The run of the batch is paused: it is given back where it is."""
+
+    kind = "batch-held"
+
+
+class BatchCancelled(TransientError):
+    """The run of the batch is cancelled: nothing more of it is done."""
+
+    kind = "batch-cancelled"
 
 
 class LeaseLost(TransientError):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import (
     AnnotateBatch,
+    ControlRun,
     DecideRelease,
     ReleaseDecided,
     ReleaseStored,
@@ -18,14 +20,24 @@ from contracts.messages import (
 )
 from services.annotator import domain
 from services.annotator.domain import Batch, Counts, Gene, Offered, Source
-from services.annotator.errors import LeaseLost, ReleaseMissing, ReleaseQuarantined, SourceUnknown
+from services.annotator.errors import (
+    BatchCancelled,
+    BatchHeld,
+    LeaseLost,
+    ReleaseMissing,
+    ReleaseQuarantined,
+    RunUnknown,
+    SourceUnknown,
+)
 from services.annotator.failpoints import Failpoint
+from services.annotator.holding import Held, Holding
 from services.annotator.raw_store import RawStore
 from services.annotator.store import (
     annotations,
     batches,
     burials,
     catalogue,
+    control,
     counting,
     releases,
     runs,
@@ -56,6 +68,7 @@ class Handlers:
     report: Callable[[Iterable[UUID]], None]
     prepare_release: Callable[[Batch], Awaitable[list[RunFact]]]
     in_flight: set[UUID] = field(default_factory=set)
+    holding: Holding = field(default_factory=Holding)
 
     async def on_start_run(self, command: StartRun) -> None:
         """Note the run; the planner takes it from there. A second delivery finds it noted.
@@ -78,6 +91,29 @@ class Handlers:
         failpoints.hit(Failpoint.RUN_NOTED)
         self.report([command.run_id])
 
+    async def on_control_run(self, command: ControlRun) -> None:
+        """Pause, resume or cancel; what is not so any more, or older than what is, changes nothing.
+
+        Commands of a run come in order: one whose run is unknown follows an order that was parked.
+        """
+        async with self.engine.begin() as tx:
+            if not await control.knows_run(tx, command.run_id):
+                raise RunUnknown(f"run {command.run_id} was never noted here")
+            match command.action:
+                case "pause":
+                    facts = await control.pause(tx, command)
+                case "resume":
+                    facts = await control.resume(tx, command)
+                case "cancel":
+                    facts = await control.cancel(tx, command)
+            await runs.save_facts(tx, facts)
+            await outbox.add(tx, *facts)
+        self.report([command.run_id])
+
+    async def hear_control(self, command: ControlRun) -> None:
+        """Every annotator hears it, and at once: its calls in flight obey before the rows do."""
+        self.holding.hear(command)
+
     async def on_decide_release(self, command: DecideRelease) -> None:
         """Believe a quarantined release after all, or never; a release that is not quarantined any
         more stays as it is."""
@@ -98,6 +134,10 @@ class Handlers:
             await self.claim_and_work(command.batch_id)
         except LeaseLost:
             log.info("lease_lost", batch_id=str(command.batch_id))  # Another has it.
+        except BatchCancelled:
+            log.info(
+                "batch_cancelled", batch_id=str(command.batch_id)
+            )  # Its row ends with its run.
         finally:
             self.in_flight.discard(command.batch_id)
 
@@ -111,8 +151,12 @@ class Handlers:
         renewing = asyncio.create_task(self.keep_lease(batch))
         try:
             facts = await self.work(batch, genes)
-        except LeaseLost:
+        except (LeaseLost, BatchCancelled):
             raise
+        except BatchHeld:
+            async with self.engine.begin() as tx:
+                await batches.lay_down_batch(tx, batch)
+            facts = []
         except Exception as error:  # noqa: BLE001  # Whatever it is, the next attempt waits.
             facts = await self.give_back(batch, error)
         finally:
@@ -125,8 +169,11 @@ class Handlers:
             await asyncio.sleep(RENEW_SECONDS)
             try:
                 async with self.engine.begin() as tx:
-                    if not await batches.renew_lease(tx, batch):
-                        return
+                    is_ours = await batches.renew_lease(tx, batch)
+                    if batch.run_id is not None:  # A control that was not heard costs this period.
+                        self.holding.find(batch, await control.find_action(tx, batch))
+                if not is_ours:
+                    return
             except database.CONNECTION_ERRORS as error:
                 log.warning("lease_not_renewed", batch_id=str(batch.id), error=repr(error))
 
@@ -163,14 +210,25 @@ class Handlers:
         return facts
 
     async def fetch_pages(self, batch: Batch, genes: Sequence[Gene]) -> list[RunFact]:
-        """Ask an API for the batch's genes, page by page, resuming at its checkpoint."""
+        """Ask an API for the batch's genes, page by page, resuming at its checkpoint.
+
+        Raises BatchHeld between two pages, and BatchCancelled at any call, when its run is.
+        """
         assert batch.run_id is not None
         source = self.sources[batch.source]
         assert domain.is_api(source)  # Only their batches are fetched.
+        with self.holding.hold(batch) as held:
+            return await self.fetch_held(batch, genes, source, held)
+
+    async def fetch_held(
+        self, batch: Batch, genes: Sequence[Gene], source: domain.ApiSource, held: Held
+    ) -> list[RunFact]:
+        assert batch.run_id is not None
         checkpoint = batch.checkpoint
         facts: list[RunFact] = []
         while asked := genes[checkpoint : checkpoint + source.page_size]:
-            page = await source.fetch(self.upstreams[batch.source], asked)  # No transaction open.
+            fetch = partial(source.fetch, self.upstreams[batch.source], asked)
+            page = await held.ask(fetch)  # No transaction open.
             sha256 = domain.digest(page.content)
             _, offered = await asyncio.gather(
                 self.raw_store.keep_bytes(page.content, sha256), offer(page.answers)
@@ -256,11 +314,18 @@ async def offer(answers: Iterable[domain.Answer]) -> Offered:
 def subscriptions(handlers: Handlers) -> list[Subscription]:
     commands: Routes = {
         StartRun: handlers.on_start_run,
+        ControlRun: handlers.on_control_run,
         DecideRelease: handlers.on_decide_release,
     }
     work: Routes = {AnnotateBatch: handlers.on_annotate_batch}
     return [
         Subscription(StartRun.topic, commands, group="planner", parks_unknown=True),
+        Subscription(
+            ControlRun.topic,
+            {ControlRun: handlers.hear_control},
+            group=None,
+            parks_untyped=False,
+        ),
         *(
             Subscription(
                 AnnotateBatch.topic.format(source=source),

@@ -148,6 +148,7 @@ class Planner:
     async def emit_once(self) -> int:
         """Announce the batches that are due, up to each source's window. Returns how many."""
         async with self.engine.begin() as tx:
+            await batches.lock_feeding(tx)
             due = await batches.queue_due_batches(tx)
             await outbox.add(
                 tx, *(AnnotateBatch(batch_id=b.batch_id, source=b.source) for b in due)
@@ -161,6 +162,7 @@ class Planner:
     async def sweep_once(self) -> int:
         """Take back what nobody is at any more. Returns how many batches that were."""
         async with self.engine.begin() as tx:
+            await batches.lock_feeding(tx)
             swept = await batches.sweep_lost_batches(tx)
         async with self.engine.begin() as tx:
             worn_out = await batches.take_worn_out_batches(tx, self.instance)

@@ -18,6 +18,7 @@ PLAIN_SECONDS = 5.0
 REFRESHES_PER_SECOND = 8
 RATE_SECONDS = 5.0  # A rate is that of the last few seconds.
 BAR_WIDTH = 20
+SHOWN_STATES = ("failed", "paused", "cancelled")  # Those that a count does not show.
 
 
 class Display(Protocol):
@@ -101,7 +102,7 @@ def _plain(name: str, source: SourceProgress, rate: float | None) -> str:
         line += f", {rate:,.0f} genes/s"
     if source.failed_count:
         line += f", {source.failed_count:,} failed"
-    return f"{line}, failed" if source.state == "failed" else line
+    return f"{line}, {source.state}" if source.state in SHOWN_STATES else line
 
 
 class Bars:
@@ -120,6 +121,7 @@ class Bars:
                 completed=counted(source),
                 source=source,
                 rate=self._rates.note(name, counted(source), time.monotonic()),
+                is_paused=snapshot.status == "paused",
             )
 
 
@@ -155,6 +157,8 @@ class _Rate(_Cell):
     def draw(self, task: Task, source: SourceProgress) -> Text:
         if source.state != "running":
             return Text(source.state, "dim")
+        if task.fields["is_paused"]:
+            return Text("paused", "yellow")
         return Text(f"{task.fields['rate'] or 0:,.0f} genes/s", "cyan")
 
 

@@ -119,7 +119,7 @@ def fetch(
     return asyncio.run(fetched())
 
 
-def send(url: str | None, folder: Path, path: str, body: Document) -> Document:
+def send(url: str | None, folder: Path, path: str, body: Document | None) -> Document:
     """What the gateway answers to this body."""
 
     async def sent() -> Document:

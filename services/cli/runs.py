@@ -4,12 +4,14 @@ import asyncio
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 from typer import Argument, Option
 
+from contracts.messages import ControlAction
 from services.cli import bars, gene_list, output, watch
-from services.cli.client import Client, Document, connect, fetch, find_url
+from services.cli.client import Client, Document, connect, fetch, find_url, send
 from services.cli.errors import PARTIAL, RUN_FAILED, Refused
 from services.cli.options import (
     DEFAULT_STATE,
@@ -23,8 +25,19 @@ from services.cli.options import (
     Url,
 )
 
-EXIT_CODES_BY_STATE = {"completed": 0, "completed_with_errors": PARTIAL, "failed": RUN_FAILED}
-STATE_STYLES = {"failed": "red", "completed_with_errors": "yellow", "completed": "green"}
+EXIT_CODES_BY_STATE = {
+    "completed": 0,
+    "completed_with_errors": PARTIAL,
+    "cancelled": PARTIAL,
+    "failed": RUN_FAILED,
+}
+STATE_STYLES = {
+    "failed": "red",
+    "completed_with_errors": "yellow",
+    "cancelled": "yellow",
+    "paused": "yellow",
+    "completed": "green",
+}
 
 app = typer.Typer(no_args_is_help=True, help="Order runs and watch them.")
 
@@ -86,6 +99,47 @@ def watch_run(
     _finish(asyncio.run(watching()), json)
 
 
+RunSource = Annotated[
+    str | None, Option("--source", metavar="NAME", help="Only this source of the run.")
+]
+
+
+@app.command("pause")
+def pause(
+    run_id: RunId,
+    source: RunSource = None,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Begin nothing more of a run until it is resumed."""
+    _control(run_id, source, "pause", url, folder, json)
+
+
+@app.command("resume")
+def resume(
+    run_id: RunId,
+    source: RunSource = None,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Go on where a paused run was."""
+    _control(run_id, source, "resume", url, folder, json)
+
+
+@app.command("cancel")
+def cancel(
+    run_id: RunId,
+    source: RunSource = None,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Do nothing more of a run; what is stored stays."""
+    _control(run_id, source, "cancel", url, folder, json)
+
+
 @app.command("show")
 def show(run_id: RunId, url: Url = None, folder: State = DEFAULT_STATE, json: Json = False) -> None:
     """Where a run stands, source by source."""
@@ -121,6 +175,24 @@ def list_runs(
         output.say(f"older ones: annobus runs list --page {page + 1}")
 
 
+def _control(
+    run_id: str,
+    source: str | None,
+    action: ControlAction,
+    url: str | None,
+    folder: Path,
+    json: bool,
+) -> None:
+    place = f"/api/runs/{quote(run_id, safe='')}"
+    if source is not None:
+        place += f"/sources/{quote(source, safe='')}"
+    document = send(url, folder, f"{place}/{action}", None)
+    what = f"{source} in run {run_id}" if source else f"run {run_id}"
+    output.say(f"{what}: {action} is accepted; see how it is: annobus runs show {run_id}")
+    if json:
+        output.print_json(document)
+
+
 async def _watched(client: Client, run_id: str) -> Document:
     with bars.display() as display:
         try:
@@ -140,20 +212,28 @@ def _finish(document: Document, json: bool) -> None:
 def print_run(document: Document) -> None:
     snapshot = watch.snapshot_of(document)
     output.print_line(f"run {snapshot.run_id}: {snapshot.status}")
+    # Most runs are never cancelled, and their table stays narrow.
+    is_cut = any(source.cancelled_count for source in snapshot.sources.values())
+    numbers = ("genes", "done", "no data", "failed", *(("cancelled",) if is_cut else ()))
     rows = [
         (
             name,
             source.state,
             *map(
                 output.count,
-                (source.total_count, source.done_count, source.no_data_count, source.failed_count),
+                (
+                    source.total_count,
+                    source.done_count,
+                    source.no_data_count,
+                    source.failed_count,
+                    source.cancelled_count,
+                )[: len(numbers)],
             ),
             f"{source.release or ''}{' (synthetic)' if source.synthetic else ''}",
         )
         for name, source in snapshot.sources.items()
     ]
-    columns = ("source", "state", "genes", "done", "no data", "failed", "release")
-    numbers = ("genes", "done", "no data", "failed")
+    columns = ("source", "state", *numbers, "release")
     output.print_table(columns, rows, numbers=numbers, styles=STATE_STYLES)
     for name, source in snapshot.sources.items():
         if source.problem is not None:

@@ -1,13 +1,13 @@
 """Plain types and pure rules: how genes are named, where a run stands, how that is said."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from contracts.messages import ACTIVE_STATES, RunProgress, SourceProgress
+from contracts.messages import ACTIVE_STATES, ControlAction, RunProgress, SourceProgress
 from services.gateway.errors import RunUnknown
 
 # What became of a text that may name a gene, and how the text names the gene: by one of its ids,
@@ -95,6 +95,14 @@ def parse_run_id(text: str) -> UUID:
         raise RunUnknown(text) from None
 
 
+DesiredState = Literal["running", "paused", "cancelled"]
+DESIRED: Mapping[ControlAction, DesiredState] = {
+    "pause": "paused",
+    "resume": "running",
+    "cancel": "cancelled",
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as the user asked for it, and what is true of it. `sources` is in `progress`."""
@@ -106,6 +114,7 @@ class Run:
     started_at: datetime | None
     finished_at: datetime | None
     progress: RunProgress
+    desired_state: DesiredState = "running"  # What was asked last; `progress.state` is true.
     source_times: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -114,9 +123,9 @@ def is_active(progress: RunProgress) -> bool:
 
 
 def percent(progress: RunProgress) -> float | None:
-    """0–100, rounded down; None until the total is known. Failures never raise it, and only
-    the end is 100."""
-    if progress.state == "completed":
+    """0–100, rounded down; None until the total is known. Neither failures nor what was cancelled
+    raise it, and only the end is 100."""
+    if progress.state == "completed" and not progress.cancelled_count:
         return 100.0
     if progress.total_count is None:
         return None
@@ -130,23 +139,25 @@ def sentence(progress: RunProgress) -> str:
     if progress.state == "planning":
         working = [name for name, source in progress.sources.items() if source.state != "waiting"]
         return f"planning; {', '.join(working)} first" if working else "planning"
-    if progress.state == "running":
-        running = [
+    if progress.state in ("running", "paused"):
+        begun = [
             _source_sentence(name, source)
             for name, source in progress.sources.items()
-            if source.state == "running"
+            if source.state in ("running", "paused")
         ]
-        return "; ".join(running) or "running"
+        paused = ["paused"] if progress.state == "paused" else []
+        return "; ".join(paused + begun) or "running"
     state = progress.state.replace("_", " ")
+    cancelled = f", {progress.cancelled_count:,} cancelled" if progress.cancelled_count else ""
     return (
         f"{state}: {progress.done_count:,} annotations, {progress.no_data_count:,} without data, "
-        f"{progress.failed_count:,} failed"
+        f"{progress.failed_count:,} failed{cancelled}"
     )
 
 
 def _source_sentence(name: str, source: SourceProgress) -> str:
     counted = source.done_count + source.no_data_count
+    total = "" if source.total_count is None else f" of {source.total_count:,}"
     failed = f", {source.failed_count:,} failed" if source.failed_count else ""
-    if source.total_count is None:
-        return f"{name}: {counted:,} genes{failed}"
-    return f"{name}: {counted:,} of {source.total_count:,} genes{failed}"
+    paused = ", paused" if source.state == "paused" else ""
+    return f"{name}: {counted:,}{total} genes{failed}{paused}"

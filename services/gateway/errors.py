@@ -4,6 +4,7 @@ RequestError
 ├── ParameterUnknown        400  a query parameter that this address does not have
 ├── ParameterInvalid        400  a query parameter or a header whose value does not fit
 ├── RunUnknown              404
+├── RunEnded                409  a control of a run, or of a source of it, that has ended
 ├── RunUnfinished           409  a run whose end is asked for while it goes on, or too soon after it
 ├── GeneUnknown             404
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
@@ -53,6 +54,13 @@ class RunUnknown(RequestError):
     def __init__(self, run_id: UUID | str) -> None:
         error = field_error("path run_id", str(run_id), "the id of a run that GET /api/runs lists")
         super().__init__(f"no run {error['value']!r}; GET /api/runs lists those there are", [error])
+
+
+class RunEnded(RequestError):
+    """The run cannot be controlled any more."""
+
+    kind = "run-ended"
+    status = 409
 
 
 class RunUnfinished(RequestError):

@@ -9,14 +9,22 @@ import orjson
 from contracts.messages import (
     BatchAnnotated,
     BatchDead,
+    RunCancelled,
+    RunPaused,
     RunPlanned,
     RunProgress,
+    RunResumed,
     SourceCompleted,
 )
 from services.gateway import domain
 
 FACTS_MAX = 200  # Read, and encoded in one step of the loop, at once.
 STALE = "the database does not answer; last known state: "
+CONTROLLED = {
+    RunPaused.type: "paused",
+    RunResumed.type: "resumed",
+    RunCancelled.type: "cancelled",
+}
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,14 @@ def _sentence(told: Fact, progress: RunProgress) -> str:
             reason = body["problem"].get("detail", "no reason is known")
             return f"{body['source']}: {body['failed_count']:,} genes failed: {reason}"
         case SourceCompleted.type:
+            cancelled = body.get("cancelled_count")
             return (
                 f"{body['source']}: {body['state']}, {body['done_count']:,} annotations, "
                 f"{body['no_data_count']:,} without data, {body['failed_count']:,} failed"
+                + (f", {cancelled:,} cancelled" if cancelled else "")
             )
+        case RunPaused.type | RunResumed.type | RunCancelled.type:
+            place = f"{body['source']}: " if body.get("source") else ""  # None: all of the run.
+            return place + CONTROLLED[told.type]
         case _:
             return domain.sentence(progress)

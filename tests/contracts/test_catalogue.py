@@ -106,5 +106,7 @@ def test_the_glossary_explains_the_words_the_counters_and_the_statuses() -> None
     words = [row["word"] for row in table("word")]
     assert set(WORDS.split(", ")) <= set(words)
     assert len(words) == len(set(words))
-    assert [row["counter"] for row in table("counter")] == ["done", "no data", "failed", "changed"]
+    assert [row["counter"] for row in table("counter")] == [
+        *("done", "no data", "failed", "cancelled", "changed")
+    ]
     assert [row["status"] for row in table("status")] == list(get_args(AnnotationStatus))

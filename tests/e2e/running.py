@@ -8,21 +8,28 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 
+from contracts.messages import ACTIVE_STATES
 from contracts.topics import topics
 from infra.processes import Process
 from infra.supervisor import Supervisor
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
 from services.cli.migrate import create_topics
-from tests.system import ROOT, Database, Mirror, free_ports, http_client
+from tests.system import ROOT, Database, free_ports, http_client
 from tests.waiting import until
 
 READY_TIMEOUT_SECONDS = 30
 WAIT_SECONDS_MAX = 120.0
+
+
+class Upstreams(Protocol):
+    """Where the sources are asked: the mirror, or what stands for it."""
+
+    def upstreams(self) -> Mapping[str, Mapping[str, str | float]]: ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Running:
         return str((await self.get(f"/api/runs/{run_id}"))["data"]["attributes"]["state"])
 
     async def has_ended(self, run_id: str) -> bool:
-        return await self.run_state(run_id) not in ("planning", "running")
+        return await self.run_state(run_id) not in ACTIVE_STATES
 
     async def until_ended(self, run_id: str) -> str:
         await until(lambda: self.has_ended(run_id), f"run {run_id} ends", WAIT_SECONDS_MAX)
@@ -94,7 +101,7 @@ class Running:
 async def run_services(
     database: Database,
     topic_prefix: str,
-    mirror: Mirror,
+    upstreams: Upstreams,
     folder: Path,
     *,
     annotators: int = 1,
@@ -123,7 +130,7 @@ async def run_services(
             environment |= {
                 "ANNOTATOR_SLOT": name.partition("-")[2],
                 "ANNOTATOR_RAW_FOLDER": str(folder / "raw"),
-                "ANNOTATOR_UPSTREAMS": json.dumps(mirror.upstreams()),
+                "ANNOTATOR_UPSTREAMS": json.dumps(upstreams.upstreams()),
             }
         processes.append(
             Process(

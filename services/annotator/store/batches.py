@@ -14,6 +14,8 @@ from services.annotator.errors import LeaseLost
 from services.chassis.errors import Problem
 
 LEASE = timedelta(seconds=6)
+# Before a batch of a paused run is due again: its worker may know of the pause before its row does.
+LAID_DOWN = timedelta(seconds=1)
 LEASE_GRACE = timedelta(seconds=1)  # Its owner may be renewing it right now.
 # A hint that nobody has taken up by now is lost: it is sent again, and a second one does no harm.
 QUEUED_MAX = timedelta(seconds=60)
@@ -55,9 +57,15 @@ async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch 
                    -- My own name: my predecessor is dead.
                    OR (state = 'leased' AND (lease_until < now() OR lease_owner = :owner)))
               AND (run_id IS NULL OR EXISTS (
-                  SELECT FROM run WHERE run.id = batch.run_id AND run.state = 'running'))
+                  SELECT FROM run JOIN run_source rs ON rs.run_id = run.id
+                  WHERE run.id = batch.run_id AND rs.source = batch.source
+                    AND run.state = 'running' AND NOT rs.is_paused))
             RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
-                      lease_token, clock_timestamp() AS claimed_at
+                      lease_token, clock_timestamp() AS claimed_at, coalesce((
+                          SELECT greatest(run.control_epoch, rs.control_epoch)
+                          FROM run JOIN run_source rs ON rs.run_id = run.id
+                          WHERE run.id = batch.run_id AND rs.source = batch.source), 0)
+                          AS control_epoch
         """),
         {"batch_id": batch_id, "owner": owner, "lease": LEASE, "attempts_max": ATTEMPTS_MAX},
     )
@@ -150,6 +158,55 @@ async def give_back_batch(
         raise LeaseLost(batch.id, batch.lease_token)
 
 
+async def lay_down_batch(tx: AsyncConnection, batch: Batch) -> None:
+    """Give back a batch of a paused run where it is, as if this attempt had not been. Raises
+    LeaseLost."""
+    laid_down = await tx.execute(
+        text("""
+            UPDATE batch SET state = 'pending', attempt = attempt - 1, queued_at = NULL,
+                             next_attempt_at = now() + CAST(:delay AS interval),
+                             lease_owner = NULL, lease_until = NULL
+            WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+        """),
+        {"batch_id": batch.id, "token": batch.lease_token, "delay": LAID_DOWN},
+    )
+    if laid_down.rowcount == 0:
+        raise LeaseLost(batch.id, batch.lease_token)
+
+
+async def lock_feeding(tx: AsyncConnection) -> None:
+    """Let one at a time move many batches between pending and queued, until the commit: two who
+    lock them in different order would wait for each other."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('feeding', 0))"))
+
+
+async def unqueue_batches(tx: AsyncConnection, run_id: UUID, source: str | None) -> None:
+    """Take back the hints of a run, or of one source of it: they would fill windows in vain, and
+    come back only as lost ones. The caller holds the feeding lock."""
+    await tx.execute(
+        text("""
+            UPDATE batch SET state = 'pending', queued_at = NULL
+            WHERE run_id = :run_id AND state = 'queued'
+              AND source = coalesce(CAST(:source AS text), source)
+        """),
+        {"run_id": run_id, "source": source},
+    )
+
+
+async def cancel_batches(tx: AsyncConnection, run_id: UUID, source: str) -> None:
+    """End what is open of a run's own batches; whoever works one loses its lease. The caller
+    holds the feeding lock."""
+    await tx.execute(
+        text("""
+            UPDATE batch SET state = 'cancelled', finished_at = now(), lease_owner = NULL,
+                             lease_until = NULL, queued_at = NULL
+            WHERE run_id = :run_id AND source = :source
+              AND state IN ('pending', 'queued', 'leased')
+        """),
+        {"run_id": run_id, "source": source},
+    )
+
+
 @dataclass(frozen=True)
 class Due:
     batch_id: UUID
@@ -159,7 +216,8 @@ class Due:
 async def queue_due_batches(tx: AsyncConnection) -> list[Due]:
     """Mark the next batches of every source as queued, up to its window, one run after another.
 
-    The runs of a source take turns, so a run over ten genes does not wait for one over all.
+    The runs of a source take turns, so a run over ten genes does not wait for one over all. The
+    caller holds the feeding lock.
     """
     rows = await tx.execute(
         text("""
@@ -188,7 +246,7 @@ async def queue_due_batches(tx: AsyncConnection) -> list[Due]:
                         ORDER BY b.id LIMIT greatest(room.free, 0)
                     ) b
                     WHERE rs.source = room.source AND rs.state = 'running'
-                      AND run.state = 'running'
+                      AND run.state = 'running' AND NOT rs.is_paused
                 ) b
             ), due AS (
                 SELECT id FROM (
@@ -206,7 +264,8 @@ async def queue_due_batches(tx: AsyncConnection) -> list[Due]:
 
 
 async def sweep_lost_batches(tx: AsyncConnection) -> int:
-    """Make pending again what was queued and not heard of, or leased by one who died."""
+    """Make pending again what was queued and not heard of, or leased by one who died. The caller
+    holds the feeding lock."""
     swept = await tx.execute(
         text("""
             UPDATE batch SET state = 'pending', lease_owner = NULL, lease_until = NULL,

@@ -44,6 +44,8 @@ async def advance(
                         changed_count = changed_count + :changed,
                         started_at = coalesce(started_at, now()),
                         problem = coalesce(CAST(:problem AS jsonb), problem),
+                        is_paused = is_paused AND done_count + no_data_count + failed_count
+                            + :done + :no_data + :failed < total_count,
                         finished_at = CASE WHEN done_count + no_data_count + failed_count
                             + :done + :no_data + :failed = total_count THEN now() END,
                         state = CASE
@@ -90,27 +92,80 @@ async def advance(
     return Step(run_id, row.seq, (closing, completed) if completed else (closing,))
 
 
-async def complete_run(tx: AsyncConnection, run_id: UUID) -> RunCompleted | None:
-    """End the run if nothing of it is open. One caller gets the fact, and only once."""
+async def cancel_source(tx: AsyncConnection, run_id: UUID, source: str) -> list[RunFact]:
+    """End an open source of a run: what is not counted by now is counted as cancelled. A run whose
+    last open source that was is for the caller to complete."""
+    row = (
+        await tx.execute(
+            text(f"""
+                WITH closed AS (
+                    UPDATE run_source rs SET state = 'cancelled', is_paused = false,
+                        finished_at = now(), total_count = known.total, cancelled_count =
+                            known.total - done_count - no_data_count - failed_count
+                    FROM (
+                        SELECT o.run_id, o.source, coalesce(o.total_count,
+                            (SELECT count(*) FROM ({scope.GENES}) g)) AS total
+                        FROM run_source o JOIN run ON run.id = o.run_id
+                    ) known
+                    WHERE rs.run_id = :run_id AND rs.source = :source
+                      AND rs.state IN ('waiting', 'running')
+                      AND known.run_id = rs.run_id AND known.source = rs.source
+                    RETURNING rs.done_count, rs.no_data_count, rs.failed_count, rs.cancelled_count
+                ), moved AS (
+                    UPDATE run SET seq = seq + 1, open_sources = open_sources - 1
+                    WHERE id = :run_id AND EXISTS (SELECT FROM closed) RETURNING seq
+                )
+                SELECT * FROM closed, moved
+            """),
+            {"run_id": run_id, "source": source},
+        )
+    ).one_or_none()
+    if row is None:
+        return []
+    return [
+        SourceCompleted(
+            run_id=run_id,
+            seq=row.seq,
+            source=source,
+            state="cancelled",
+            done_count=row.done_count,
+            no_data_count=row.no_data_count,
+            failed_count=row.failed_count,
+            cancelled_count=row.cancelled_count,
+        )
+    ]
+
+
+async def complete_run(
+    tx: AsyncConnection, run_id: UUID, *, cancelled: bool = False
+) -> RunCompleted | None:
+    """End the run if nothing of it is open. One caller gets the fact, and only once.
+
+    It is cancelled when that was asked of it as a whole, or of each of its sources.
+    """
     row = (
         await tx.execute(
             text("""
                 UPDATE run SET finished_at = clock_timestamp(), seq = seq + 1, state = CASE
+                    WHEN :cancelled OR sums.all_cancelled THEN 'cancelled'
                     WHEN sums.all_failed THEN 'failed'
                     WHEN sums.failed_count > 0 OR sums.any_failed THEN 'completed_with_errors'
                     ELSE 'completed' END
                 FROM (
                     SELECT bool_and(state = 'failed') AS all_failed,
                            bool_or(state = 'failed') AS any_failed,
+                           bool_and(state = 'cancelled') AS all_cancelled,
                            sum(done_count)::integer AS done_count,
                            sum(no_data_count)::integer AS no_data_count,
-                           sum(failed_count)::integer AS failed_count
+                           sum(failed_count)::integer AS failed_count,
+                           sum(cancelled_count)::integer AS cancelled_count
                     FROM run_source WHERE run_id = :run_id
                 ) sums
                 WHERE id = :run_id AND open_sources = 0 AND planned_all AND finished_at IS NULL
-                RETURNING seq, state, sums.done_count, sums.no_data_count, sums.failed_count
+                RETURNING seq, state, sums.done_count, sums.no_data_count, sums.failed_count,
+                          sums.cancelled_count
             """),
-            {"run_id": run_id},
+            {"run_id": run_id, "cancelled": cancelled},
         )
     ).one_or_none()
     if row is None:
@@ -123,6 +178,7 @@ async def complete_run(tx: AsyncConnection, run_id: UUID) -> RunCompleted | None
         done_count=row.done_count,
         no_data_count=row.no_data_count,
         failed_count=row.failed_count,
+        cancelled_count=row.cancelled_count,
     )
 
 

@@ -120,6 +120,7 @@ async def waiting_for_few(
                 FROM run_source rs JOIN run ON run.id = rs.run_id
                 JOIN run_gene s ON s.run_id = rs.run_id
                 WHERE rs.source = :source AND rs.state = 'waiting' AND run.planned_all
+                  AND run.state <> 'paused' AND NOT rs.is_paused
                 GROUP BY s.run_id) waiting
             WHERE so_far <= :genes_max
         """),
@@ -281,6 +282,7 @@ async def get_progress(connection: AsyncConnection, run_id: UUID) -> RunProgress
             done_count=row["done_count"],
             no_data_count=row["no_data_count"],
             failed_count=row["failed_count"],
+            cancelled_count=row["cancelled_count"],
             release=row["release"],
             synthetic=row["synthetic"],
             problem=orjson.loads(row["problem_text"]) if row["problem_text"] else None,

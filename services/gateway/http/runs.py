@@ -10,17 +10,18 @@ from fastapi.responses import Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import StartRun
+from contracts.messages import ControlAction, StartRun
 from services.chassis import failpoints, outbox
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
-from services.gateway.domain import Run, parse_run_id
+from services.gateway.domain import DESIRED, Run, is_active, parse_run_id
 from services.gateway.errors import (
     CatalogueEmpty,
     GenesRefused,
     IdempotencyMismatch,
     OrderInvalid,
     ParameterInvalid,
+    RunEnded,
     SourcesRefused,
     SourceUnknown,
 )
@@ -34,6 +35,7 @@ SOURCES_MAX = 100
 
 _NOTHING = jsonapi.Allowed()
 _PAGED = jsonapi.Allowed(paged=True)
+_ENDED = ("completed", "failed", "cancelled")  # States of a source.
 
 IdempotencyKey = Annotated[str | None, Header()]
 
@@ -105,6 +107,50 @@ class RunRoutes:
             active = await runs.list_active_runs(connection)
         return jsonapi.respond([resource(run) for run in active], {"self": "/api/progress/status"})
 
+    async def pause_run(self, request: Request, run_id: str) -> Response:
+        """Begin nothing more of a run until it is resumed. Calls in flight are finished."""
+        return await self._control(request, run_id, None, "pause")
+
+    async def resume_run(self, request: Request, run_id: str) -> Response:
+        """Go on where a paused run was."""
+        return await self._control(request, run_id, None, "resume")
+
+    async def cancel_run(self, request: Request, run_id: str) -> Response:
+        """Do nothing more of a run, ever. Calls in flight are given up; what is stored stays."""
+        return await self._control(request, run_id, None, "cancel")
+
+    async def pause_source(self, request: Request, run_id: str, source: str) -> Response:
+        """Begin nothing more of one source of a run until it is resumed."""
+        return await self._control(request, run_id, source, "pause")
+
+    async def resume_source(self, request: Request, run_id: str, source: str) -> Response:
+        """Go on with a source that was paused by itself; a paused run stays paused."""
+        return await self._control(request, run_id, source, "resume")
+
+    async def cancel_source(self, request: Request, run_id: str, source: str) -> Response:
+        """Do nothing more of one source of a run; the others go on."""
+        return await self._control(request, run_id, source, "cancel")
+
+    async def _control(
+        self, request: Request, run_id: str, source: str | None, action: ControlAction
+    ) -> Response:
+        """What is wanted and the command are one transaction. What is wanted already is accepted
+        again, and not said twice."""
+        _NOTHING.parse(request.query_params)
+        wanted = parse_run_id(run_id)
+        async with self.engine.begin() as tx:
+            await runs.lock_run(tx, wanted)
+            run = await runs.get_run(tx, wanted)
+            if await _is_news(tx, run, source, action):
+                await outbox.add(tx, await runs.save_control(tx, wanted, source, action))
+                run = await runs.get_run(tx, wanted)
+        return jsonapi.respond(
+            resource(run),
+            {"self": address(run)},
+            status=202,
+            headers={"Location": address(run)},
+        )
+
     async def _accept(self, order: Order, key: str | None) -> Response:
         """State, key and command are one transaction; the relay sends what was committed."""
         digest = sha256(order.model_dump_json().encode()).digest()
@@ -139,6 +185,13 @@ class RunRoutes:
         router.add_api_route("/api/runs", self.start_run, **accepted)
         router.add_api_route("/api/runs", self.list_runs, openapi_extra=_PAGED.openapi())
         router.add_api_route("/api/runs/{run_id}", self.get_run)
+        one, its_source = "/api/runs/{run_id}", "/api/runs/{run_id}/sources/{source}"
+        router.add_api_route(f"{one}/pause", self.pause_run, **accepted)
+        router.add_api_route(f"{one}/resume", self.resume_run, **accepted)
+        router.add_api_route(f"{one}/cancel", self.cancel_run, **accepted)
+        router.add_api_route(f"{its_source}/pause", self.pause_source, **accepted)
+        router.add_api_route(f"{its_source}/resume", self.resume_source, **accepted)
+        router.add_api_route(f"{its_source}/cancel", self.cancel_source, **accepted)
         trigger = "/api/progress/trigger"
         router.add_api_route(f"{trigger}/annotation_pipeline", self.start_all, **accepted)
         router.add_api_route(f"{trigger}/{{source}}", self.start_source, **accepted)
@@ -214,6 +267,40 @@ def _mismatch(key: str) -> IdempotencyMismatch:
     return IdempotencyMismatch(f"the key {error['value']!r} was used before; {accepted}", [error])
 
 
+async def _is_news(
+    tx: AsyncConnection, run: Run, source: str | None, action: ControlAction
+) -> bool:
+    """Whether a control asks for something else than was asked last. Raises RunEnded for what has
+    ended, or is to end, otherwise; SourceUnknown for a source that the run does not have."""
+    ended = not is_active(run.progress)
+    if source is None:
+        state: str = run.progress.state
+        desired = run.desired_state
+    else:
+        if source not in run.progress.sources:
+            accepted = ", ".join(run.progress.sources)
+            error = field_error("path source", source, accepted)
+            known = f"the run has no source {error['value']!r}; it has {accepted}"
+            raise SourceUnknown(known, [error])
+        state = run.progress.sources[source].state
+        desired = await runs.desired_source_state(tx, run.id, source)
+        ended = ended or state in _ENDED
+    if ended or "cancelled" in (desired, run.desired_state):
+        state = state if ended else "cancelled"
+        if action != "cancel" or state != "cancelled":
+            raise _ended(run, source, state, action)
+        return False
+    return desired != DESIRED[action]
+
+
+def _ended(run: Run, source: str | None, state: str, action: ControlAction) -> RunEnded:
+    what = f"run {run.id}" if source is None else f"{source} in run {run.id}"
+    accepted = "a run, and a source of it, that has not ended"
+    error = field_error("path run_id" if source is None else "path source", what, accepted)
+    said = state.replace("_", " ")
+    return RunEnded(f"{what} is {said}: nobody can {action} it any more", [error])
+
+
 def address(run: Run) -> str:
     return f"/api/runs/{run.id}"
 
@@ -224,6 +311,7 @@ def resource(run: Run) -> dict[str, Any]:
     attributes = {
         "name": run.name,
         "state": progress.state,
+        "desired_state": run.desired_state,
         "progress": domain.percent(progress),
         "message": domain.sentence(progress),
         "seq": progress.seq,
@@ -232,6 +320,7 @@ def resource(run: Run) -> dict[str, Any]:
         "done_count": progress.done_count,
         "no_data_count": progress.no_data_count,
         "failed_count": progress.failed_count,
+        "cancelled_count": progress.cancelled_count,
         "requested_at": run.requested_at,
         "started_at": run.started_at,
         "finished_at": run.finished_at,

@@ -9,9 +9,9 @@ import orjson
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.messages import RunProgress, SourceProgress, StartRun
+from contracts.messages import ControlAction, ControlRun, RunProgress, SourceProgress, StartRun
 from contracts.topics import FIXED
-from services.gateway.domain import Run
+from services.gateway.domain import DESIRED, DesiredState, Run
 from services.gateway.errors import RunUnknown
 from services.gateway.frames import FACTS_MAX, Fact
 
@@ -22,6 +22,7 @@ UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """
     SELECT r.id, r.name, r.sources AS ordered_sources, r.gene_count, r.requested_at,
+           r.desired_state,
            a.state, a.seq, a.started_at, a.finished_at, s.sources::text AS sources
     FROM run r
     LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
@@ -84,6 +85,48 @@ async def insert_run(
     return UUID(str(run_id))
 
 
+async def lock_run(tx: AsyncConnection, run_id: UUID) -> None:
+    """Let controls of a run pass one after the other, until the commit."""
+    await tx.execute(text("SELECT FROM run WHERE id = :run_id FOR UPDATE"), {"run_id": run_id})
+
+
+async def desired_source_state(
+    connection: AsyncConnection, run_id: UUID, source: str
+) -> DesiredState:
+    found: DesiredState | None = await connection.scalar(
+        text("""
+            SELECT desired_state FROM run_source WHERE run_id = :run_id AND source = :source
+        """),
+        {"run_id": run_id, "source": source},
+    )
+    return found or "running"
+
+
+async def save_control(
+    tx: AsyncConnection, run_id: UUID, source: str | None, action: ControlAction
+) -> ControlRun:
+    """Note what is wanted, and give the command that says so the run's next epoch."""
+    desired = DESIRED[action]
+    epoch = await tx.scalar(
+        text("""
+            UPDATE run SET control_epoch = control_epoch + 1,
+                desired_state = coalesce(CAST(:desired AS text), desired_state)
+            WHERE id = :run_id RETURNING control_epoch
+        """),
+        {"run_id": run_id, "desired": desired if source is None else None},
+    )
+    if source is not None:
+        await tx.execute(
+            text("""
+                INSERT INTO run_source (run_id, source, desired_state)
+                VALUES (:run_id, :source, :desired)
+                ON CONFLICT (run_id, source) DO UPDATE SET desired_state = excluded.desired_state
+            """),
+            {"run_id": run_id, "source": source, "desired": desired},
+        )
+    return ControlRun(run_id=run_id, action=action, source=source, epoch=int(epoch or 0))
+
+
 async def get_run(connection: AsyncConnection, run_id: UUID) -> Run:
     """One statement, so that its counters fit together. Raises RunUnknown."""
     found = await connection.execute(text(f"{_RUNS} WHERE r.id = :run_id"), {"run_id": run_id})
@@ -108,7 +151,7 @@ async def list_active_ids(connection: AsyncConnection) -> list[UUID]:
         text("""
             SELECT id FROM (
                 SELECT r.id, r.requested_at FROM annotator.run_v1 a JOIN run r ON r.id = a.run_id
-                WHERE a.state IN ('planning', 'running')
+                WHERE a.state IN ('planning', 'running', 'paused')
                 UNION ALL
                 SELECT r.id, r.requested_at FROM run r
                 WHERE r.requested_at > now() - CAST(:unheard_max AS interval)
@@ -162,6 +205,7 @@ def _run(row: RowMapping) -> Run:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         progress=RunProgress.of(run_id, row["seq"] or 0, row["state"] or "planning", sources),
+        desired_state=row["desired_state"],
         source_times={name: _times(published.get(name, {})) for name in sources},
     )
 

@@ -250,7 +250,8 @@ def test_genes_come_from_a_file_or_from_standard_input(stub: Stub, annobus: Anno
 
 
 @pytest.mark.parametrize(
-    ("state", "code"), [("completed", 0), ("completed_with_errors", 3), ("failed", 1)]
+    ("state", "code"),
+    [("completed", 0), ("completed_with_errors", 3), ("cancelled", 3), ("failed", 1)],
 )
 def test_watching_ends_with_the_exit_code_of_the_run(
     stub: Stub, annobus: Annobus, state: str, code: int
@@ -286,6 +287,52 @@ def test_a_socket_that_breaks_is_replaced_by_asking(stub: Stub, annobus: Annobus
     assert ended.returncode == 0, ended.stderr
     assert stub.socket_count == 2
     assert f"run {RUN_ID}: completed" in ended.stdout
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "cancel"])
+def test_a_run_or_a_source_of_it_is_controlled(stub: Stub, annobus: Annobus, action: str) -> None:
+    document = run_document("running", 4)
+    for place in (f"/api/runs/{RUN_ID}", f"/api/runs/{RUN_ID}/sources/hpo"):
+        stub.answer(f"{place}/{action}", document)
+    ended = annobus("runs", action, RUN_ID, "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert f"run {RUN_ID}: {action} is accepted" in ended.stderr
+    ended = annobus("runs", action, RUN_ID, "--source", "hpo", "--json", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == document
+    assert [(method, path) for method, path, _ in stub.asked] == [
+        ("POST", f"/api/runs/{RUN_ID}/{action}"),
+        ("POST", f"/api/runs/{RUN_ID}/sources/hpo/{action}"),
+    ]
+
+
+def test_a_control_that_comes_too_late_is_refused_in_words(stub: Stub, annobus: Annobus) -> None:
+    detail = f"run {RUN_ID} is completed: nobody can pause it any more"
+    problem = {
+        "type": "urn:annobus:problem:run-ended",
+        "title": "The run cannot be controlled any more",
+        "detail": detail,
+    }
+    stub.answer(f"/api/runs/{RUN_ID}/pause", problem, 409)
+    ended = annobus("runs", "pause", RUN_ID, "--url", stub.url)
+    assert ended.returncode == 2
+    assert detail in ended.stderr
+
+
+def test_what_is_paused_or_cancelled_is_shown(stub: Stub, annobus: Annobus) -> None:
+    path = f"/api/runs/{RUN_ID}"
+    cut = counters("cancelled", 10, done=4) | {"cancelled_count": 6}
+    stub.answer(path, run_document("paused", 3, hpo=counters("paused", 10, done=4)))
+    stub.answer(path, run_document("cancelled", 9, hpo=cut))
+    ended = annobus("runs", "watch", RUN_ID, "--url", stub.url)
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "paused: hpo 40% 4 of 10 genes, paused"
+    assert lines[-1] == "cancelled: hpo 40% 4 of 10 genes, cancelled"
+    header, row = ended.stdout.splitlines()[1:]
+    assert header.split() == [
+        *("source", "state", "genes", "done", "no", "data", "failed", "cancelled", "release")
+    ]
+    assert row.split() == ["hpo", "cancelled", "10", "4", "0", "0", "6", "2025-01-16"]
 
 
 def test_an_unknown_run_is_refused_in_words(stub: Stub, annobus: Annobus) -> None:

@@ -12,9 +12,8 @@ from services.chassis.bus import Subscription
 
 
 def subscriptions() -> list[Subscription]:
-    handlers = SimpleNamespace(
-        on_start_run=None, on_decide_release=None, on_annotate_batch=None, sources=SOURCES
-    )
+    names = ("on_start_run", "on_control_run", "hear_control", "on_decide_release")
+    handlers = SimpleNamespace(**dict.fromkeys(names), on_annotate_batch=None, sources=SOURCES)
     engine: Any = None
     return [
         *annotator.subscriptions(cast(annotator.Handlers, handlers)),
@@ -26,7 +25,8 @@ def test_of_the_groups_of_a_topic_one_parks_what_has_no_type() -> None:
     groups = defaultdict(set)
     parking = defaultdict(set)
     for subscription in subscriptions():
-        groups[subscription.topic].add(subscription.group)
+        if subscription.group is not None:
+            groups[subscription.topic].add(subscription.group)
         if subscription.parks_untyped:
             parking[subscription.topic].add(subscription.group)
     assert len(groups[StartRun.topic]) == 2

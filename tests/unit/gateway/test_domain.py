@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.messages import RunProgress, RunState, SourceProgress
+from contracts.messages import (
+    RunCancelled,
+    RunPaused,
+    RunProgress,
+    RunResumed,
+    RunState,
+    SourceProgress,
+)
 from services.gateway import domain, frames
 from services.gateway.frames import Fact
 
@@ -65,6 +72,34 @@ def test_a_run_is_told_in_a_sentence() -> None:
     assert domain.sentence(running) == "hpo: 12,000 of 44,331 genes, 3 failed"
     ended = build_progress("completed", done=5_000, no_data=39_331)
     assert domain.sentence(ended) == "completed: 5,000 annotations, 39,331 without data, 0 failed"
+
+
+def test_what_is_paused_or_cancelled_is_said() -> None:
+    sources = {
+        "hpo": SourceProgress(
+            state="paused", total_count=100, done_count=40, no_data_count=0, failed_count=0
+        )
+    }
+    running = RunProgress.of(RUN_ID, 5, "running", sources)
+    assert domain.sentence(running) == "hpo: 40 of 100 genes, paused"
+    paused = RunProgress.of(RUN_ID, 5, "paused", sources)
+    assert domain.sentence(paused) == "paused; hpo: 40 of 100 genes, paused"
+    cut = sources["hpo"].model_copy(update={"state": "cancelled", "cancelled_count": 60})
+    for state in ("cancelled", "completed"):
+        ended = RunProgress.of(RUN_ID, 6, state, {"hpo": cut})
+        said = f"{state}: 40 annotations, 0 without data, 0 failed, 60 cancelled"
+        assert domain.sentence(ended) == said
+        assert domain.percent(ended) == 40
+
+
+@pytest.mark.parametrize(("source", "place"), [(None, ""), ("hpo", "hpo: ")])
+def test_a_control_is_told_of_the_run_or_of_its_source(source: str | None, place: str) -> None:
+    told = [
+        Fact(number, fact.type, {"source": source})
+        for number, fact in enumerate((RunPaused, RunResumed, RunCancelled))
+    ]
+    said = [orjson.loads(frame)["message"] for frame in frames.facts(build_progress(), told)]
+    assert said == [f"{place}paused", f"{place}resumed", f"{place}cancelled"]
 
 
 def test_a_snapshot_frame_has_what_the_contract_names() -> None:

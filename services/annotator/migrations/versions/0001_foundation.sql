@@ -166,21 +166,24 @@ CREATE INDEX gene_event_of_successor ON gene_event USING gin (successors);
 CREATE TABLE run (
     id uuid PRIMARY KEY,
     state text NOT NULL DEFAULT 'planning'
-        CHECK (state IN ('planning', 'running', 'completed', 'completed_with_errors', 'failed')),
+        CHECK (state IN ('planning', 'running', 'paused', 'completed', 'completed_with_errors',
+                         'failed', 'cancelled')),
     all_genes boolean NOT NULL,
     awaits_catalogue boolean NOT NULL,
     gene_count integer,
     planned_all boolean NOT NULL DEFAULT false,
     open_sources integer NOT NULL CHECK (open_sources >= 0),
+    control_epoch bigint NOT NULL DEFAULT 0,  -- Of the newest control of the run as a whole.
     seq bigint NOT NULL DEFAULT 0,
     started_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
     CHECK ((finished_at IS NOT NULL)
-           = (state IN ('completed', 'completed_with_errors', 'failed'))),
+           = (state IN ('completed', 'completed_with_errors', 'failed', 'cancelled'))),
     CHECK (finished_at IS NULL OR open_sources = 0),
-    CHECK (state <> 'running' OR planned_all)
+    CHECK (state <> 'running' OR planned_all),
+    CHECK (state <> 'paused' OR control_epoch > 0)
 );
-CREATE INDEX run_active ON run (started_at) WHERE state IN ('planning', 'running');
+CREATE INDEX run_active ON run (started_at) WHERE state IN ('planning', 'running', 'paused');
 
 -- The scope of a run over a list: what of it was approved when it was planned. A run over all
 -- genes has no rows here.
@@ -194,21 +197,28 @@ CREATE TABLE run_source (
     run_id uuid NOT NULL REFERENCES run,
     source text NOT NULL REFERENCES source,
     state text NOT NULL DEFAULT 'waiting'
-        CHECK (state IN ('waiting', 'running', 'completed', 'failed')),
+        CHECK (state IN ('waiting', 'running', 'completed', 'failed', 'cancelled')),
+    is_paused boolean NOT NULL DEFAULT false,  -- By itself; that the run is paused says the run.
+    control_epoch bigint NOT NULL DEFAULT 0,  -- Of the newest control of this source alone.
     release_id uuid REFERENCES release,
     total_count integer,
     done_count integer NOT NULL DEFAULT 0 CHECK (done_count >= 0),
     no_data_count integer NOT NULL DEFAULT 0 CHECK (no_data_count >= 0),
     failed_count integer NOT NULL DEFAULT 0 CHECK (failed_count >= 0),
+    cancelled_count integer NOT NULL DEFAULT 0 CHECK (cancelled_count >= 0),
     changed_count integer NOT NULL DEFAULT 0 CHECK (changed_count >= 0),
     problem jsonb,
     started_at timestamptz,
     finished_at timestamptz,
     PRIMARY KEY (run_id, source),
-    CHECK (done_count + no_data_count + failed_count <= coalesce(total_count, 0)),
+    CHECK (done_count + no_data_count + failed_count + cancelled_count
+           <= coalesce(total_count, 0)),
+    CHECK (state = 'cancelled' OR cancelled_count = 0),
+    CHECK (NOT is_paused OR (state IN ('waiting', 'running') AND control_epoch > 0)),
     CHECK (state <> 'running' OR (total_count IS NOT NULL AND release_id IS NOT NULL)),
-    CHECK ((state IN ('completed', 'failed')) = (finished_at IS NOT NULL)),
-    CHECK (finished_at IS NULL OR done_count + no_data_count + failed_count = total_count)
+    CHECK ((state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
+    CHECK (finished_at IS NULL
+           OR done_count + no_data_count + failed_count + cancelled_count = total_count)
 );
 CREATE INDEX run_source_open ON run_source (source) WHERE state IN ('waiting', 'running');
 
@@ -222,7 +232,7 @@ CREATE TABLE batch (
     release_id uuid REFERENCES release,
     genes text[] NOT NULL DEFAULT '{}',
     state text NOT NULL DEFAULT 'pending'
-        CHECK (state IN ('pending', 'queued', 'leased', 'done', 'dead')),
+        CHECK (state IN ('pending', 'queued', 'leased', 'done', 'dead', 'cancelled')),
     attempt integer NOT NULL DEFAULT 0,
     checkpoint integer NOT NULL DEFAULT 0,
     lease_token bigint NOT NULL DEFAULT 0,
@@ -239,7 +249,8 @@ CREATE TABLE batch (
     -- A half-set lease would be invisible to every query for ever.
     CHECK ((state = 'leased') = (lease_owner IS NOT NULL AND lease_until IS NOT NULL)),
     CHECK ((lease_owner IS NULL) = (lease_until IS NULL)),
-    CHECK ((state IN ('done', 'dead')) = (finished_at IS NOT NULL)),
+    CHECK ((state IN ('done', 'dead', 'cancelled')) = (finished_at IS NOT NULL)),
+    CHECK (state <> 'cancelled' OR kind = 'fetch'),  -- What is the source's own, no run ends.
     CHECK (state <> 'dead' OR problem IS NOT NULL)
 );
 CREATE UNIQUE INDEX batch_one_open_release ON batch (source)
@@ -259,7 +270,13 @@ CREATE TRIGGER run_ordered AFTER INSERT ON run
 CREATE TRIGGER batch_cut AFTER INSERT ON batch
     FOR EACH STATEMENT EXECUTE FUNCTION wake_planner();
 CREATE TRIGGER batch_left AFTER UPDATE OF state ON batch FOR EACH ROW
-    WHEN (old.state <> new.state AND new.state IN ('pending', 'done', 'dead'))
+    WHEN (old.state <> new.state AND new.state IN ('pending', 'done', 'dead', 'cancelled'))
+    EXECUTE FUNCTION wake_planner();
+CREATE TRIGGER run_resumed AFTER UPDATE OF state ON run FOR EACH ROW
+    WHEN (old.state = 'paused' AND new.state IN ('planning', 'running'))
+    EXECUTE FUNCTION wake_planner();
+CREATE TRIGGER run_source_resumed AFTER UPDATE OF is_paused ON run_source FOR EACH ROW
+    WHEN (old.is_paused AND NOT new.is_paused)
     EXECUTE FUNCTION wake_planner();
 
 CREATE TABLE run_fact (
@@ -479,8 +496,9 @@ CREATE VIEW run_v1 AS
 SELECT id AS run_id, state, seq, gene_count, planned_all, started_at, finished_at FROM run;
 
 CREATE VIEW run_source_v1 AS
-SELECT rs.run_id, rs.source, rs.state, rs.total_count, rs.done_count, rs.no_data_count,
-       rs.failed_count, rs.changed_count, r.version AS release,
+SELECT rs.run_id, rs.source, CASE WHEN rs.is_paused THEN 'paused' ELSE rs.state END AS state,
+       rs.total_count, rs.done_count, rs.no_data_count, rs.failed_count, rs.cancelled_count,
+       rs.changed_count, r.version AS release,
        coalesce(r.synthetic, false) AS synthetic, rs.problem, rs.started_at, rs.finished_at
 FROM run_source rs LEFT JOIN release r ON r.id = rs.release_id;
 
