@@ -35,7 +35,7 @@ from tests.system import SharedCluster
 MALFORMED = "urn:annobus:problem:malformed-message"
 UNKNOWN = "urn:annobus:problem:unknown-message"
 ACCEPTED = (
-    "accepted is annobus.run.start.v1 or annobus.release.decide.v1 or"
+    "accepted is annobus.run.start.v1 or annobus.run.control.v1 or annobus.release.decide.v1 or"
     " annobus.namespace.invalidate.v1"
 )
 TOPIC_BYTES_MAX = 1_048_588  # Kafka's default for a topic, framing included.
