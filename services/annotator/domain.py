@@ -30,7 +30,11 @@ from services.annotator.errors import (
     ReleaseRefused,
     SchemaChanged,
     StagingCrowded,
+    UpstreamOversized,
+    UpstreamRefused,
     UpstreamShut,
+    UpstreamTruncated,
+    UpstreamUnavailable,
 )
 from services.chassis.errors import PermanentError
 
@@ -46,6 +50,10 @@ NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 SHOWN_BYTES = 40  # Before and behind it.
 
 ATTEMPTS_MAX = 5
+# Before a page that the upstream fails at is halved: fewer than open its breaker.
+WHOLE_ATTEMPTS = 3
+# Times that a page is halved before any gene was answered: three bad ones leave a quarter without.
+BLIND_HALVINGS_MAX = 2
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 CHANGE_BUCKETS = 8  # Streams of changes per source.
@@ -437,6 +445,7 @@ class Batch:
     lease_token: int
     claimed_at: datetime  # The database's clock: whatever is fetched now is no older.
     control_epoch: int = 0  # The newest control of its run that the claim knew.
+    halvings: int = 0  # How often what it is a part of failed and was halved.
 
 
 @dataclass(frozen=True)
@@ -454,6 +463,28 @@ class Counts:
 COULD_NOT_BEGIN = (ReleaseMissing, StagingCrowded, UpstreamShut)
 
 
+# What an upstream says of a page, and may say because of one gene of it.
+OF_A_PAGE = (SchemaChanged, UpstreamRefused, UpstreamOversized, UpstreamTruncated)
+
+
+def is_suspect(batch: Batch, error: Exception) -> bool:
+    """Whether one of the batch's genes may be what fails, so that the others are better off
+    without it. Of an upstream that does not answer at all, no gene is the cause."""
+    if batch.kind != "fetch":
+        return False
+    if isinstance(error, UpstreamUnavailable) and not error.is_answer:
+        return False
+    if not isinstance(error, (*OF_A_PAGE, UpstreamUnavailable)):
+        return False
+    is_permanent = isinstance(error, PermanentError)
+    return is_permanent or batch.halvings > 0 or batch.attempt >= WHOLE_ATTEMPTS
+
+
+def backoff(attempt: int) -> timedelta:
+    seconds = min(BACKOFF_FIRST_SECONDS * 2.0 ** (attempt - 1), BACKOFF_SECONDS_MAX)
+    return timedelta(seconds=seconds * uniform(0.8, 1.2))
+
+
 def retry_after(attempt: int, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
     if isinstance(error, UpstreamShut):  # Not all of them at that moment.
@@ -462,11 +493,11 @@ def retry_after(attempt: int, error: Exception) -> timedelta | None:
         return timedelta(seconds=BACKOFF_FIRST_SECONDS)
     if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:
         return None
-    seconds = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
     if isinstance(error, RateLimited) and error.retry_after_seconds is not None:
+        seconds = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
         # Never before the upstream said; a little after, so that not all come back at once.
         return timedelta(seconds=max(seconds, error.retry_after_seconds) * uniform(1.0, 1.2))
-    return timedelta(seconds=seconds * uniform(0.8, 1.2))
+    return backoff(attempt)
 
 
 def changes(source: str, release_id: UUID | None, genes: Sequence[str]) -> list[AnnotationsChanged]:

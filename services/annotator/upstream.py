@@ -224,7 +224,7 @@ async def _raise_for_status(response: httpx2.Response) -> None:
     if status == 403:
         raise UpstreamBlocked(detail)
     if status == 408 or status >= 500:
-        raise UpstreamUnavailable(detail)
+        raise UpstreamUnavailable(detail, is_answer=status >= 500)
     raise UpstreamRefused(detail)
 
 

@@ -241,7 +241,10 @@ CREATE TABLE batch (
     next_attempt_at timestamptz NOT NULL DEFAULT now(),
     queued_at timestamptz,
     finished_at timestamptz,
+    failing_since timestamptz,  -- The first failure of what it is, or is a part of.
+    halvings integer NOT NULL DEFAULT 0,  -- How often what it is a part of failed and was halved.
     problem jsonb,
+    CHECK (halvings = 0 OR (kind = 'fetch' AND failing_since IS NOT NULL)),
     CHECK ((kind = 'fetch') = (run_id IS NOT NULL)),
     CHECK ((kind = 'store') = (release_id IS NOT NULL)),
     CHECK ((kind = 'release') = (genes = '{}')),
@@ -257,6 +260,8 @@ CREATE UNIQUE INDEX batch_one_open_release ON batch (source)
     WHERE kind = 'release' AND state NOT IN ('done', 'dead');
 CREATE INDEX batch_pending ON batch (source, run_id, id) WHERE state = 'pending';
 CREATE INDEX batch_in_flight ON batch (source) WHERE state IN ('queued', 'leased');
+CREATE INDEX batch_part ON batch (run_id, source)
+    WHERE halvings > 0 AND state IN ('pending', 'queued', 'leased');
 CREATE INDEX batch_of_release ON batch (release_id) WHERE kind = 'store';
 
 -- Who plans and feeds is woken by what gives it work; it looks at the tables itself.
