@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.annotator.domain import ATTEMPTS_MAX, BLIND_HALVINGS_MAX, Batch
-from services.annotator.errors import LeaseLost
+from services.annotator.errors import LeaseLost, ReleaseMissing
 from services.chassis.errors import Problem
 
 LEASE = timedelta(seconds=6)
@@ -25,21 +25,24 @@ WINDOW = 32
 SWEPT_MAX = 500
 
 
-async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> None:
-    """Have somebody look what is new at these sources, unless somebody does already.
+async def open_release_batches(
+    tx: AsyncConnection, sources: Iterable[str], *, is_forced: bool = False
+) -> None:
+    """Have somebody look what is new at these sources, unless somebody does already. Who has begun
+    when this one is forced begins anew.
 
     A batch that is open stays locked until the caller commits: whoever finishes it then sees
     what the caller wrote, and a run that waits for it is never forgotten.
     """
     await tx.execute(
         text("""
-            INSERT INTO batch (kind, source)
-            SELECT 'release', name FROM unnest(CAST(:sources AS text[])) AS s (name)
+            INSERT INTO batch (kind, source, is_forced)
+            SELECT 'release', name, :is_forced FROM unnest(CAST(:sources AS text[])) AS s (name)
             ORDER BY name  -- One order for all, so that two of these cannot deadlock.
             ON CONFLICT (source) WHERE kind = 'release' AND state NOT IN ('done', 'dead')
-            DO UPDATE SET source = excluded.source  -- Only for the lock.
+            DO UPDATE SET is_forced = batch.is_forced OR excluded.is_forced  -- And for the lock.
         """),
-        {"sources": sorted(sources)},
+        {"sources": sorted(sources), "is_forced": is_forced},
     )
 
 
@@ -61,7 +64,7 @@ async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch 
                   WHERE run.id = batch.run_id AND rs.source = batch.source
                     AND run.state = 'running' AND NOT rs.is_paused))
             RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
-                      halvings, lease_token, clock_timestamp() AS claimed_at, coalesce((
+                      is_forced, halvings, lease_token, clock_timestamp() AS claimed_at, coalesce((
                           SELECT greatest(run.control_epoch, rs.control_epoch)
                           FROM run JOIN run_source rs ON rs.run_id = run.id
                           WHERE run.id = batch.run_id AND rs.source = batch.source), 0)
@@ -109,17 +112,20 @@ async def save_checkpoint(tx: AsyncConnection, batch: Batch, gene_count: int) ->
 
 
 async def finish_batch(tx: AsyncConnection, batch: Batch) -> None:
-    """Raises LeaseLost."""
-    finished = await tx.execute(
+    """Raises LeaseLost, and ReleaseMissing when it was forced since it was claimed."""
+    is_forced = await tx.scalar(
         text("""
             UPDATE batch SET state = 'done', finished_at = now(), lease_owner = NULL,
                              lease_until = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+            RETURNING is_forced
         """),
         {"batch_id": batch.id, "token": batch.lease_token},
     )
-    if finished.rowcount == 0:
+    if is_forced is None:
         raise LeaseLost(batch.id, batch.lease_token)
+    if is_forced and not batch.is_forced:
+        raise ReleaseMissing(f"{batch.source} is to be read anew, which was ordered meanwhile")
 
 
 async def give_back_batch(

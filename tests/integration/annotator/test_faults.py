@@ -25,6 +25,7 @@ from tests.integration.annotator.small_release import keep_unchanged, write_rele
 from tests.system import Database, Mirror
 
 HOUR_SECONDS = 3_600.0
+PASSES_MAX = 4 * ATTEMPTS_MAX  # A batch and, if it is halved twice, its parts, with one to spare.
 ORDER_SECONDS = 600.0  # Somebody orders a run so often, whatever became of the one before.
 GENES_IN_TWO_PAGES = PAGE_SIZE + 50
 
@@ -47,13 +48,13 @@ async def known(desk: Desk) -> Desk:
 
 async def end(desk: Desk, run_id: UUID) -> str:
     """Work and let time pass until a run has ended; returns how."""
-    for _ in range(2 * ATTEMPTS_MAX + 1):
+    for _ in range(PASSES_MAX):
         await desk.work()
         row = await desk.row("SELECT state FROM run WHERE id = :id", id=run_id)
         if row.state not in ("planning", "running"):
             return str(row.state)
         await desk.skip(HOUR_SECONDS)
-    raise AssertionError(f"run {run_id} is {row.state} after twice as many attempts as it has")
+    raise AssertionError(f"run {run_id} is {row.state} after {PASSES_MAX} passes")
 
 
 async def read_values(desk: Desk) -> list[Any]:

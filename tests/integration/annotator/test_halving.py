@@ -95,7 +95,6 @@ async def test_one_gene_that_always_fails_is_dead_and_its_99_neighbours_are_stor
     assert dead.problem["type"] == f"urn:annobus:problem:{kind}"
     # A part that fails before another is answered waits for that once.
     levels = ceil(log2(100))
-    print("CALLS", len(ward.server.asked))
     assert len(ward.server.asked) <= calls_max(100, whole, single) + levels
     assert ward.server.calls_for(str(bad[3])) <= whole + 2 * levels + single
 

@@ -168,6 +168,9 @@ CREATE TABLE run (
     state text NOT NULL DEFAULT 'planning'
         CHECK (state IN ('planning', 'running', 'paused', 'completed', 'completed_with_errors',
                          'failed', 'cancelled')),
+    strategy text NOT NULL DEFAULT 'full'
+        CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
+    retries uuid REFERENCES run,  -- The run whose failures it works again, and nothing else.
     all_genes boolean NOT NULL,
     awaits_catalogue boolean NOT NULL,
     gene_count integer,
@@ -180,6 +183,7 @@ CREATE TABLE run (
     CHECK ((finished_at IS NOT NULL)
            = (state IN ('completed', 'completed_with_errors', 'failed', 'cancelled'))),
     CHECK (finished_at IS NULL OR open_sources = 0),
+    CHECK (retries IS NULL OR (strategy = 'full' AND retries <> id)),
     CHECK (state <> 'running' OR planned_all),
     CHECK (state <> 'paused' OR control_epoch > 0)
 );
@@ -242,8 +246,10 @@ CREATE TABLE batch (
     queued_at timestamptz,
     finished_at timestamptz,
     failing_since timestamptz,  -- The first failure of what it is, or is a part of.
+    is_forced boolean NOT NULL DEFAULT false,  -- Whatever is published is downloaded and matched.
     halvings integer NOT NULL DEFAULT 0,  -- How often what it is a part of failed and was halved.
     problem jsonb,
+    CHECK (NOT is_forced OR kind = 'release'),
     CHECK (halvings = 0 OR (kind = 'fetch' AND failing_since IS NOT NULL)),
     CHECK ((kind = 'fetch') = (run_id IS NOT NULL)),
     CHECK ((kind = 'store') = (release_id IS NOT NULL)),
