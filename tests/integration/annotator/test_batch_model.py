@@ -559,6 +559,18 @@ class Runs(RuleBasedStateMachine):
             self.do(self.deliver(worker, batch.id))
             work = worker.tasks[batch.id]
 
+    @precondition(lambda self: self.claimable())
+    @rule(data=st.data(), failure=st.sampled_from(["answered 500", "answered 400"]))
+    def every_page_of_a_run_fails(self, data: st.DataObject, failure: Failure) -> None:
+        """No gene of any is the cause, and soon one knows."""
+        worker, first = self.draw(data, self.claimable())
+        for batch in [one for one in self.batches.values() if one.run is first.run]:
+            if batch.id in self.hinted and self.may_claim(worker, batch):
+                self.do(self.deliver(worker, batch.id))
+                work = worker.tasks.get(batch.id)
+                if work is not None and self.holds(work):
+                    self.do(self.fail(worker, work, failure))
+
     async def fail(self, worker: Worker, work: Task, failure: Failure) -> None:
         batch = work.batch
         worker.upstream.calls[batch.id].set_exception(ERRORS[failure]())
