@@ -1,27 +1,22 @@
 """Kafka and PostgreSQL are killed and frozen, sessions are ended in the middle of transactions, and
 services are frozen and come back to a world that went on without them."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from random import Random
-from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 
-from infra.cluster import Cluster
-from infra.supervisor import Supervisor
 from services.annotator.failpoints import Failpoint as Annotator
 from services.cache.failpoints import Failpoint as Cache
-from services.cli.migrate import declare_sources, migrate_schemas
 from services.gateway.failpoints import Failpoint as Gateway
 from tests.faults import schedule
 from tests.faults.faults import FaultSpec, Hit
-from tests.faults.matrix import System, die_often, open_system
-from tests.system import Mirror, open_database
+from tests.faults.matrix import System
+from tests.faults.servers import open_servers
+from tests.system import Mirror
 
-TEMPLATE = "faults_template"
 # Longer than a lease, the grace, and the time in which the other one is given the partitions.
 ZOMBIE_SECONDS = 10.0
 
@@ -37,7 +32,7 @@ def kill_kafka(random: Random) -> list[FaultSpec]:
 
 
 def freeze_kafka(random: Random) -> list[FaultSpec]:
-    return [FaultSpec("freeze", "kafka", in_the_middle(random), schedule.frozen_seconds())]
+    return [FaultSpec("freeze", "kafka", in_the_middle(random), schedule.FROZEN_SECONDS)]
 
 
 def kill_postgres(random: Random) -> list[FaultSpec]:
@@ -45,7 +40,7 @@ def kill_postgres(random: Random) -> list[FaultSpec]:
 
 
 def freeze_postgres(random: Random) -> list[FaultSpec]:
-    return [FaultSpec("freeze", "postgres", in_the_middle(random), schedule.frozen_seconds())]
+    return [FaultSpec("freeze", "postgres", in_the_middle(random), schedule.FROZEN_SECONDS)]
 
 
 def end_sessions(random: Random) -> list[FaultSpec]:
@@ -62,15 +57,13 @@ def end_sessions(random: Random) -> list[FaultSpec]:
 
 def storm(random: Random) -> list[FaultSpec]:
     return [
-        FaultSpec(
-            "terminate_backends", "postgres", in_the_middle(random), schedule.frozen_seconds()
-        )
+        FaultSpec("terminate_backends", "postgres", in_the_middle(random), schedule.FROZEN_SECONDS)
     ]
 
 
 def freeze_services(random: Random) -> list[FaultSpec]:
     return [
-        FaultSpec("freeze", name, in_the_middle(random), schedule.frozen_seconds())
+        FaultSpec("freeze", name, in_the_middle(random), schedule.FROZEN_SECONDS)
         for name in (f"annotator-{random.randint(0, 1)}", "cache", "gateway")
     ]
 
@@ -87,39 +80,13 @@ ROUNDS: Sequence[Callable[[Random], list[FaultSpec]]] = (
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def servers(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[tuple[Cluster, Supervisor]]:
-    """A PostgreSQL and a Kafka that nobody else needs."""
-    cluster = Cluster(tmp_path_factory.mktemp("servers") / "state", {})
-    await cluster.prepare()
-    with die_often():
-        async with Supervisor() as supervisor:
-            await supervisor.add(*cluster.processes)
-            await cluster.create_database(TEMPLATE)
-            owner = cluster.environment(TEMPLATE)["ANNOBUS_DATABASE_URL"]
-            await asyncio.to_thread(migrate_schemas, owner)
-            await declare_sources(owner)
-            yield cluster, supervisor
-    cluster.close()
-    cluster.remove()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(
-    servers: tuple[Cluster, Supervisor], mirror: Mirror, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[System]:
-    cluster, _ = servers
-    folder, prefix = tmp_path_factory.mktemp("servers"), f"servers-{uuid4().hex[:8]}."
-    async with (
-        open_database(cluster, "servers", TEMPLATE) as database,
-        open_system(database, prefix, mirror, folder, servers=servers) as system,
-    ):
+async def system(mirror: Mirror, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    async with open_servers(tmp_path_factory.mktemp("servers"), mirror) as system:
         yield system
 
 
 @pytest.mark.parametrize("faults", ROUNDS)
-@pytest.mark.parametrize("seed", schedule.seeds())
+@pytest.mark.parametrize("seed", schedule.SEEDS)
 async def test_a_run_ends_well_though(
     system: System, seed: int, faults: Callable[[Random], list[FaultSpec]]
 ) -> None:
@@ -127,7 +94,7 @@ async def test_a_run_ends_well_though(
     await system.run(*faults(random), random=random)
 
 
-@pytest.mark.parametrize("seed", schedule.seeds())
+@pytest.mark.parametrize("seed", schedule.SEEDS)
 async def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
     system: System, seed: int
 ) -> None:
