@@ -11,13 +11,14 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import asyncpg
 
 from infra.supervisor import Supervisor
 from services.chassis.failpoints import Failpoint as AnyService
 from tests.e2e.running import Fired, Running
+from tests.faults.proxy import NetworkKind, Proxy
 from tests.system import Database
 
 Kind = Literal[
@@ -29,6 +30,7 @@ Kind = Literal[
     "kill_in_stop",  # SIGTERM, and SIGKILL in the middle of stopping in order.
     "quit",  # SIGQUIT, at which PostgreSQL stops without writing a checkpoint.
     "terminate_backends",  # PostgreSQL ends sessions of services in the middle of transactions.
+    NetworkKind,  # Between services and whom they talk to.
 ]
 DEADLY: frozenset[Kind] = frozenset({"kill", "kill_in_stop", "stop_in_start"})  # With a SIGKILL.
 
@@ -40,6 +42,7 @@ STOP_TWICE_PAUSE_SECONDS = 0.05
 POLL_SECONDS = 0.01
 STORM_PAUSE_SECONDS = 0.2
 SESSIONS_MAX = 100
+UPSTREAM = "upstream"  # Who asks it does so while it works; all others talk all the time.
 SERVICES = ("annotator", "cache", "gateway")
 
 
@@ -99,6 +102,7 @@ class Striker:
     ready: Mapping[str, Callable[[], Awaitable[bool]]]
     random: Random
     names: dict[int, str] = field(default_factory=dict)  # Of all processes there were.
+    network: Mapping[str, Proxy] = field(default_factory=dict)
     # Set when nothing is left to do: a point that was not hit will not be.
     nothing_left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -112,14 +116,14 @@ class Striker:
             self.running.arm(service, fault.at.point, fault.at.hits, send)
 
     async def strike(self, fault: FaultSpec, began: float, *, alone: bool) -> Strike | None:
-        """None when its point was not reached, and there were others that may be why."""
+        """None when it struck nobody, and there were others that may be why."""
         try:
             if isinstance(fault.at, Hit):
                 return await self._at_point(fault, fault.at.point)
             await asyncio.sleep(max(0.0, began + fault.at - time.time()))
             return await self._at_moment(fault)
         except FaultMissed:
-            if alone or not isinstance(fault.at, Hit):
+            if alone or not (isinstance(fault.at, Hit) or fault.target == UPSTREAM):
                 raise
             return None
         finally:
@@ -127,7 +131,7 @@ class Striker:
                 self.running.disarm(fault.target.partition("-")[0], fault.at.point)
 
     async def _at_moment(self, fault: FaultSpec) -> Strike:
-        strikes: Mapping[Kind, Callable[[FaultSpec], Awaitable[Strike]]] = {
+        strikes: dict[Kind, Callable[[FaultSpec], Awaitable[Strike]]] = {
             "kill": self._kill,
             "freeze": self._freeze,
             "stop": self._stop,
@@ -137,6 +141,7 @@ class Striker:
             "quit": self._quit,
             "terminate_backends": self._storm,
         }
+        strikes |= dict.fromkeys(get_args(NetworkKind), self._suffer)
         return await strikes[fault.kind](fault)
 
     async def _kill(self, fault: FaultSpec) -> Strike:
@@ -291,6 +296,15 @@ class Striker:
             await asyncio.sleep(STORM_PAUSE_SECONDS)
         if ended == 0:
             raise FaultMissed(f"{fault}: no session was ended")
+        return Strike(struck, time.time(), await self._all_ready())
+
+    async def _suffer(self, fault: FaultSpec) -> Strike:
+        struck = time.time()
+        proxy = self.network[fault.target]
+        assert fault.kind in get_args(NetworkKind)
+        await proxy.suffer(cast("NetworkKind", fault.kind), fault.seconds, self.random)
+        if not proxy.struck:
+            raise FaultMissed(f"{fault}: nobody said anything")
         return Strike(struck, time.time(), await self._all_ready())
 
     async def _all_ready(self) -> float:

@@ -2,18 +2,21 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 
 import httpx2
 import pytest
 
 from contracts.messages import ControlAction
 from infra import supervisor
+from infra.addresses import KAFKA_BOOTSTRAP
 from infra.cluster import Cluster
 from infra.mirror.hgnc import COMPLETE_SET
 from infra.supervisor import Supervisor
@@ -22,9 +25,10 @@ from tests.e2e.running import Running, run_services
 from tests.faults.checker import violations
 from tests.faults.client import Client
 from tests.faults.evidence import Tap, current_values, gather, install_audit, settle
-from tests.faults.faults import FaultSpec, Strike, Striker
+from tests.faults.faults import UPSTREAM, FaultSpec, Strike, Striker
 from tests.faults.history import History, Recovery, Usage, Value
 from tests.faults.journal import Journal
+from tests.faults.proxy import Proxy
 from tests.faults.usage import USED_MORE_MAX, Used, measure
 from tests.system import Database, Mirror, http_client
 from tests.waiting import until
@@ -66,6 +70,7 @@ class System:
     tap: Tap
     ready: Mapping[str, Ready]
     genes: Sequence[str]
+    network: Mapping[str, Proxy] = field(default_factory=dict)
     calls_per_second: float = 0.0
     journal: Journal = field(default_factory=Journal)
     expected: Sequence[Value] = ()
@@ -102,7 +107,13 @@ class System:
     ) -> Outcome:
         await self.forget()
         striker = Striker(
-            self.running, self.supervisors, self.database, self.ready, random, self.names
+            self.running,
+            self.supervisors,
+            self.database,
+            self.ready,
+            random,
+            self.names,
+            self.network,
         )
         client = Client(self.running.url, journal=self.journal)
         for fault in faults:
@@ -151,7 +162,10 @@ class System:
             recoveries=_recoveries(struck, settled),
             disturbed=[(strike.struck, strike.ready or settled) for _, strike in struck],
             calls=calls,
-            calls_per_second=self.calls_per_second,
+            # Who is behind a network that holds things up does not see when they were sent.
+            calls_per_second=0.0
+            if any(fault.target == UPSTREAM for fault, _ in struck)
+            else self.calls_per_second,
             unread=await self.unread(),
             usage=await self.usage(),
         )
@@ -287,19 +301,25 @@ async def open_system(
     *,
     annotators: int = 2,
     servers: tuple[Cluster, Supervisor] | None = None,
+    network: Mapping[str, Proxy] = MappingProxyType({}),
     calls_per_second: float = 0.0,
     genes_max: int = GENES,
 ) -> AsyncIterator[System]:
     """A system over a few thousand genes, with one run behind it in which nothing failed.
 
-    `servers` are given when faults are to hit them: then they are nobody else's.
+    `servers` are given when faults are to hit them: then they are nobody else's. `network` has the
+    proxies that services are to talk through.
     """
     genes = await write_genes(database, mirror, genes_max)
     async with database.connect() as owner:
         await install_audit(owner)
-    upstreams = _Limited(mirror, calls_per_second)
+    addressed, upstreams = _through(network, database, mirror)
     async with run_services(
-        database, topic_prefix, upstreams, folder, annotators=annotators
+        addressed,
+        topic_prefix,
+        _Limited(upstreams, calls_per_second),
+        folder,
+        annotators=annotators,
     ) as running:
         tap = Tap(database.environment["ANNOBUS_KAFKA_BOOTSTRAP"], topic_prefix)
         ready, supervisors = running.readiness(), [running.supervisor]
@@ -307,7 +327,17 @@ async def open_system(
             cluster, keeper = servers
             ready |= {process.name: process.ready for process in cluster.processes}
             supervisors.append(keeper)
-        system = System(running, supervisors, database, mirror, tap, ready, genes, calls_per_second)
+        system = System(
+            running,
+            supervisors,
+            database,
+            mirror,
+            tap,
+            ready,
+            genes,
+            network=network,
+            calls_per_second=calls_per_second,
+        )
         naming = asyncio.create_task(system.keep_names())
         try:
             await _learn(system)
@@ -316,6 +346,22 @@ async def open_system(
             naming.cancel()
             with suppress(asyncio.CancelledError):
                 await naming
+
+
+def _through(
+    network: Mapping[str, Proxy], database: Database, mirror: Mirror
+) -> tuple[Database, Mirror]:
+    """The same, by the addresses of their proxies."""
+    if not network:
+        return database, mirror
+    environment = {}
+    for name, address in database.environment.items():
+        proxy = network["kafka" if name == KAFKA_BOOTSTRAP else "postgres"]
+        environment[name] = re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{proxy.port}", address)
+    return (
+        Database(database.name, environment),
+        Mirror(f"http://127.0.0.1:{network['upstream'].port}"),
+    )
 
 
 @dataclass(frozen=True)

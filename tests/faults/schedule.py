@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
+from typing import get_args
 
 from services.annotator.failpoints import Failpoint as Annotator
 from services.cache.failpoints import Failpoint as Cache
@@ -11,6 +12,7 @@ from services.chassis.failpoints import Failpoint as Every
 from services.gateway.failpoints import Failpoint as Gateway
 from tests.faults.faults import FaultSpec, Hit
 from tests.faults.matrix import ControlAt
+from tests.faults.proxy import NetworkKind
 
 SEEDS = (1, 2, 3)  # Of the tests that are always run.
 FROZEN_SECONDS = 3.0  # In these tests; schedules have longer ones, too.
@@ -127,6 +129,12 @@ def _storm(random: Random) -> FaultSpec:
     return FaultSpec("terminate_backends", "postgres", _at(random), random.uniform(2.0, 6.0))
 
 
+def _network(random: Random) -> FaultSpec:
+    kind = random.choice(get_args(NetworkKind))
+    target = random.choice(["postgres", "kafka", "upstream"])
+    return FaultSpec(kind, target, _at(random), random.uniform(1.0, 8.0))
+
+
 OTHERS: Sequence[Callable[[Random], FaultSpec]] = (
     _stop,
     _kill_in_stop,
@@ -138,4 +146,5 @@ OTHERS: Sequence[Callable[[Random], FaultSpec]] = (
     _break_postgres,
     _freeze_postgres,
     _storm,
+    _network,
 )

@@ -4,6 +4,7 @@ services are frozen and come back to a world that went on without them."""
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import pytest
 import pytest_asyncio
@@ -14,9 +15,11 @@ from services.gateway.failpoints import Failpoint as Gateway
 from tests.faults import schedule
 from tests.faults.faults import FaultSpec, Hit
 from tests.faults.matrix import System
+from tests.faults.proxy import NetworkKind
 from tests.faults.servers import open_servers
 from tests.system import Mirror
 
+NETWORK: Sequence[NetworkKind] = get_args(NetworkKind)
 # Longer than a lease, the grace, and the time in which the other one is given the partitions.
 ZOMBIE_SECONDS = 10.0
 
@@ -68,6 +71,22 @@ def freeze_services(random: Random) -> list[FaultSpec]:
     ]
 
 
+def break_network(target: str, random: Random) -> list[FaultSpec]:
+    """One kind after another."""
+    return [
+        FaultSpec(kind, target, 0.2 + 1.3 * number, 1.0)
+        for number, kind in enumerate(random.sample(NETWORK, len(NETWORK)))
+    ]
+
+
+def break_network_to_postgres(random: Random) -> list[FaultSpec]:
+    return break_network("postgres", random)
+
+
+def break_network_to_kafka(random: Random) -> list[FaultSpec]:
+    return break_network("kafka", random)
+
+
 ROUNDS: Sequence[Callable[[Random], list[FaultSpec]]] = (
     kill_kafka,
     freeze_kafka,
@@ -76,6 +95,8 @@ ROUNDS: Sequence[Callable[[Random], list[FaultSpec]]] = (
     end_sessions,
     storm,
     freeze_services,
+    break_network_to_postgres,
+    break_network_to_kafka,
 )
 
 
@@ -92,6 +113,14 @@ async def test_a_run_ends_well_though(
 ) -> None:
     random = Random(f"{seed} {faults.__name__}")
     await system.run(*faults(random), random=random)
+
+
+@pytest.mark.parametrize("kind", NETWORK)
+async def test_a_run_ends_well_though_the_way_to_its_upstreams_is_bad(
+    system: System, kind: NetworkKind
+) -> None:
+    fault = FaultSpec(kind, "upstream", 0.0, 2.0)
+    await system.run(fault, random=Random(1))
 
 
 @pytest.mark.parametrize("seed", schedule.SEEDS)
