@@ -187,8 +187,9 @@ def fenced_writes(history: History) -> list[str]:
 
 
 def _needs_lease(write: BatchWrite) -> bool:
+    """A lease that was over may be swept by anybody, and a batch of a cancelled run be taken away."""
     swept = write.new_state == "pending" and write.lease_over
-    return write.old_state == "leased" and not swept
+    return write.old_state == "leased" and not swept and write.new_state != "cancelled"
 
 
 def wrong_values(history: History) -> list[str]:

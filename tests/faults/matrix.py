@@ -105,7 +105,7 @@ class System:
         invalidates: bool = False,
         controls: Sequence[ControlAt] = (),
     ) -> Outcome:
-        await self.forget()
+        await self.forget(everywhere=any(action == "cancel" for _, action in controls))
         striker = Striker(
             self.running,
             self.supervisors,
@@ -203,14 +203,20 @@ class System:
             await until(ready, f"{name} is ready", READY_SECONDS_MAX)
         return at
 
-    async def forget(self) -> None:
+    async def forget(self, *, everywhere: bool) -> None:
         """Let everything be annotated anew: no values, and a newer catalogue of the same genes, so
-        that each release is staged again."""
+        that each release is staged again. A run that is cancelled will not write all values again:
+        documents must not have them, either."""
         async with self.database.connect() as owner, owner.transaction():
             await owner.execute("SET LOCAL lock_timeout = '10s'")
             await owner.execute("TRUNCATE annotator.annotation, annotator.checked")
             await owner.execute("DELETE FROM annotator.batch")
             await owner.execute("TRUNCATE audit.batch_write, audit.announced")
+            if everywhere:
+                await owner.execute(
+                    """INSERT INTO cache.dirty_gene SELECT hgnc_id FROM cache.gene
+                       ON CONFLICT DO NOTHING"""
+                )
         async with self.database.begin("annotator") as tx:
             await build_release(tx, "hgnc", "few")
 

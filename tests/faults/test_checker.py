@@ -120,6 +120,12 @@ def test_a_run_that_was_cancelled_may_end_so() -> None:
     assert violations(CANCELLED) == {}
 
 
+def test_a_batch_of_a_cancelled_run_may_be_taken_from_its_worker() -> None:
+    claim = replace(CLAIM, batch_id="c")
+    taken = write(batch_id="c", writer=OTHER, new_state="cancelled", step=0)
+    assert violations(replace(CANCELLED, writes=(*GOOD.writes, claim, taken))) == {}
+
+
 def test_poison_that_was_parked_is_no_violation() -> None:
     assert violations(replace(GOOD, poison=("t/0/1",), dead_letters=("t/0/1",))) == {}
 
