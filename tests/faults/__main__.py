@@ -56,8 +56,10 @@ class Figures:
             if strike is None:
                 self.missed += 1
                 continue
-            self.faults[f"{fault.kind} {fault.target.partition('-')[0]}"] += 1
+            how = f" {fault.how['kind']}" if fault.how else ""
+            self.faults[f"{fault.kind} {fault.target.partition('-')[0]}{how}"] += 1
             self.kills += fault.kind in DEADLY
+        self.kills += outcome.killed_others
         struck = [strike for _, strike in outcome.strikes if strike is not None]
         self.reworked += reworked_seconds(outcome.history.writes, struck)
         for one in outcome.history.recoveries:

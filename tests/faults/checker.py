@@ -187,7 +187,7 @@ def fenced_writes(history: History) -> list[str]:
 
 
 def _needs_lease(write: BatchWrite) -> bool:
-    """A lease that was over may be swept by anybody, and a batch of a cancelled run be taken away."""
+    """Anybody may sweep a lease that is over, and take away the batch of a cancelled run."""
     swept = write.new_state == "pending" and write.lease_over
     return write.old_state == "leased" and not swept and write.new_state != "cancelled"
 
@@ -262,10 +262,13 @@ def leftovers(history: History) -> list[str]:
     """Nothing that only the machine did to us is parked, and what nobody can handle is, once."""
     letters = Counter(history.dead_letters)
     wrong = [f"dead letter: {letter}" for letter in letters if letter not in history.poison]
+    # Who is killed between a letter and its offset writes the letter again: the poison is a fault
+    # itself, and one more may have been in the way.
+    most = 1 if len(history.disturbed) <= 1 else inf
     return wrong + [
         f"{place} was parked {letters[place]} times"
         for place in history.poison
-        if letters[place] != 1
+        if not 1 <= letters[place] <= most
     ]
 
 

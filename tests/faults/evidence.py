@@ -85,6 +85,7 @@ class Tap:
 
     bootstrap: str
     prefix: str
+    poison: set[str] = field(default_factory=set)  # Where records are that are none of ours.
     _read: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def records(self) -> list[Arrived]:
@@ -113,7 +114,11 @@ class Tap:
             while left:
                 batches = await consumer.getmany(timeout_ms=POLL_MILLISECONDS)
                 for place, records in batches.items():
-                    found += [self._arrived(record) for record in records]
+                    found += [
+                        self._arrived(record)
+                        for record in records
+                        if f"{place.topic}/{place.partition}/{record.offset}" not in self.poison
+                    ]
                     self._read[place] = records[-1].offset + 1
                 left = {place for place in left if self._read.get(place, 0) < ends[place]}
         finally:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,19 @@ from random import Random
 from typing import Literal, cast, get_args
 
 import asyncpg
+import httpx2
+from aiokafka.errors import KafkaError
 
+from contracts.topics import DEAD_LETTERS
+from infra.addresses import KAFKA_BOOTSTRAP
+from infra.errors import SupervisorError
+from infra.processes import Process, end, spawn, wait_until_ready
 from infra.supervisor import Supervisor
 from services.chassis.failpoints import Failpoint as AnyService
-from tests.e2e.running import Fired, Running
+from tests.e2e.running import Fired, Running, is_ready
+from tests.faults import records, sessions
 from tests.faults.proxy import NetworkKind, Proxy
-from tests.system import Database
+from tests.system import Database, Mirror, free_ports, http_client
 
 Kind = Literal[
     "kill",  # SIGKILL; the supervisor starts it again.
@@ -31,6 +38,15 @@ Kind = Literal[
     "quit",  # SIGQUIT, at which PostgreSQL stops without writing a checkpoint.
     "terminate_backends",  # PostgreSQL ends sessions of services in the middle of transactions.
     NetworkKind,  # Between services and whom they talk to.
+    "exhaust_connections",  # No connection to PostgreSQL is left.
+    "lock_table",  # Nobody reads or writes the table.
+    "give_up_transactions",  # Those that write the table fail as of a deadlock.
+    "poison",  # Records that nobody can handle.
+    "copy",  # Everything since the order is said again, three times, in another order.
+    "rewind",  # All processes of a service are away, and read their topics from the beginning then.
+    "rebalance",  # One more annotator comes and goes.
+    "same_name",  # One more annotator that bears another's name.
+    "upstream",  # A fault of the mirror's, in `how`.
 ]
 DEADLY: frozenset[Kind] = frozenset({"kill", "kill_in_stop", "stop_in_start"})  # With a SIGKILL.
 
@@ -41,6 +57,9 @@ STOP_TWICE_SECONDS_MAX = 1.0
 STOP_TWICE_PAUSE_SECONDS = 0.05
 POLL_SECONDS = 0.01
 STORM_PAUSE_SECONDS = 0.2
+STAYS_SECONDS_MAX = 1.0
+EXTRA_SLOT = "9"
+LETTERS = (DEAD_LETTERS,)
 SESSIONS_MAX = 100
 UPSTREAM = "upstream"  # Who asks it does so while it works; all others talk all the time.
 SERVICES = ("annotator", "cache", "gateway")
@@ -66,15 +85,23 @@ class FaultSpec:
     seconds: float = 0.0
     ready_seconds: float = 15.0
     settle_seconds: float = 45.0
+    how: Mapping[str, str | float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         at = f"{self.at.point} {self.at.hits}×" if isinstance(self.at, Hit) else f"{self.at:.2f} s"
-        length = f" for {self.seconds:g} s" if self.seconds else ""
-        return f"{self.kind} {self.target} at {at}{length}"
+        length = f" for {self.seconds:.2f} s" if self.seconds else ""
+        how = "".join(f", {name} {value}" for name, value in self.how.items())
+        return f"{self.kind} {self.target} at {at}{length}{how}"
 
     def as_json(self) -> dict[str, object]:
-        at = str(self).partition(" at ")[2].partition(" for ")[0]
-        return {"kind": self.kind, "target": self.target, "at": at, "for": self.seconds}
+        at = [self.at.point, self.at.hits] if isinstance(self.at, Hit) else self.at
+        return {
+            "kind": self.kind,
+            "target": self.target,
+            "at": at,
+            "for": self.seconds,
+            "how": dict(self.how),
+        }
 
 
 class FaultMissed(AssertionError):
@@ -99,10 +126,16 @@ class Striker:
     running: Running
     supervisors: Sequence[Supervisor]
     database: Database
+    mirror: Mirror
+    prefix: str  # Of the topics.
     ready: Mapping[str, Callable[[], Awaitable[bool]]]
     random: Random
     names: dict[int, str] = field(default_factory=dict)  # Of all processes there were.
     network: Mapping[str, Proxy] = field(default_factory=dict)
+    poisoned: set[str] = field(default_factory=set)  # Where poison is, as letters say it.
+    began: float = 0.0  # When the order was given, on the wall clock.
+    killed_others: int = 0  # Processes that no supervisor keeps.
+    _members: asyncio.Lock = field(default_factory=asyncio.Lock)  # Who is added and removed.
     # Set when nothing is left to do: a point that was not hit will not be.
     nothing_left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -115,15 +148,16 @@ class Striker:
             send = signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP
             self.running.arm(service, fault.at.point, fault.at.hits, send)
 
-    async def strike(self, fault: FaultSpec, began: float, *, alone: bool) -> Strike | None:
+    async def strike(self, fault: FaultSpec, *, alone: bool) -> Strike | None:
         """None when it struck nobody, and there were others that may be why."""
         try:
             if isinstance(fault.at, Hit):
                 return await self._at_point(fault, fault.at.point)
-            await asyncio.sleep(max(0.0, began + fault.at - time.time()))
+            await asyncio.sleep(max(0.0, self.began + fault.at - time.time()))
             return await self._at_moment(fault)
         except FaultMissed:
-            if alone or not (isinstance(fault.at, Hit) or fault.target == UPSTREAM):
+            asks = UPSTREAM in (fault.target, fault.kind)
+            if alone or not (isinstance(fault.at, Hit) or asks):
                 raise
             return None
         finally:
@@ -142,6 +176,21 @@ class Striker:
             "terminate_backends": self._storm,
         }
         strikes |= dict.fromkeys(get_args(NetworkKind), self._suffer)
+        effects: Mapping[Kind, Callable[[FaultSpec], Awaitable[object]]] = {
+            "exhaust_connections": lambda one: sessions.exhaust(self.database, one.seconds),
+            "lock_table": lambda one: sessions.lock(self.database, one.target, one.seconds),
+            "give_up_transactions": lambda one: sessions.give_up(
+                self.database, one.target, one.seconds
+            ),
+            "poison": lambda _: self._poison(),
+            "copy": lambda _: records.copy(self.bootstrap, self.prefix, self.began, self.random),
+            "rewind": self._rewind,
+            "rebalance": self._rebalance,
+            "same_name": self._same_name,
+            "upstream": self._upstream,
+        }
+        if fault.kind in effects:
+            return await self._take_effect(fault, effects[fault.kind])
         return await strikes[fault.kind](fault)
 
     async def _kill(self, fault: FaultSpec) -> Strike:
@@ -297,6 +346,115 @@ class Striker:
         if ended == 0:
             raise FaultMissed(f"{fault}: no session was ended")
         return Strike(struck, time.time(), await self._all_ready())
+
+    async def _take_effect(
+        self, fault: FaultSpec, effect: Callable[[FaultSpec], Awaitable[object]]
+    ) -> Strike:
+        """What returns nothing has struck nobody. Where another fault has a server down, it is
+        begun anew."""
+        struck = time.time()
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            while True:
+                try:
+                    took = await effect(fault)
+                    break
+                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError):
+                    await asyncio.sleep(STORM_PAUSE_SECONDS)
+        if not took:
+            raise FaultMissed(f"{fault}: nobody met it")
+        return Strike(struck, time.time(), await self._all_ready())
+
+    @property
+    def bootstrap(self) -> str:
+        return self.database.environment[KAFKA_BOOTSTRAP]
+
+    async def _poison(self) -> bool:
+        """It is over when all of it is parked."""
+        mine: set[str] = set()
+        await records.poison(self.bootstrap, self.prefix, mine, self.poisoned)
+        async with asyncio.timeout(STRIKE_SECONDS_MAX):
+            while True:
+                letters = await records.read(self.bootstrap, self.prefix, self.began, LETTERS)
+                if mine <= {dict(one.headers)["origin"].decode() for one in letters}:
+                    return True
+                await asyncio.sleep(STORM_PAUSE_SECONDS)
+
+    async def _rewind(self, fault: FaultSpec) -> int:
+        names = [name for name in self.running.ports if name.startswith(fault.target)]
+        async with self._members:
+            for name in names:
+                await self.running.supervisor.remove(name)
+            try:
+                return await records.rewind(self.bootstrap, self.prefix, fault.target)
+            finally:
+                for name in names:
+                    await self._add(name)
+
+    async def _add(self, name: str) -> None:
+        """Another fault may kill it while it starts, before anybody keeps it."""
+        while True:
+            try:
+                await self.running.supervisor.add(self.running.processes[name])
+            except SupervisorError:
+                await asyncio.sleep(STORM_PAUSE_SECONDS)
+            else:
+                return
+
+    async def _rebalance(self, fault: FaultSpec) -> int:
+        """It stays for a moment, and leaves in order or not."""
+        until, joined = time.time() + fault.seconds, 0
+        while time.time() < until:
+            process = self._extra(EXTRA_SLOT)
+            child = await spawn(process)
+            with contextlib.suppress(SupervisorError):
+                await wait_until_ready(process, child)
+                joined += 1
+                await asyncio.sleep(self.random.uniform(0.0, STAYS_SECONDS_MAX))
+            if self.random.random() < 0.5 and child.returncode is None:
+                self.killed_others += 1
+                os.kill(child.pid, signal.SIGKILL)
+            await end(process, child)
+        return joined
+
+    async def _same_name(self, fault: FaultSpec) -> bool:
+        """It waits and says so, and does not become ready as long as the other is there."""
+        process = self._extra(fault.target.partition("-")[2])
+        process.log_file.unlink(missing_ok=True)
+        child = await spawn(process)
+        try:
+            await asyncio.sleep(fault.seconds)
+            return "slot_taken" in process.log_file.read_text(encoding="utf-8")
+        finally:
+            await end(process, child)
+
+    def _extra(self, slot: str) -> Process:
+        like = self.running.processes["annotator-0"]
+        (port,) = free_ports(1)
+        ours = {"ANNOTATOR_SLOT": slot, "ANNOTATOR_PORT": str(port)}
+        return replace(
+            like,
+            name="annotator-extra",
+            log_file=like.log_file.with_name("annotator-extra.log"),
+            environment={**like.environment, **ours},
+            ready=is_ready(port),
+        )
+
+    async def _upstream(self, fault: FaultSpec) -> int:
+        """Until so many seconds are over, or so many requests were struck as it says."""
+        kind = str(fault.how["kind"])
+        async with http_client(self.mirror.url) as client:
+            before = await self._struck_requests(client, fault.target, kind)
+            told = await client.post(f"/_control/{fault.target}", json=dict(fault.how))
+            assert told.status_code == 200, told.text
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:
+                await client.delete(f"/_control/{fault.target}")
+            return await self._struck_requests(client, fault.target, kind) - before
+
+    async def _struck_requests(self, client: httpx2.AsyncClient, upstream: str, kind: str) -> int:
+        counters = (await client.get(f"/_requests/{upstream}")).json()
+        return int(counters["faults"].get(kind, 0))
 
     async def _suffer(self, fault: FaultSpec) -> Strike:
         struck = time.time()

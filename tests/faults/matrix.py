@@ -57,6 +57,7 @@ class Outcome:
     history: History
     violations: Mapping[str, Sequence[str]]
     strikes: Sequence[tuple[FaultSpec, Strike | None]]
+    killed_others: int = 0  # Processes that came and went.
 
 
 @dataclass
@@ -110,6 +111,8 @@ class System:
             self.running,
             self.supervisors,
             self.database,
+            self.mirror,
+            self.tap.prefix,
             self.ready,
             random,
             self.names,
@@ -119,12 +122,10 @@ class System:
         for fault in faults:
             striker.arm(fault)
             self.journal.note("fault", type="dealt", fault=fault.as_json())
-        began = time.time()
+        began = striker.began = time.time()
         async with asyncio.TaskGroup() as group:
             striking = [
-                group.create_task(
-                    striker.strike(fault, began, alone=len(faults) == 1 and not controls)
-                )
+                group.create_task(striker.strike(fault, alone=len(faults) == 1 and not controls))
                 for fault in faults
             ]
             run_id = await self.order(client)
@@ -143,10 +144,12 @@ class System:
             kind = "missed" if strike is None else "struck"
             when = None if strike is None else asdict(strike)
             self.journal.note("fault", type=kind, fault=fault.as_json(), when=when)
+        self.tap.poison |= striker.poisoned
         history = await self._history(client, strikes, began, settled)
+        history = replace(history, poison=sorted(striker.poisoned))
         for one in history.recoveries:
             report(one.fault, [one.ready_seconds, one.settled_seconds])
-        return Outcome(history, violations(history), strikes)
+        return Outcome(history, violations(history), strikes, striker.killed_others)
 
     async def _history(
         self,
@@ -164,7 +167,7 @@ class System:
             calls=calls,
             # Who is behind a network that holds things up does not see when they were sent.
             calls_per_second=0.0
-            if any(fault.target == UPSTREAM for fault, _ in struck)
+            if any(UPSTREAM in (fault.target, fault.kind) for fault, _ in struck)
             else self.calls_per_second,
             unread=await self.unread(),
             usage=await self.usage(),

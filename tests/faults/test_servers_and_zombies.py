@@ -1,7 +1,7 @@
 """Kafka and PostgreSQL are killed and frozen, sessions are ended in the middle of transactions, and
 services are frozen and come back to a world that went on without them."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import get_args
@@ -12,7 +12,7 @@ import pytest_asyncio
 from services.annotator.failpoints import Failpoint as Annotator
 from services.cache.failpoints import Failpoint as Cache
 from services.gateway.failpoints import Failpoint as Gateway
-from tests.faults import schedule
+from tests.faults import schedule, sessions
 from tests.faults.faults import FaultSpec, Hit
 from tests.faults.matrix import System
 from tests.faults.proxy import NetworkKind
@@ -20,6 +20,7 @@ from tests.faults.servers import open_servers
 from tests.system import Mirror
 
 NETWORK: Sequence[NetworkKind] = get_args(NetworkKind)
+UPSTREAM_SECONDS = 1.0
 # Longer than a lease, the grace, and the time in which the other one is given the partitions.
 ZOMBIE_SECONDS = 10.0
 
@@ -87,6 +88,58 @@ def break_network_to_kafka(random: Random) -> list[FaultSpec]:
     return break_network("kafka", random)
 
 
+def run_out_of_connections(_: Random) -> list[FaultSpec]:
+    """While somebody starts, who has none yet."""
+    return [
+        FaultSpec("exhaust_connections", "postgres", 0.3, 3.0),
+        FaultSpec("kill", "cache", 1.5),
+    ]
+
+
+def lock_tables(_: Random) -> list[FaultSpec]:
+    return [
+        FaultSpec("lock_table", table, 0.2 + 1.5 * number, 1.2)
+        for number, table in enumerate(sessions.LOCKED)
+    ]
+
+
+def give_up_transactions(_: Random) -> list[FaultSpec]:
+    return [FaultSpec("give_up_transactions", "annotator.batch", 0.0, 2.0)]
+
+
+def poison(_: Random) -> list[FaultSpec]:
+    return [FaultSpec("poison", "kafka", 0.2)]
+
+
+def copy(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("copy", "kafka", random.uniform(0.5, 1.0))]
+
+
+def rewind_cache(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("rewind", "cache", in_the_middle(random))]
+
+
+def rewind_annotator(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("rewind", "annotator", in_the_middle(random))]
+
+
+def take_a_name_twice(_: Random) -> list[FaultSpec]:
+    return [FaultSpec("same_name", "annotator-0", 0.0, schedule.SAME_NAME_SECONDS)]
+
+
+def stop_in_every_way(_: Random) -> list[FaultSpec]:
+    return [
+        FaultSpec("stop", "annotator-0", 0.3),
+        FaultSpec("stop_twice", "annotator-1", 0.3),
+        FaultSpec("stop_in_start", "cache", 0.3, 0.2),
+        FaultSpec("stop_in_start", "gateway", 0.6, 0.8),
+    ]
+
+
+def quit_postgres(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("quit", "postgres", in_the_middle(random))]
+
+
 ROUNDS: Sequence[Callable[[Random], list[FaultSpec]]] = (
     kill_kafka,
     freeze_kafka,
@@ -97,6 +150,16 @@ ROUNDS: Sequence[Callable[[Random], list[FaultSpec]]] = (
     freeze_services,
     break_network_to_postgres,
     break_network_to_kafka,
+    quit_postgres,
+    run_out_of_connections,
+    lock_tables,
+    give_up_transactions,
+    poison,
+    copy,
+    rewind_cache,
+    rewind_annotator,
+    take_a_name_twice,
+    stop_in_every_way,
 )
 
 
@@ -113,6 +176,20 @@ async def test_a_run_ends_well_though(
 ) -> None:
     random = Random(f"{seed} {faults.__name__}")
     await system.run(*faults(random), random=random)
+
+
+@pytest.mark.parametrize(
+    "how", schedule.UPSTREAM_FAULTS, ids=[str(how["kind"]) for how in schedule.UPSTREAM_FAULTS]
+)
+async def test_a_run_ends_well_though_its_upstreams_fail(
+    system: System, how: Mapping[str, str | float]
+) -> None:
+    faults = [
+        FaultSpec("upstream", target, 0.0, UPSTREAM_SECONDS, how={**how, "path": path, "count": 1})
+        for target, path in (("ensembl", "/lookup"), ("hpo", "/"))
+    ]
+    outcome = await system.run(*faults, random=Random(1))
+    assert all(strike is not None for _, strike in outcome.strikes)
 
 
 @pytest.mark.parametrize("kind", NETWORK)
