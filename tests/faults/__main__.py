@@ -15,9 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from tests import thin_hpo
 from tests.faults import schedule
+from tests.faults.checker import violations
 from tests.faults.faults import DEADLY, FaultSpec, Strike
+from tests.faults.history import History
 from tests.faults.journal import Journal
 from tests.faults.matrix import Outcome, System
 from tests.faults.reworking import reworked_seconds
@@ -169,11 +173,26 @@ async def soak(seed: int, minutes: float) -> Figures:
     return figures
 
 
+def check(file: Path) -> int:
+    """Judge the histories of a schedule again. Returns how many are violated."""
+    read = TypeAdapter(History)
+    wrong = 0
+    with file.open(encoding="utf-8") as lines:
+        for line in map(json.loads, lines):
+            if "history" in line and (found := violations(read.validate_python(line["history"]))):
+                wrong += 1
+                said(f"run {line['run']}: {json.dumps(found, ensure_ascii=False)}")
+    return wrong
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults")
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=random.randrange(SEEDS_COUNT))
+    parser.add_argument("--check", type=Path, metavar="FILE", help="judge a history again")
     wanted = parser.parse_args()
+    if wanted.check is not None:
+        return min(1, check(wanted.check))
     said(f"make faults MINUTES={wanted.minutes:g} SEED={wanted.seed}")  # To repeat it.
     figures = asyncio.run(soak(wanted.seed, wanted.minutes)).as_json()
     text = json.dumps(figures, indent=2, ensure_ascii=False)

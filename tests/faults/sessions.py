@@ -12,6 +12,7 @@ import asyncpg
 from tests.system import Database
 
 CONNECTIONS_MAX = 400
+CONNECTIONS_AT_ONCE = 20
 POLL_SECONDS = 0.05
 LOCK_TIMEOUT = "10s"
 # Tables of which somebody wants something all the time.
@@ -36,18 +37,22 @@ END $$;
 
 
 async def exhaust(database: Database, seconds: float) -> bool:
-    """Take all connections that are left, for so long. Whether there came an end to them."""
+    """Take all connections that are left, and hold them for so long. Whether there came an end to
+    them."""
+    url = database.environment["ANNOBUS_DATABASE_URL"]
     taken: list[asyncpg.Connection[asyncpg.Record]] = []
     refused = False
-    until = time.monotonic() + seconds
     try:
-        while time.monotonic() < until and len(taken) < CONNECTIONS_MAX:
-            try:
-                url = database.environment["ANNOBUS_DATABASE_URL"]
-                taken.append(await asyncpg.connect(url, ssl=False))
-            except asyncpg.TooManyConnectionsError:
-                refused = True
-                await asyncio.sleep(POLL_SECONDS)  # Somebody may give one back.
+        while not refused and len(taken) < CONNECTIONS_MAX:
+            connecting = (asyncpg.connect(url, ssl=False) for _ in range(CONNECTIONS_AT_ONCE))
+            for one in await asyncio.gather(*connecting, return_exceptions=True):
+                if isinstance(one, asyncpg.TooManyConnectionsError):
+                    refused = True
+                elif isinstance(one, BaseException):
+                    raise one
+                else:
+                    taken.append(one)
+        await asyncio.sleep(seconds)
     finally:
         for connection in taken:
             connection.terminate()
