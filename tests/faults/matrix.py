@@ -144,9 +144,11 @@ class System:
             kind = "missed" if strike is None else "struck"
             when = None if strike is None else asdict(strike)
             self.journal.note("fault", type=kind, fault=fault.as_json(), when=when)
+        earlier = set(self.tap.poison)  # Who begins anew parks it anew.
         self.tap.poison |= striker.poisoned
         history = await self._history(client, strikes, began, settled)
-        history = replace(history, poison=sorted(striker.poisoned))
+        letters = [one for one in history.dead_letters if one not in earlier]
+        history = replace(history, poison=sorted(striker.poisoned), dead_letters=letters)
         for one in history.recoveries:
             report(one.fault, [one.ready_seconds, one.settled_seconds])
         return Outcome(history, violations(history), strikes, striker.killed_others)

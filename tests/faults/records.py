@@ -24,6 +24,7 @@ from services.annotator.sources import SOURCES
 Headers = Sequence[tuple[str, bytes | None]]
 
 COPIES = 3
+POISON_KEY = b"poison"
 BOMB_BYTES = 2 * 1024 * 1024  # It fits into its topic compressed alone.
 POLL_MILLISECONDS = 50
 PAUSE_SECONDS = 0.2
@@ -76,7 +77,7 @@ async def poison(bootstrap: str, prefix: str, *sent: set[str]) -> None:
     async with _producing(bootstrap) as producer:
         for topic, headers, body in POISON:
             place = await producer.send_and_wait(
-                prefix + topic, body, key=b"poison", headers=list(headers)
+                prefix + topic, body, key=POISON_KEY, headers=list(headers)
             )
             for places in sent:
                 places.add(f"{place.topic}/{place.partition}/{place.offset}")
@@ -88,7 +89,7 @@ async def copy(bootstrap: str, prefix: str, since: float, random: Random) -> int
     records = [
         record
         for record in await read(bootstrap, prefix, since)
-        if not record.topic.endswith(DEAD_LETTERS)
+        if not record.topic.endswith(DEAD_LETTERS) and record.key != POISON_KEY
         for _ in range(COPIES)
     ]
     random.shuffle(records)

@@ -170,11 +170,10 @@ async def system(mirror: Mirror, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 @pytest.mark.parametrize("faults", ROUNDS)
-@pytest.mark.parametrize("seed", schedule.SEEDS)
 async def test_a_run_ends_well_though(
-    system: System, seed: int, faults: Callable[[Random], list[FaultSpec]]
+    system: System, faults: Callable[[Random], list[FaultSpec]]
 ) -> None:
-    random = Random(f"{seed} {faults.__name__}")
+    random = Random(f"{schedule.SEEDS[0]} {faults.__name__}")
     await system.run(*faults(random), random=random)
 
 
