@@ -64,7 +64,7 @@ class Figures:
             self.faults[f"{fault.kind} {fault.target.partition('-')[0]}{how}"] += 1
             self.kills += fault.kind in DEADLY
         self.kills += outcome.killed_others
-        struck = [strike for _, strike in outcome.strikes if strike is not None]
+        struck = [(fault, strike) for fault, strike in outcome.strikes if strike is not None]
         self.reworked += reworked_seconds(outcome.history.writes, struck)
         for one in outcome.history.recoveries:
             self.settled.append(one.settled_seconds)

@@ -156,8 +156,7 @@ class Striker:
             await asyncio.sleep(max(0.0, self.began + fault.at - time.time()))
             return await self._at_moment(fault)
         except FaultMissed:
-            asks = UPSTREAM in (fault.target, fault.kind)
-            if alone or not (isinstance(fault.at, Hit) or asks):
+            if alone:
                 raise
             return None
         finally:
@@ -417,13 +416,14 @@ class Striker:
         return joined
 
     async def _same_name(self, fault: FaultSpec) -> bool:
-        """It waits and says so, and does not become ready as long as the other is there."""
+        """It waits and says so, and stays for a while."""
         process = self._extra(fault.target.partition("-")[2])
         process.log_file.unlink(missing_ok=True)
         child = await spawn(process)
         try:
+            says = await _until(lambda: "slot_taken" in process.log_file.read_text("utf-8"))
             await asyncio.sleep(fault.seconds)
-            return "slot_taken" in process.log_file.read_text(encoding="utf-8")
+            return says
         finally:
             await end(process, child)
 

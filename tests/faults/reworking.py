@@ -2,22 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 
-from tests.faults.faults import Strike
+from tests.faults.faults import FaultSpec, Strike
 from tests.faults.history import BatchWrite
 
+ELSEWHERE = ("cache", "gateway")  # Who is hit there is in no annotator's way.
 
-def reworked_seconds(writes: Sequence[BatchWrite], strikes: Sequence[Strike]) -> list[float]:
+
+def reworked_seconds(
+    writes: Sequence[BatchWrite], strikes: Sequence[tuple[FaultSpec, Strike]]
+) -> list[float]:
     """For each batch that a process had claimed when it was killed: until its next claim, where no
     other fault was in the way. That none is left behind is the checker's."""
     return [
         seconds
-        for strike in strikes
+        for fault, strike in strikes
+        if fault.kind == "kill"
         for seconds in _of_strike(writes, strike)
         if not any(
             other is not strike
+            and of_other.target not in ELSEWHERE
             and other.struck < strike.struck + seconds
             and (other.ready or other.over) > strike.struck
-            for other in strikes
+            for of_other, other in strikes
         )
     ]
 

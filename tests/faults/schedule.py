@@ -19,6 +19,7 @@ SEEDS = (1, 2, 3)  # Of the tests that are always run.
 FROZEN_SECONDS = 3.0  # In these tests; schedules have longer ones, too.
 
 AT_SECONDS = (0.2, 5.0)  # After the order: in the middle of a run, or just behind its end.
+WORKING_SECONDS = (0.3, 2.0)  # After the order, of a run that nothing is in the way of.
 ANNOTATORS = ("annotator-0", "annotator-1")
 PROCESSES = (*ANNOTATORS, "cache", "gateway")
 KILLS = 2  # In each run,
@@ -61,7 +62,8 @@ class Round:
 def deal(random: Random) -> Round:
     """Kills, and others of different kinds: what strikes at once is not twice the same."""
     invalidates = random.random() < INVALIDATES
-    faults = [_kill(random, invalidates=invalidates) for _ in range(KILLS)]
+    faults = [_kill_worker(random)]
+    faults += [_kill(random, invalidates=invalidates) for _ in range(KILLS - 1)]
     makers = random.sample(OTHERS, random.randint(1, OTHERS_MAX))
     faults += [make(random) for make in makers]
     return Round(_distinct(faults), _controls(random), invalidates)
@@ -92,6 +94,11 @@ def _controls(random: Random) -> list[ControlAt]:
 
 def _at(random: Random) -> float:
     return random.uniform(*AT_SECONDS)
+
+
+def _kill_worker(random: Random) -> FaultSpec:
+    """While it has work in hand."""
+    return FaultSpec("kill", random.choice(ANNOTATORS), random.uniform(*WORKING_SECONDS))
 
 
 def _kill(random: Random, *, invalidates: bool) -> FaultSpec:
