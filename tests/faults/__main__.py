@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import random
 import shutil
 import statistics
@@ -194,6 +195,7 @@ def main() -> int:
     if wanted.check is not None:
         return min(1, check(wanted.check))
     said(f"make faults MINUTES={wanted.minutes:g} SEED={wanted.seed}")  # To repeat it.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # A broker that is away is meant.
     figures = asyncio.run(soak(wanted.seed, wanted.minutes)).as_json()
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     (STATE / REPORT).write_text(f"{text}\n", encoding="utf-8")

@@ -65,8 +65,8 @@ async def _producing(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=2 * BOMB_BYTES
     )
-    await producer.start()
     try:
+        await producer.start()
         yield producer
     finally:
         await producer.stop()
@@ -121,9 +121,9 @@ async def read(
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, fetch_max_wait_ms=POLL_MILLISECONDS
     )
-    await consumer.start()
     found: list[ConsumerRecord] = []
     try:
+        await consumer.start()
         consumer.assign(places)
         begins = await consumer.offsets_for_times(dict.fromkeys(places, int(since * 1000)))
         ends = await consumer.end_offsets(places)
@@ -151,8 +151,8 @@ async def rewind(bootstrap: str, prefix: str, service: str) -> int:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap, group_id=prefix + group, enable_auto_commit=False
         )
-        await consumer.start()
         try:
+            await consumer.start()
             places = [
                 TopicPartition(prefix + topic, number)
                 for number in range(partitions[prefix + topic])
