@@ -59,6 +59,7 @@ POLL_SECONDS = 0.01
 STORM_PAUSE_SECONDS = 0.2
 STAYS_SECONDS_MAX = 1.0
 EXTRA_SLOT = "9"
+NAME_LOST_SECONDS_MAX = 2.0
 LETTERS = (DEAD_LETTERS,)
 SESSIONS_MAX = 100
 UPSTREAM = "upstream"  # Who asks it does so while it works; all others talk all the time.
@@ -416,14 +417,22 @@ class Striker:
         return joined
 
     async def _same_name(self, fault: FaultSpec) -> bool:
-        """It waits and says so, and stays for a while."""
+        """It waits and says so; or bears the name, when another fault has killed who did."""
         process = self._extra(fault.target.partition("-")[2])
         process.log_file.unlink(missing_ok=True)
         child = await spawn(process)
         try:
-            says = await _until(lambda: "slot_taken" in process.log_file.read_text("utf-8"))
+            async with asyncio.timeout(STRIKE_SECONDS_MAX):
+                while "slot_taken" not in process.log_file.read_text(encoding="utf-8"):
+                    if await process.ready():
+                        # Who bore the name before ends as soon as it finds it lost.
+                        await asyncio.sleep(NAME_LOST_SECONDS_MAX)
+                        if await process.ready() and await self.ready[fault.target]():
+                            raise AssertionError(f"{fault}: two processes bear the name")
+                        return True
+                    await asyncio.sleep(POLL_SECONDS)
             await asyncio.sleep(fault.seconds)
-            return says
+            return True
         finally:
             await end(process, child)
 
