@@ -455,11 +455,14 @@ class Striker:
             before = await self._struck_requests(client, fault.target, kind)
             told = await client.post(f"/_control/{fault.target}", json=dict(fault.how))
             assert told.status_code == 200, told.text
+            struck, until = 0, time.time() + fault.seconds
             try:
-                await asyncio.sleep(fault.seconds)
+                while struck < int(fault.how["count"]) and time.time() < until:
+                    await asyncio.sleep(STORM_PAUSE_SECONDS)
+                    struck = await self._struck_requests(client, fault.target, kind) - before
             finally:
                 await client.delete(f"/_control/{fault.target}")
-            return await self._struck_requests(client, fault.target, kind) - before
+            return struck
 
     async def _struck_requests(self, client: httpx2.AsyncClient, upstream: str, kind: str) -> int:
         counters = (await client.get(f"/_requests/{upstream}")).json()

