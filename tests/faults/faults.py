@@ -48,6 +48,8 @@ Kind = Literal[
     "same_name",  # One more annotator that bears another's name.
     "upstream",  # A fault of the mirror's, in `how`.
 ]
+# A literal within a literal is its words: all of them.
+KINDS: frozenset[str] = frozenset(get_args(Kind))
 DEADLY: frozenset[Kind] = frozenset({"kill", "kill_in_stop", "stop_in_start"})  # With a SIGKILL.
 
 STRIKE_SECONDS_MAX = 30.0
