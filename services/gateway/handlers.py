@@ -53,7 +53,7 @@ class Handlers:
 async def keep_trust(bus: Bus, documents: Documents) -> None:
     """Keep documents in memory only while the bus would tell of changes."""
     while True:
-        documents.trust(not await bus.problems())
+        documents.trust(not await bus.deafness())
         await asyncio.sleep(HEARING_SECONDS)
 
 

@@ -15,6 +15,7 @@ from contracts.topics import DEAD_LETTERS, topics
 from services.annotator.sources import SOURCES
 from services.chassis import outbox
 from services.chassis.bus import Bus, Routes, Subscription
+from services.chassis.parking import PROBE_SECONDS
 from services.chassis.settings import SharedSettings
 from services.cli.migrate import create_topics
 
@@ -85,9 +86,10 @@ class Broker:
         service: str = "test",
         parks_unknown: bool = True,
         parks_untyped: bool = True,
+        probe_seconds: float = PROBE_SECONDS,
     ) -> AsyncIterator[Bus]:
         """A process's bus; each handler is a member of the group."""
-        bus = Bus(self.settings, service)
+        bus = Bus(self.settings, service, probe_seconds=probe_seconds)
         routes: list[Routes] = [{InvalidateNamespace: handler} for handler in handlers]
         bus.subscribe(
             [
