@@ -273,7 +273,7 @@ def _refusal(row: Row) -> str | None:
         case "source":
             return f"{row['source']} is retired: nobody works its batches"
         case "batch":
-            return f"the annotator has no batch {row['batch_id']}"
+            return f"batch {row['batch_id']} is dead no more: a later run has had it done"
         case "left":
             return f"nothing of it was kept: it lies at {place}, as long as its topic keeps it"
         case "topic":

@@ -59,7 +59,8 @@ _COLUMNS = """
 _REFUSAL = """
     CASE WHEN kind = 'batch' AND source <> ALL (CAST(:sources AS text[])) THEN 'source'
          WHEN kind = 'batch' AND NOT EXISTS (
-             SELECT FROM annotator.batch_v1 b WHERE b.batch_id = dead_letter.batch_id) THEN 'batch'
+             SELECT FROM annotator.batch_v1 b
+             WHERE b.batch_id = dead_letter.batch_id AND b.state = 'dead') THEN 'batch'
          WHEN is_left_at_origin THEN 'left'
          WHEN topic <> ALL (CAST(:topics AS text[])) THEN 'topic'
          WHEN bytes > :bytes_max THEN 'bytes' END
@@ -114,22 +115,31 @@ async def keep_message(tx: AsyncConnection, letter: Letter) -> None:
 
 
 async def keep_batch(tx: AsyncConnection, fact: BatchDead) -> None:
-    """One row for a batch, whichever runs it failed for."""
+    """One row for a death, whichever runs it is told to. A slice that was tried again for a later
+    run, and died again, is another."""
     await tx.execute(
         text("""
-            INSERT INTO dead_letter (kind, parked_at, service, attempts, problem, run_ids, source,
-                batch_id, retry_of)
-            SELECT 'batch',
-                coalesce((SELECT time FROM annotator.run_fact_v1
-                          WHERE run_id = :run_id AND seq = :seq), now()),
-                'annotator',
-                (SELECT attempt FROM annotator.batch_v1 WHERE batch_id = :batch_id),
-                CAST(:problem AS json), ARRAY[CAST(:run_id AS uuid)], :source, :batch_id,
-                (SELECT id FROM dead_letter
-                 WHERE retry_run_id = :run_id AND source = :source ORDER BY id LIMIT 1)
-            ON CONFLICT (batch_id) WHERE kind = 'batch' DO UPDATE SET run_ids =
-                CASE WHEN excluded.run_ids <@ dead_letter.run_ids THEN dead_letter.run_ids
-                     ELSE dead_letter.run_ids || excluded.run_ids END
+            WITH kept AS (
+                INSERT INTO dead_letter (kind, parked_at, service, attempts, problem, run_ids,
+                    source, batch_id, retry_of)
+                SELECT 'batch',
+                    coalesce((SELECT time FROM annotator.run_fact_v1
+                              WHERE run_id = :run_id AND seq = :seq), now()),
+                    'annotator',
+                    (SELECT attempt FROM annotator.batch_v1 WHERE batch_id = :batch_id),
+                    CAST(:problem AS json), ARRAY[CAST(:run_id AS uuid)], :source, :batch_id,
+                    (SELECT id FROM dead_letter
+                     WHERE retry_run_id = :run_id AND source = :source
+                     ORDER BY batch_id <> :batch_id, id LIMIT 1)
+                WHERE NOT EXISTS (
+                    SELECT FROM dead_letter_fact WHERE run_id = :run_id AND seq = :seq)
+                ON CONFLICT (batch_id) WHERE kind = 'batch' AND state = 'open' DO UPDATE SET
+                    run_ids = CASE WHEN excluded.run_ids <@ dead_letter.run_ids
+                        THEN dead_letter.run_ids ELSE dead_letter.run_ids || excluded.run_ids END
+                RETURNING id
+            )
+            INSERT INTO dead_letter_fact (run_id, seq, letter_id)
+            SELECT :run_id, :seq, id FROM kept ON CONFLICT DO NOTHING
         """),
         {
             "run_id": fact.run_id,
@@ -143,9 +153,11 @@ async def keep_batch(tx: AsyncConnection, fact: BatchDead) -> None:
 
 async def count_open(connection: AsyncConnection) -> Mapping[str, int]:
     rows = await connection.execute(
-        text("SELECT kind, count(*) FROM dead_letter WHERE state = 'open' GROUP BY kind")
+        text("""
+            SELECT kind, count(*) AS letters FROM dead_letter WHERE state = 'open' GROUP BY kind
+        """)
     )
-    return {"message": 0, "batch": 0} | {kind: count for kind, count in rows.tuples()}
+    return {"message": 0, "batch": 0} | {str(row.kind): int(row.letters) for row in rows}
 
 
 def _subject(payload: bytes | None) -> tuple[list[UUID], str | None, UUID | None]:

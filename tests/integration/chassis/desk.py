@@ -63,14 +63,14 @@ class Broker:
         )
         return int(place.offset)
 
-    async def send_illegible_header(self) -> None:
+    async def send_illegible_header(self, topic: str = COMMANDS) -> None:
         """As no producer here can write it: the name is put in behind its back."""
         batch = self.producer.create_batch()
         batch.append(key=b"k", value=body("a"), timestamp=None, headers=[("zz", b"1")])
         record = bytearray(batch._build()).replace(b"zz", b"\xff\xfe")  # noqa: SLF001
         record[CHECKSUM] = struct.pack(">I", calc_crc32c(memoryview(record)[CHECKSUM.stop :]))
         batch._buffer = record  # noqa: SLF001
-        await (await self.producer.send_batch(batch, self.prefix + COMMANDS, partition=0))
+        await (await self.producer.send_batch(batch, self.prefix + topic, partition=0))
 
     async def command(self, namespace: str, partition: int = 0) -> None:
         message = InvalidateNamespace(namespace=namespace)

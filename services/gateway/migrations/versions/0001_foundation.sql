@@ -70,7 +70,15 @@ CREATE TABLE dead_letter (
 -- What arrives twice is one row.
 CREATE UNIQUE INDEX dead_letter_message ON dead_letter (topic, partition, "offset", consumer_group)
     NULLS NOT DISTINCT WHERE kind = 'message';
-CREATE UNIQUE INDEX dead_letter_batch ON dead_letter (batch_id) WHERE kind = 'batch';
+CREATE UNIQUE INDEX dead_letter_batch ON dead_letter (batch_id) WHERE kind = 'batch' AND state = 'open';
 CREATE INDEX dead_letter_newest ON dead_letter (parked_at DESC, id DESC);
 CREATE INDEX dead_letter_open ON dead_letter (kind, id) WHERE state = 'open';
 CREATE INDEX dead_letter_retry_run ON dead_letter (retry_run_id) WHERE retry_run_id IS NOT NULL;
+
+-- What told of dead batches: one death is told to each run, and a slice may die once more.
+CREATE TABLE dead_letter_fact (
+    run_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    letter_id uuid NOT NULL REFERENCES dead_letter,
+    PRIMARY KEY (run_id, seq)
+);
