@@ -1,4 +1,4 @@
-"""Dead letters on a real broker: from the topic into the table, and back once the reader is mended."""
+"""Dead letters on a real broker: into the table, and back to their topic for a mended reader."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,15 @@ from services.chassis.bus import Bus
 from services.chassis.errors import PermanentError
 from services.gateway.handlers import subscriptions
 from services.gateway.store.dead_letters import HEADER_BYTES, RETRY_BYTES_MAX
-from tests.integration.chassis.desk import COMMANDS, KNOWN, Broker, Heard, open_broker, typed
+from tests.integration.chassis.desk import (
+    COMMANDS,
+    KNOWN,
+    Broker,
+    Headers,
+    Heard,
+    open_broker,
+    typed,
+)
 from tests.integration.gateway.desk import Desk
 from tests.integration.gateway.test_dead_letters import ADDRESS, BY, PROBLEM, dead_batch, listed
 from tests.system import SharedCluster
@@ -140,7 +148,7 @@ async def test_the_largest_that_is_sent_again_arrives(desk: Desk, broker: Broker
 async def test_what_is_no_dead_letter_is_kept_where_it_lies_and_not_parked_again(
     desk: Desk, broker: Broker
 ) -> None:
-    strange = [
+    strange: list[Headers] = [
         [],
         [("ce_type", b"\xff"), ("none", None)],
         [("problem", b"no JSON"), ("origin", b"a/0/0")],
