@@ -13,7 +13,9 @@ from services.cli.errors import Refused
 from services.cli.options import DEFAULT_STATE, PAGE_SIZE, Json, Page, PageSize, State, Url
 
 MANY_MAX = 1_000
+LISTED_CHARACTERS_MAX = 100  # Of a problem's first line; `show` has all of it.
 SHOWN_CHARACTERS_MAX = 2_000  # Of one part; --json has all of it.
+SECONDS = len("2026-11-28T07:00:00")  # Of a time, in UTC.
 ADDRESS = "/api/dead-letters"
 STATE_STYLES = {"open": "yellow", "retried": "green", "discarded": "bright_black"}
 
@@ -73,9 +75,9 @@ def list_letters(
                 letter["state"],
                 letter["kind"],
                 _what(letter),
-                letter["parked_at"],
+                letter["parked_at"][:SECONDS],
                 str(letter["attempts"] or ""),
-                _why(letter),
+                _first_line(letter),
             )
         )
     columns = ("id", "state", "kind", "what", "parked", "attempts", "problem")
@@ -229,6 +231,13 @@ def _what(letter: Document) -> str:
 
 def _why(letter: Document) -> str:
     return _plain(str(letter["problem"].get("detail") or letter["problem"].get("title", "")))
+
+
+def _first_line(letter: Document) -> str:
+    said = str(letter["problem"].get("detail") or letter["problem"].get("title", ""))
+    first, *others = said.strip().splitlines() or [""]
+    is_cut = bool(others) or len(first) > LISTED_CHARACTERS_MAX
+    return _plain(first[:LISTED_CHARACTERS_MAX]) + ("…" if is_cut else "")
 
 
 def _plain(text: str) -> str:

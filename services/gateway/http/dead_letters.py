@@ -235,12 +235,12 @@ Ordered = tuple[str, tuple[str, ...] | None, list[UUID]]
 
 
 def _orders(undone: Sequence[Undone]) -> list[Ordered]:
-    """As few runs as do it: those of a source together, up to as many genes as a command holds. A
-    look for a release is a run over all genes, which does the slices of that source as well."""
+    """As few runs as do it: those of a source together, up to as many genes as a command holds.
+    What takes all genes does the other batches of that source as well."""
     found: list[Ordered] = []
     for source in dict.fromkeys(one.source for one in undone):
         batches = [one for one in undone if one.source == source]
-        if any(one.genes is None for one in batches):
+        if any(one.genes is None or len(one.genes) > GENES_MAX for one in batches):
             found.append((source, None, [one.letter_id for one in batches]))
             continue
         genes: dict[str, None] = {}

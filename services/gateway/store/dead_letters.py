@@ -356,7 +356,7 @@ async def send_again(tx: AsyncConnection, ids: Sequence[UUID]) -> None:
 
 @dataclass(frozen=True)
 class Undone:
-    """What is left of a dead batch; `genes` is None for a look for a release."""
+    """What is left of a dead batch; `genes` is None for a release, which is stored whole."""
 
     letter_id: UUID
     source: str
@@ -364,12 +364,21 @@ class Undone:
 
 
 async def list_undone(tx: AsyncConnection, ids: Sequence[UUID]) -> list[Undone]:
+    """A look at what an API publishes has no genes itself: those of its runs that waited for it,
+    and were given up with it, are left."""
     rows = await tx.execute(
         text("""
-            SELECT l.id, l.source, b.genes_left
+            SELECT l.id, l.source, CASE
+                WHEN b.kind = 'release' AND s.kind = 'api' THEN ARRAY(
+                    SELECT DISTINCT unnest(waited.genes_left)
+                    FROM annotator.batch_v1 waited
+                    WHERE waited.kind = 'fetch' AND waited.state = 'dead'
+                      AND waited.source = l.source AND waited.run_id = ANY (l.run_ids))
+                ELSE b.genes_left END AS genes
             FROM dead_letter l JOIN annotator.batch_v1 b ON b.batch_id = l.batch_id
+            JOIN annotator.source_v1 s ON s.name = l.source
             WHERE l.id = ANY (CAST(:ids AS uuid[])) ORDER BY l.source, l.id
         """),
         {"ids": list(ids)},
     )
-    return [Undone(UUID(str(row.id)), row.source, row.genes_left) for row in rows]
+    return [Undone(UUID(str(row.id)), row.source, row.genes) for row in rows]

@@ -500,6 +500,28 @@ async def test_a_dead_look_for_a_release_is_retried_by_a_run_over_all_genes(desk
     assert (command["genes"], command["sources"]) == (None, ["hpo"])
 
 
+async def test_a_dead_look_at_an_api_is_retried_for_the_genes_that_waited_for_it(
+    desk: Desk,
+) -> None:
+    """And not for all there are: each is a call."""
+    look = await dead_batch(desk, [], kind="release")
+    other_run = await desk.start(all=True)
+    for genes, run_id, source in (
+        (["HGNC:1", "HGNC:2", "HGNC:3"], look.run_id, "ensembl"),
+        (["HGNC:4"], look.run_id, "gnomad"),
+        (["HGNC:5"], other_run, "ensembl"),
+    ):
+        await dead_batch(
+            desk, genes, run_id=run_id, source=source, seq=10 + len(genes) + len(source)
+        )
+    entries = await listed(desk, **{"filter[run]": str(look.run_id)})
+    (entry,) = [one for one in entries if one["attributes"]["batch_id"] == str(look.batch_id)]
+    assert (await retry(desk, entry["id"])).status_code == 202
+    (command,) = await commands(desk, [look.run_id, other_run])
+    assert sorted(command["genes"]) == ["HGNC:1", "HGNC:2", "HGNC:3"]
+    assert command["sources"] == ["ensembl"]
+
+
 async def test_what_a_later_run_has_had_done_and_what_nobody_works_is_not_retried(
     desk: Desk,
 ) -> None:
