@@ -21,10 +21,11 @@ log = structlog.get_logger()
 PARK_TIMEOUT_SECONDS = 10
 FRAMING_BYTES = 1024  # What the broker counts and the producer does not.
 # Behind the headers that came; the first of them is always there, so that it ends what is told.
-_TOLD = ("problem", "origin", "parked_by", "attempts", "left_at_origin")
+_TOLD = ("problem", "origin", "recorded_at", "parked_by", "attempts", "left_at_origin")
 _ORIGIN = re.compile(r"([a-zA-Z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})", re.ASCII)
 _PARKED_BY = re.compile(r"([a-z-]{1,50})/([a-zA-Z0-9._-]{1,200})", re.ASCII)
-_ATTEMPTS = re.compile(r"[0-9]{1,9}", re.ASCII)
+_MILLISECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
+_ATTEMPTS = re.compile(r"[0-9]{1,9}", re.ASCII)  # They fit into an integer of the database.
 
 Header = tuple[str, bytes | None]
 
@@ -37,7 +38,8 @@ class Letter:
     topic: str
     partition: int
     offset: int
-    parked_at_ms: int  # By the clock of who parked it; 0 or less: unknown.
+    recorded_at_ms: int  # By the clock of who sent it, here and below; 0 or less: unknown.
+    parked_at_ms: int
     service: str | None
     group: str | None
     attempts: int | None
@@ -79,6 +81,8 @@ class DeadLetters:
         told = [
             ("problem", problem),
             ("origin", origin.encode()),
+            # A topic that is made anew has the same places again.
+            ("recorded_at", str(record.timestamp).encode()),
             ("parked_by", f"{self._service}/{group}".encode()),
             ("attempts", str(attempts).encode()),
         ]
@@ -122,16 +126,16 @@ def read_letter(record: ConsumerRecord) -> Letter:
     if not (told and origin and problem):
         return _no_letter(record)
     by = _PARKED_BY.fullmatch(_text(told, "parked_by"))
-    attempts = _text(told, "attempts")
     is_left = "left_at_origin" in told
     return Letter(
         topic=origin[1].removeprefix(prefix),
         partition=int(origin[2]),
         offset=int(origin[3]),
+        recorded_at_ms=_number(told, "recorded_at", _MILLISECONDS) or 0,
         parked_at_ms=record.timestamp,
         service=by[1] if by else None,
         group=by[2] if by else None,
-        attempts=int(attempts) if _ATTEMPTS.fullmatch(attempts) else None,
+        attempts=_number(told, "attempts", _ATTEMPTS),
         problem=problem,
         key=None if is_left else record.key,
         headers=() if is_left else headers[: -len(told)],
@@ -144,12 +148,13 @@ def _no_letter(record: ConsumerRecord) -> Letter:
     is_unreadable = isinstance(record, UnreadableRecord)
     reason = MalformedMessage(
         f"record {record.offset} in partition {record.partition} of {DEAD_LETTERS} is no dead "
-        "letter: accepted is one whose last headers are problem, origin, parked_by and attempts"
+        "letter: accepted is one whose last headers are a problem, an origin and more of ours"
     )
     return Letter(
         topic=DEAD_LETTERS,
         partition=record.partition,
         offset=record.offset,
+        recorded_at_ms=record.timestamp,
         parked_at_ms=record.timestamp,
         service=None,
         group=None,
@@ -177,6 +182,11 @@ def _told(headers: Sequence[Header]) -> Mapping[str, bytes | None] | None:
 def _text(told: Mapping[str, bytes | None], name: str) -> str:
     """Empty where there is none, or none that can be read."""
     return (told.get(name) or b"").decode(errors="replace")
+
+
+def _number(told: Mapping[str, bytes | None], name: str, accepted: re.Pattern[str]) -> int | None:
+    found = _text(told, name)
+    return int(found) if accepted.fullmatch(found) else None
 
 
 def _problem(told: Mapping[str, bytes | None]) -> Problem | None:

@@ -51,8 +51,8 @@ _WANTED = """
 
 _COLUMNS = """
     id, kind, state, parked_at, service, consumer_group, attempts, problem::text AS problem,
-    run_ids, source, batch_id, topic, partition, "offset", type, bytes, is_left_at_origin,
-    decided_at, decided_by, note, retry_run_id, retry_of
+    run_ids, source, batch_id, topic, partition, "offset", recorded_at, type, bytes,
+    is_left_at_origin, decided_at, decided_by, note, retry_run_id, retry_of
 """
 
 # Why a letter cannot be sent again; NULL: it can.
@@ -74,25 +74,21 @@ async def keep_message(tx: AsyncConnection, letter: Letter) -> None:
     """Once, however often it arrives; whatever it is made of."""
     headers = dict(letter.headers)
     run_ids, source, batch_id = _subject(letter.value)
-    milliseconds = letter.parked_at_ms
-    parked_at = None
-    if 0 < milliseconds < MS_MAX:
-        parked_at = datetime.fromtimestamp(milliseconds / 1000, UTC)
     await tx.execute(
         text("""
             INSERT INTO dead_letter (kind, parked_at, service, consumer_group, attempts, problem,
-                run_ids, source, batch_id, topic, partition, "offset", type, key, headers,
-                payload, bytes, is_left_at_origin, retry_of)
+                run_ids, source, batch_id, topic, partition, "offset", recorded_at, type, key,
+                headers, payload, bytes, is_left_at_origin, retry_of)
             VALUES ('message', least(CAST(:parked_at AS timestamptz), now()), :service, :group,
                 :attempts, CAST(:problem AS json), CAST(:run_ids AS uuid[]), :source, :batch_id,
-                :topic, :partition, :offset, :type, :key, CAST(:headers AS json), :payload, :bytes,
-                :is_left_at_origin,
+                :topic, :partition, :offset, :recorded_at, :type, :key, CAST(:headers AS json),
+                :payload, :bytes, :is_left_at_origin,
                 (SELECT id FROM dead_letter WHERE id = CAST(:retry_of AS uuid)))
-            ON CONFLICT (topic, partition, "offset", consumer_group) WHERE kind = 'message'
-            DO NOTHING
+            ON CONFLICT (topic, partition, "offset", recorded_at, consumer_group)
+                WHERE kind = 'message' DO NOTHING
         """),
         {
-            "parked_at": parked_at,
+            "parked_at": _time(letter.parked_at_ms),
             "service": letter.service,
             "group": letter.group,
             "attempts": letter.attempts,
@@ -103,6 +99,7 @@ async def keep_message(tx: AsyncConnection, letter: Letter) -> None:
             "topic": letter.topic,
             "partition": letter.partition,
             "offset": letter.offset,
+            "recorded_at": _time(letter.recorded_at_ms),
             "type": _readable(headers.get("ce_type"), TYPE_CHARACTERS_MAX),
             "key": letter.key,
             "headers": write_headers(letter.headers),
@@ -174,6 +171,11 @@ def _subject(payload: bytes | None) -> tuple[list[UUID], str | None, UUID | None
     if not isinstance(source, str) or "\x00" in source or len(source) > SOURCE_CHARACTERS_MAX:
         source = None
     return [run_id] if run_id else [], source, _uuid(body.get("batch_id"))
+
+
+def _time(milliseconds: int) -> datetime | None:
+    known = 0 < milliseconds < MS_MAX
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if known else None
 
 
 def _uuid(value: object) -> UUID | None:

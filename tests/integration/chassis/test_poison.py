@@ -107,9 +107,9 @@ async def test_poison_is_parked_once_and_its_neighbours_are_handled(broker: Brok
     for name, poison in POISON.items():
         letter = by_name[name]
         assert letter.value == poison.body, name
-        assert letter.headers[:-4] == tuple(poison.headers), name
-        told = ["problem", "origin", "parked_by", "attempts"]
-        assert [header for header, _ in letter.headers[-4:]] == told
+        assert letter.headers[:-5] == tuple(poison.headers), name
+        told = ["problem", "origin", "recorded_at", "parked_by", "attempts"]
+        assert [header for header, _ in letter.headers[-5:]] == told
         assert letter.headers[-2][1] == f"test/{GROUP}".encode()
         assert origin_of(letter) == f"{broker.prefix}{COMMANDS}/0/{offsets[name]}"
         assert problem_of(letter)["type"] == poison.problem, name

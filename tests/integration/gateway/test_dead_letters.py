@@ -34,6 +34,7 @@ def letter(offset: int = 0, **changes: Any) -> Letter:
         topic=COMMANDS,
         partition=0,
         offset=offset,
+        recorded_at_ms=1_740_000_000_000,
         parked_at_ms=1_750_000_000_000 + offset,
         service="annotator",
         group="planner",
@@ -85,6 +86,10 @@ async def test_a_letter_that_arrives_twice_is_one_row_and_of_two_groups_two(desk
     unsigned = letter(offset=2, group=None, service=None)
     await keep(desk, unsigned, unsigned)
     assert len(await listed(desk)) == 4
+    # Its topic was lost and made anew: another message lies where it lay.
+    anew = letter(recorded_at_ms=1_745_000_000_000)
+    await keep(desk, anew, anew, letter())
+    assert len(await listed(desk)) == 5
 
 
 async def test_all_that_came_is_shown(desk: Desk) -> None:
@@ -139,8 +144,8 @@ NASTY = {
     "no UTF-8": letter(6, value=b"\xff\xfe{", headers=(("ce_type", b"\xff"),)),
     "a deep body": letter(7, value=b"[" * 100_000),
     "a body of other types": letter(8, value=b'{"run_id": [], "source": 7, "batch_id": null}'),
-    "no time": letter(9, parked_at_ms=-1),
-    "a time to come": letter(10, parked_at_ms=2**62),
+    "no time": letter(9, parked_at_ms=-1, recorded_at_ms=-1),
+    "a time to come": letter(10, parked_at_ms=2**62, recorded_at_ms=2**62),
     "a long type": letter(11, headers=(("ce_type", b"x" * 100_000),)),
     "as large as it can be": letter(12, value=b"\xff" * 2_000_000),
     "nothing but its place": letter(

@@ -162,7 +162,9 @@ async def test_what_is_no_dead_letter_is_kept_where_it_lies_and_not_parked_again
         for headers in strange:
             await broker.send(b"\xff", headers, topic=DEAD_LETTERS)
         await broker.send_illegible_header(DEAD_LETTERS)
-        good = [("problem", b'{"title": "x"}'), ("origin", f"{broker.prefix}a.b/3/4".encode())]
+        numbers = [(name, b"9" * 15) for name in ("recorded_at", "attempts")]
+        origin = ("origin", f"{broker.prefix}a.b/999999999/999999999999999999".encode())
+        good = [("problem", b'{"title": "x"}'), origin, *numbers, ("parked_by", b"\xff/\x00")]
         await broker.send(b"good", good, topic=DEAD_LETTERS)
         found = await letters(desk, len(strange) + 2)
         assert await bus.problems() == []
@@ -172,7 +174,10 @@ async def test_what_is_no_dead_letter_is_kept_where_it_lies_and_not_parked_again
     assert sorted(entry["offset"] for entry in kept) == list(range(len(strange) + 1))
     assert {entry["problem"]["title"] for entry in kept} == {"A message that cannot be read"}
     (other,) = [entry for entry in found if entry["attributes"]["topic"] == "a.b"]
-    assert (other["attributes"]["partition"], other["attributes"]["offset"]) == (3, 4)
+    assert (other["attributes"]["partition"], other["attributes"]["attempts"]) == (
+        999_999_999,
+        None,
+    )
 
 
 async def test_letters_wait_for_the_database_and_are_read_again(desk: Desk, broker: Broker) -> None:

@@ -42,6 +42,7 @@ CREATE TABLE dead_letter (
     topic text,
     partition integer CHECK (partition >= 0),
     "offset" bigint CHECK ("offset" >= 0),
+    recorded_at timestamptz,  -- When it was sent: a topic that is made anew has the same places again.
     type text,
     key bytea,
     headers json,  -- Pairs of name and value in base64, in order; a value may be null.
@@ -58,7 +59,7 @@ CREATE TABLE dead_letter (
     CHECK ((topic IS NULL) = (partition IS NULL) AND (topic IS NULL) = ("offset" IS NULL)
            AND (topic IS NULL) = (headers IS NULL) AND (topic IS NULL) = (bytes IS NULL)
            AND (topic IS NULL) = (is_left_at_origin IS NULL)),
-    CHECK (topic IS NOT NULL OR (type IS NULL AND key IS NULL AND payload IS NULL)),
+    CHECK (topic IS NOT NULL OR (recorded_at IS NULL AND type IS NULL AND key IS NULL AND payload IS NULL)),
     CHECK (kind <> 'batch' OR (batch_id IS NOT NULL AND source IS NOT NULL AND run_ids <> '{}')),
     CHECK (is_left_at_origin IS NOT TRUE OR (key IS NULL AND payload IS NULL)),
     CHECK ((state = 'open') = (decided_at IS NULL) AND (state = 'open') = (decided_by IS NULL)),
@@ -68,7 +69,8 @@ CREATE TABLE dead_letter (
     CHECK (retry_of <> id)
 );
 -- What arrives twice is one row.
-CREATE UNIQUE INDEX dead_letter_message ON dead_letter (topic, partition, "offset", consumer_group)
+CREATE UNIQUE INDEX dead_letter_message
+    ON dead_letter (topic, partition, "offset", recorded_at, consumer_group)
     NULLS NOT DISTINCT WHERE kind = 'message';
 CREATE UNIQUE INDEX dead_letter_batch ON dead_letter (batch_id) WHERE kind = 'batch' AND state = 'open';
 CREATE INDEX dead_letter_newest ON dead_letter (parked_at DESC, id DESC);
