@@ -1,7 +1,7 @@
 """Batches: opened, claimed under a lease, renewed, finished or given back; and which are due."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -129,12 +129,13 @@ async def give_back_batch(
     problem: Problem,
     *,
     counts: bool = True,
-) -> None:
-    """Let somebody try again after a delay; without one the batch is dead. Raises LeaseLost.
+) -> Batch:
+    """Let somebody try again after a delay; without one the batch is dead. Returns it as it is
+    now: since its claim, pages of it may have been stored. Raises LeaseLost.
 
     An attempt that could not begin does not count.
     """
-    given_back = await tx.execute(
+    checkpoint = await tx.scalar(
         text("""
             UPDATE batch SET state = CASE WHEN CAST(:delay AS interval) IS NULL
                                           THEN 'dead' ELSE 'pending' END,
@@ -145,6 +146,7 @@ async def give_back_batch(
                              attempt = attempt - :uncounted,
                              lease_owner = NULL, lease_until = NULL, queued_at = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+            RETURNING checkpoint
         """),
         {
             "batch_id": batch.id,
@@ -154,8 +156,9 @@ async def give_back_batch(
             "problem": orjson.dumps(problem).decode(),
         },
     )
-    if given_back.rowcount == 0:
+    if checkpoint is None:
         raise LeaseLost(batch.id, batch.lease_token)
+    return replace(batch, checkpoint=checkpoint)
 
 
 async def lay_down_batch(tx: AsyncConnection, batch: Batch) -> None:
