@@ -16,6 +16,7 @@ SourceState = Literal["waiting", "running", "paused", "completed", "failed", "ca
 SourceEndState = Literal["completed", "failed", "cancelled"]
 ControlAction = Literal["pause", "resume", "cancel"]
 Decision = Literal["accept", "reject"]
+Priority = Literal["high", "normal", "low"]
 ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running", "paused"})
 
 
@@ -61,6 +62,7 @@ class StartRun(RunMessage):
     type: ClassVar[str] = "annobus.run.start.v1"
     sources: tuple[str, ...] = Field(min_length=1)
     genes: tuple[str, ...] | None = Field(default=None, max_length=GENES_MAX)
+    priority: Priority = "normal"  # `high` goes before all others; `low` has a quarter's share.
 
 
 class ControlRun(RunMessage):

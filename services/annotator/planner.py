@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
-from services.annotator.domain import ApiSource, Batch, Counts, Source, is_api
+from services.annotator.domain import ApiSource, Batch, Counts, Declaration, Source, is_api
 from services.annotator.errors import (
     AttemptsUsedUp,
     CatalogueEmpty,
@@ -19,7 +19,8 @@ from services.annotator.errors import (
     SourceRetired,
 )
 from services.annotator.failpoints import Failpoint
-from services.annotator.store import annotations, batches, burials, counting, runs, staged
+from services.annotator.store import annotations, batches, burials, counting, feeding, runs, staged
+from services.annotator.store.feeding import Pace
 from services.chassis import database, failpoints, outbox
 from services.chassis.errors import problem_of
 
@@ -30,12 +31,25 @@ COALESCE_SECONDS = 0.05  # Batches end in bursts: refill once for all of them.
 SWEEP_SECONDS = 2.0
 
 
+def paces(
+    sources: Mapping[str, Source], per_second: Callable[[Declaration], float]
+) -> dict[str, Pace]:
+    """Of the APIs that may not be asked as fast as they answer."""
+    declared = {name: source.declaration for name, source in sources.items() if is_api(source)}
+    return {
+        name: Pace(rate, declaration.concurrency)
+        for name, declaration in declared.items()
+        if (rate := per_second(declaration))
+    }
+
+
 @dataclass
 class Planner:
     engine: AsyncEngine
     sources: Mapping[str, Source]
     instance: str
     report: Callable[[Iterable[UUID]], None]
+    paces: Mapping[str, Pace] = field(default_factory=dict)
     _swept_at: float = field(default=0.0)
 
     async def work(self, _: AsyncConnection) -> bool:
@@ -149,7 +163,7 @@ class Planner:
         """Announce the batches that are due, up to each source's window. Returns how many."""
         async with self.engine.begin() as tx:
             await batches.lock_feeding(tx)
-            due = await batches.queue_due_batches(tx)
+            due = await feeding.queue_due_batches(tx, self.paces, self._stood_in())
             await outbox.add(
                 tx, *(AnnotateBatch(batch_id=b.batch_id, source=b.source) for b in due)
             )
@@ -158,6 +172,9 @@ class Planner:
         if due:
             failpoints.hit(Failpoint.HINTS_COMMITTED)
         return len(due)
+
+    def _stood_in(self) -> list[str]:
+        return [name for name, source in self.sources.items() if domain.fallback(source)]
 
     async def sweep_once(self) -> int:
         """Take back what nobody is at any more. Returns how many batches that were."""

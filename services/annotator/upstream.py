@@ -192,6 +192,12 @@ class Upstream:
                 )
 
 
+def requests_per_second(declaration: Declaration, settings: AnnotatorSettings) -> float:
+    """As the settings say, or else the declaration itself; 0: as fast as it answers."""
+    rate = settings.upstreams.get(declaration.name, UpstreamSettings()).requests_per_second
+    return declaration.requests_per_second if rate is None else rate
+
+
 @asynccontextmanager
 async def open_upstreams(
     declared: Mapping[str, Declaration], settings: AnnotatorSettings, engine: AsyncEngine
@@ -201,9 +207,7 @@ async def open_upstreams(
         upstreams = {}
         for name, declaration in declared.items():
             chosen = settings.upstreams.get(name, UpstreamSettings())
-            rate = chosen.requests_per_second
-            if rate is None:
-                rate = declaration.requests_per_second
+            rate = requests_per_second(declaration, settings)
             upstreams[name] = Upstream(
                 declaration,
                 chosen.base_url or declaration.base_url,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 from typer import Argument, Option
 
-from contracts.messages import ControlAction
+from contracts.messages import ControlAction, Priority
 from services.cli import bars, gene_list, output, watch
 from services.cli.client import Client, Document, connect, fetch, find_url, send
 from services.cli.errors import PARTIAL, RUN_FAILED, Refused
@@ -54,6 +54,9 @@ def start(
         str | None, Option("--sources", metavar="A,B", help="Only these; without it, all.")
     ] = None,
     name: Annotated[str | None, Option("--name", help="What people will call this run.")] = None,
+    priority: Annotated[
+        Priority, Option("--priority", help="high: before all other runs; low: a quarter's share.")
+    ] = "normal",
     watched: Annotated[bool, Option("--watch", help="Follow it to its end.")] = False,
     idempotency_key: Annotated[
         str | None,
@@ -65,6 +68,8 @@ def start(
 ) -> None:
     """Annotate genes: those named, those of a file, or all."""
     body = _order(genes or [], all_genes, file, sources, name)
+    if priority != "normal":
+        body["priority"] = priority
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
 
     async def ordered() -> Document:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from contracts.messages import ACTIVE_STATES, ControlAction, RunProgress, SourceProgress
+from contracts.messages import ACTIVE_STATES, ControlAction, Priority, RunProgress, SourceProgress
 from services.gateway.errors import RunUnknown
 
 # What became of a text that may name a gene, and how the text names the gene: by one of its ids,
@@ -115,6 +115,7 @@ class Run:
     finished_at: datetime | None
     progress: RunProgress
     desired_state: DesiredState = "running"  # What was asked last; `progress.state` is true.
+    priority: Priority = "normal"
     source_times: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

@@ -1,7 +1,6 @@
 """Batches: opened, claimed under a lease, renewed, finished or given back; and which are due."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -19,9 +18,6 @@ LAID_DOWN = timedelta(seconds=1)
 LEASE_GRACE = timedelta(seconds=1)  # Its owner may be renewing it right now.
 # A hint that nobody has taken up by now is lost: it is sent again, and a second one does no harm.
 QUEUED_MAX = timedelta(seconds=60)
-# Batches of one source in Kafka at once: a second's work of the fastest source, so that nobody
-# waits for the planner, and no more, so that a run that comes later soon has its turn.
-WINDOW = 32
 SWEPT_MAX = 500
 
 
@@ -205,62 +201,6 @@ async def cancel_batches(tx: AsyncConnection, run_id: UUID, source: str) -> None
         """),
         {"run_id": run_id, "source": source},
     )
-
-
-@dataclass(frozen=True)
-class Due:
-    batch_id: UUID
-    source: str
-
-
-async def queue_due_batches(tx: AsyncConnection) -> list[Due]:
-    """Mark the next batches of every source as queued, up to its window, one run after another.
-
-    The runs of a source take turns, so a run over ten genes does not wait for one over all. The
-    caller holds the feeding lock.
-    """
-    rows = await tx.execute(
-        text("""
-            WITH room AS (
-                SELECT s.name AS source, :window - (
-                    SELECT count(*) FROM batch f
-                    WHERE f.source = s.name AND f.state IN ('queued', 'leased')) AS free
-                FROM source s
-            ), turns AS (
-                SELECT b.id, b.source, room.free, row_number() OVER (
-                    PARTITION BY b.source, b.run_id ORDER BY b.id) AS turn
-                FROM room CROSS JOIN LATERAL (
-                    (SELECT b.id, b.source, b.run_id FROM batch b  -- The source's own.
-                     WHERE b.source = room.source AND b.run_id IS NULL AND b.state = 'pending'
-                       AND b.next_attempt_at <= now()
-                       AND (b.kind = 'release' OR EXISTS (
-                           SELECT FROM release r WHERE r.id = b.release_id
-                           AND r.state = 'accepted'))
-                     ORDER BY b.id LIMIT greatest(room.free, 0))
-                    UNION ALL
-                    SELECT b.* FROM run_source rs JOIN run ON run.id = rs.run_id
-                    CROSS JOIN LATERAL (
-                        SELECT b.id, b.source, b.run_id FROM batch b
-                        WHERE b.source = room.source AND b.run_id = rs.run_id
-                          AND b.state = 'pending' AND b.next_attempt_at <= now()
-                        ORDER BY b.id LIMIT greatest(room.free, 0)
-                    ) b
-                    WHERE rs.source = room.source AND rs.state = 'running'
-                      AND run.state = 'running' AND NOT rs.is_paused
-                ) b
-            ), due AS (
-                SELECT id FROM (
-                    SELECT id, free, row_number() OVER (PARTITION BY source ORDER BY turn, id)
-                        AS place FROM turns
-                ) placed WHERE place <= free
-            )
-            UPDATE batch SET state = 'queued', queued_at = now()
-            FROM due WHERE batch.id = due.id AND batch.state = 'pending'
-            RETURNING batch.id, batch.source
-        """),
-        {"window": WINDOW},
-    )
-    return [Due(row.id, row.source) for row in rows]
 
 
 async def sweep_lost_batches(tx: AsyncConnection) -> int:

@@ -168,6 +168,7 @@ CREATE TABLE run (
     state text NOT NULL DEFAULT 'planning'
         CHECK (state IN ('planning', 'running', 'paused', 'completed', 'completed_with_errors',
                          'failed', 'cancelled')),
+    priority text NOT NULL DEFAULT 'normal' CHECK (priority IN ('high', 'normal', 'low')),
     all_genes boolean NOT NULL,
     awaits_catalogue boolean NOT NULL,
     gene_count integer,
@@ -221,6 +222,18 @@ CREATE TABLE run_source (
            OR done_count + no_data_count + failed_count + cancelled_count = total_count)
 );
 CREATE INDEX run_source_open ON run_source (source) WHERE state IN ('waiting', 'running');
+
+-- The clock of a run at a source: genes given to it, divided by its weight. Only whoever feeds
+-- writes it.
+CREATE TABLE turn (
+    run_id uuid NOT NULL,
+    source text NOT NULL,
+    began double precision NOT NULL CHECK (began >= 0),  -- When its last batch was given,
+    until double precision NOT NULL,  -- and when it is its turn again.
+    PRIMARY KEY (run_id, source),
+    FOREIGN KEY (run_id, source) REFERENCES run_source,
+    CHECK (began < until)
+) WITH (fillfactor = 50);
 
 CREATE TABLE batch (
     id uuid PRIMARY KEY DEFAULT uuidv7(),
