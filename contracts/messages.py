@@ -1,6 +1,7 @@
 """Every command, fact and snapshot that services exchange, grouped by topic."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import ClassVar, Literal, Self
 from uuid import UUID
 
@@ -210,7 +211,8 @@ class RunCompleted(RunFact):
 
 class SourceProgress(BaseModel):
     """Counters are genes: done (a value), no data, failed, cancelled. `total_count` is None until
-    known."""
+    known. `waits_for` is an upstream that is left alone for a while: its own, or another that
+    stands in for it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -223,6 +225,9 @@ class SourceProgress(BaseModel):
     release: str | None = None
     synthetic: bool = False
     problem: Mapping[str, str | int] | None = None
+    waits_for: str | None = None
+    waits_until: datetime | None = None
+    waits_because: str | None = None
 
 
 class RunProgress(RunMessage):

@@ -1,7 +1,6 @@
 """`annobus runs`: order a run, list the runs, show one, watch one while it works."""
 
 import asyncio
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -244,11 +243,9 @@ def print_run(document: Document) -> None:
         if source.problem is not None:
             title, detail = source.problem.get("title"), source.problem.get("detail")
             output.print_line(f"{name}: {title}: {detail}")
-    for name, source in document["data"]["attributes"]["sources"].items():
-        if source.get("waits_until") is not None:
-            until = datetime.fromisoformat(source["waits_until"]).astimezone()
-            because = source["waits_because"]
-            output.print_line(f"Waiting for {name} until {until:%H:%M:%S}: {because}")
+    for name, source in snapshot.sources.items():
+        if said := bars.waits(source):
+            output.print_line(f"{name}: {said}")
 
 
 def _order(

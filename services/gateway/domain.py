@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -144,7 +144,7 @@ def sentence(progress: RunProgress) -> str:
         begun = [
             _source_sentence(name, source)
             for name, source in progress.sources.items()
-            if source.state in ("running", "paused")
+            if source.state in ("running", "paused") or source.waits_until is not None
         ]
         paused = ["paused"] if progress.state == "paused" else []
         return "; ".join(paused + begun) or "running"
@@ -161,4 +161,8 @@ def _source_sentence(name: str, source: SourceProgress) -> str:
     total = "" if source.total_count is None else f" of {source.total_count:,}"
     failed = f", {source.failed_count:,} failed" if source.failed_count else ""
     paused = ", paused" if source.state == "paused" else ""
-    return f"{name}: {counted:,}{total} genes{failed}{paused}"
+    waits = ""
+    if source.waits_until is not None:
+        until = source.waits_until.astimezone(UTC)
+        waits = f", waits for {source.waits_for} until {until:%H:%M:%S} UTC: {source.waits_because}"
+    return f"{name}: {counted:,}{total} genes{failed}{paused}{waits}"

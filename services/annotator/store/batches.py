@@ -56,7 +56,7 @@ async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch 
                   SELECT FROM run JOIN run_source rs ON rs.run_id = run.id
                   WHERE run.id = batch.run_id AND rs.source = batch.source
                     AND run.state = 'running' AND NOT rs.is_paused))
-            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt, refusals,
                       lease_token, clock_timestamp() AS claimed_at, coalesce((
                           SELECT greatest(run.control_epoch, rs.control_epoch)
                           FROM run JOIN run_source rs ON rs.run_id = run.id
@@ -125,10 +125,12 @@ async def give_back_batch(
     problem: Problem,
     *,
     counts: bool = True,
+    is_refused: bool = False,
 ) -> None:
     """Let somebody try again after a delay; without one the batch is dead. Raises LeaseLost.
 
-    An attempt that could not begin does not count.
+    An attempt that could not begin does not count; one that the upstream refused for now is
+    counted apart.
     """
     given_back = await tx.execute(
         text("""
@@ -139,12 +141,14 @@ async def give_back_batch(
                              next_attempt_at = now() + coalesce(CAST(:delay AS interval), '0s'),
                              problem = CAST(:problem AS jsonb),
                              attempt = attempt - :uncounted,
+                             refusals = refusals + :refused,
                              lease_owner = NULL, lease_until = NULL, queued_at = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
         """),
         {
             "batch_id": batch.id,
             "uncounted": int(not counts),
+            "refused": int(is_refused),
             "token": batch.lease_token,
             "delay": delay,
             "problem": orjson.dumps(problem).decode(),
@@ -229,7 +233,7 @@ async def take_worn_out_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
                 SELECT id FROM batch WHERE state = 'leased' AND attempt >= :attempts_max
                 AND lease_until < now() - CAST(:grace AS interval) LIMIT :swept_max
                 FOR UPDATE SKIP LOCKED))  -- Whoever holds one renews it, or ends it.
-            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt, refusals,
                       lease_token, clock_timestamp() AS claimed_at
         """),
         {

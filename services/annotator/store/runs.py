@@ -287,6 +287,9 @@ async def get_progress(connection: AsyncConnection, run_id: UUID) -> RunProgress
             release=row["release"],
             synthetic=row["synthetic"],
             problem=orjson.loads(row["problem_text"]) if row["problem_text"] else None,
+            waits_for=row["waits_for"],
+            waits_until=row["waits_until"],
+            waits_because=row["waits_because"],
         )
         for row in found
     }

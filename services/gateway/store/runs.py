@@ -34,11 +34,8 @@ _RUNS = """
     FROM run r
     LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
     LEFT JOIN LATERAL (
-        SELECT jsonb_object_agg(source, to_jsonb(rs) || jsonb_build_object(
-            'waits_until', u.waits_until, 'waits_because', u.waits_because)) AS sources
+        SELECT jsonb_object_agg(source, to_jsonb(rs)) AS sources
         FROM annotator.run_source_v1 rs
-        LEFT JOIN annotator.upstream_v1 u
-            ON u.name = rs.source AND rs.state IN ('waiting', 'running')
         WHERE rs.run_id = r.id
     ) s ON true
 """
@@ -238,6 +235,4 @@ def _times(published: dict[str, Any]) -> dict[str, Any]:
         "started_at": published.get("started_at"),
         "finished_at": published.get("finished_at"),
         "changed_count": published.get("changed_count", 0),
-        "waits_until": published.get("waits_until"),
-        "waits_because": published.get("waits_because"),
     }
