@@ -327,7 +327,7 @@ class Response:
 
 @dataclass(frozen=True)
 class TooMany:
-    """How an upstream says in an answer what others say with 429; `seconds` is when to come back."""
+    """What an answer says that means 429; `seconds` is when to come back."""
 
     detail: str
     seconds: float
@@ -342,9 +342,7 @@ class Client(Protocol):
 
     async def get(self, path: str) -> Response: ...
 
-    async def post(
-        self, path: str, body: object, refusal: Refusal | None = None
-    ) -> Response: ...
+    async def post(self, path: str, body: object, refusal: Refusal | None = None) -> Response: ...
 
 
 class ApiSource(Protocol):

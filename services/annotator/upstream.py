@@ -347,9 +347,7 @@ def _refuse_size(response: httpx2.Response, size: int, bytes_max: int, how: str)
         )
 
 
-def _refuse_limited(
-    response: httpx2.Response, content: bytes, refusal: Refusal | None
-) -> None:
+def _refuse_limited(response: httpx2.Response, content: bytes, refusal: Refusal | None) -> None:
     """What says 429 with another status. Here, so that it is told to all workers as one."""
     if refusal is not None and (said := refusal(content)) is not None:
         raise RateLimited(f"{_asked(response)}: {said.detail}", said.seconds, response.status_code)

@@ -129,7 +129,7 @@ class GnomadApi:
 
 
 def too_many(content: bytes) -> TooMany | None:
-    """Whether an answer says that we ask too often; of an error page only the start may be there."""
+    """Whether an answer, or the start of one, says that we ask too often."""
     try:
         said = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -127,9 +127,7 @@ async def never(_: Callable[[], None]) -> Page:
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("action", "error"), [("pause", BatchHeld), ("cancel", BatchCancelled)]
-)
+@pytest.mark.parametrize(("action", "error"), [("pause", BatchHeld), ("cancel", BatchCancelled)])
 async def test_a_call_that_still_waits_for_its_turn_is_given_up_at_once(
     action: ControlAction, error: type[Exception]
 ) -> None:

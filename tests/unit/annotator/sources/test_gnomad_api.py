@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from services.annotator.domain import Answer, Gene, Response, Version
+from services.annotator.domain import Answer, Gene, Refusal, Response, Version
 from services.annotator.errors import (
     RateLimited,
     SchemaChanged,
