@@ -22,7 +22,7 @@ from services.annotator.failpoints import Failpoint
 from services.annotator.store import annotations, batches, burials, counting, feeding, runs, staged
 from services.annotator.store.feeding import Pace
 from services.chassis import database, failpoints, outbox
-from services.chassis.errors import problem_of
+from services.chassis.errors import AnnobusError, problem_of
 
 log = structlog.get_logger()
 
@@ -181,20 +181,25 @@ class Planner:
         async with self.engine.begin() as tx:
             await batches.lock_feeding(tx)
             swept = await batches.sweep_lost_batches(tx)
+            retired = await batches.take_retired_batches(tx, self.instance)
         async with self.engine.begin() as tx:
             worn_out = await batches.take_worn_out_batches(tx, self.instance)
-        for batch in worn_out:
+        ends: list[tuple[Batch, AnnobusError]] = [
+            *((batch, SourceRetired(f"{batch.source} was removed")) for batch in retired),
+            *((batch, _worn_out(batch)) for batch in worn_out),
+        ]
+        for batch, error in ends:
             try:
-                await self.bury_worn_out(batch)
+                await self.bury(batch, error)
             except LeaseLost:
                 log.info("lease_lost", batch_id=str(batch.id))  # Another buried it.
             except database.CONNECTION_ERRORS:
                 # The next sweep takes it again; meanwhile the others are fed.
                 log.exception("burial_failed", batch_id=str(batch.id))
         await self.drop_stored_rows()
-        if swept or worn_out:
-            log.info("batches_swept", swept=swept, dead=len(worn_out))
-        return swept + len(worn_out)
+        if swept or ends:
+            log.info("batches_swept", swept=swept, dead=len(ends))
+        return swept + len(ends)
 
     async def drop_stored_rows(self) -> None:
         """It may wait for another sweep: room on the disk is less urgent than work."""
@@ -204,13 +209,16 @@ class Planner:
         except database.CONNECTION_ERRORS as error:
             log.warning("staged_rows_not_dropped", error=repr(error))
 
-    async def bury_worn_out(self, batch: Batch) -> None:
-        error = AttemptsUsedUp(f"{batch.attempt} attempts ended with the worker that made them")
+    async def bury(self, batch: Batch, error: AnnobusError) -> None:
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)
             await batches.give_back_batch(tx, batch, None, error.problem())
             facts = await burials.bury(tx, batch, error)
         self.report({fact.run_id for fact in facts})
+
+
+def _worn_out(batch: Batch) -> AttemptsUsedUp:
+    return AttemptsUsedUp(f"{batch.attempt} attempts ended with the worker that made them")
 
 
 async def announce(tx: AsyncConnection, facts: Sequence[RunFact]) -> None:

@@ -41,6 +41,5 @@ async def test_ten_genes_wait_seconds_for_a_slow_upstream_that_a_large_run_keeps
             small_seconds = time.monotonic() - began
             await until(lambda: len(upstream.calls) > asked + 100, "both go on", WAIT_SECONDS_MAX)
             rate = (len(upstream.calls) - asked) / (time.monotonic() - began)
-    print(f"FIGURE small run {small_seconds:.2f} s, upstream asked {rate:.2f}/s")
     assert small_seconds < SMALL_SECONDS_MAX
     assert rate > SHARE_MIN * PER_SECOND

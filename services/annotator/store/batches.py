@@ -244,3 +244,23 @@ async def take_worn_out_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
         },
     )
     return [Batch(**row._mapping) for row in rows]
+
+
+async def take_retired_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
+    """Take what is left of sources that were removed: no worker knows them. The caller holds the
+    feeding lock."""
+    rows = await tx.execute(
+        text("""
+            UPDATE batch SET state = 'leased', lease_owner = :owner, queued_at = NULL,
+                             lease_token = lease_token + 1,
+                             lease_until = now() + CAST(:lease AS interval)
+            WHERE id = ANY (ARRAY(
+                SELECT b.id FROM batch b JOIN source s ON s.name = b.source
+                WHERE s.is_retired AND b.state IN ('pending', 'queued')
+                ORDER BY b.id LIMIT :swept_max))
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+                      lease_token, clock_timestamp() AS claimed_at
+        """),
+        {"owner": owner, "lease": LEASE, "swept_max": SWEPT_MAX},
+    )
+    return [Batch(**row._mapping) for row in rows]
