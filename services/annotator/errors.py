@@ -29,7 +29,6 @@ TransientError
 └── LeaseLost               another worker has the batch
 """
 
-from math import inf
 from uuid import UUID
 
 from services.chassis.errors import PermanentError, Problem, TransientError
@@ -131,26 +130,13 @@ class RateLimited(TransientError):
     kind = "rate-limited"
 
     def __init__(
-        self,
-        detail: str,
-        said_seconds: float | None,
-        status: int = 429,
-        seconds_max: float = inf,
+        self, detail: str, retry_after_seconds: float | None, reason: str | None = None
     ) -> None:
         super().__init__(detail)
-        self.said_seconds = said_seconds
-        self.status = status
-        self.retry_after_seconds = None if said_seconds is None else min(said_seconds, seconds_max)
-
-    @property
-    def reason(self) -> str:
-        """In few words, for whoever waits."""
-        if self.said_seconds is None or self.retry_after_seconds is None:
-            return str(self.status)
-        cut = f", cut to {self.retry_after_seconds:g} s"
-        return (
-            f"{self.status}, Retry-After {self.said_seconds:g} s"
-            f"{cut if self.retry_after_seconds < self.said_seconds else ''}"
+        self.retry_after_seconds = retry_after_seconds
+        # In few words, for whoever waits.
+        self.reason = reason or (
+            "429" if retry_after_seconds is None else f"429, Retry-After {retry_after_seconds:g} s"
         )
 
     def problem(self) -> Problem:

@@ -50,6 +50,7 @@ RETRY_AFTER_SECONDS_MAX = 24 * 3600.0
 # A 403 that says when to come back shuts us out for a while. It may say hours, and mean a gateway
 # that is set up wrongly: it is looked at sooner.
 FORBIDDEN_SECONDS_MAX = 900.0
+REASON_CHARACTERS_MAX = 80
 USER_AGENT = "annobus/0.1"
 
 
@@ -107,7 +108,7 @@ class Upstream:
 
     def telling(self, sent: Callable[[], None]) -> Client:
         """The same upstream; says so when a call is sent, which has waited for its turn before."""
-        return _Telling(self, sent)
+        return Telling(self, sent)
 
     async def _call(
         self,
@@ -217,7 +218,9 @@ class Upstream:
 
 
 @dataclass(frozen=True)
-class _Telling:
+class Telling:
+    """An upstream as `telling` hands it out."""
+
     upstream: Upstream
     sent: Callable[[], None]
 
@@ -267,11 +270,17 @@ async def _raise_for_status(response: httpx2.Response, refusal: Refusal | None) 
     if status == 403 and seconds is None:
         raise UpstreamBlocked(detail)
     if status == 403:
-        raise RateLimited(detail, seconds, status, FORBIDDEN_SECONDS_MAX)
+        raise _shut_out(detail, seconds)
     _refuse_limited(response, start, refusal)
     if status == 408 or status >= 500:
         raise UpstreamUnavailable(detail)
     raise UpstreamRefused(detail)
+
+
+def _shut_out(detail: str, seconds: float) -> RateLimited:
+    bounded = min(seconds, FORBIDDEN_SECONDS_MAX)
+    looked = "" if bounded == seconds else f", looked at again after {bounded:g} s"
+    return RateLimited(detail, bounded, f"403, Retry-After {seconds:g} s{looked}")
 
 
 async def _first_bytes(response: httpx2.Response) -> bytes:
@@ -350,7 +359,8 @@ def _refuse_size(response: httpx2.Response, size: int, bytes_max: int, how: str)
 def _refuse_limited(response: httpx2.Response, content: bytes, refusal: Refusal | None) -> None:
     """What says 429 with another status. Here, so that it is told to all workers as one."""
     if refusal is not None and (said := refusal(content)) is not None:
-        raise RateLimited(f"{_asked(response)}: {said.detail}", said.seconds, response.status_code)
+        reason = f"{response.status_code}: {said.detail:.{REASON_CHARACTERS_MAX}}"
+        raise RateLimited(f"{_asked(response)}: {said.detail}", said.seconds, reason)
 
 
 def _asked(response: httpx2.Response) -> str:

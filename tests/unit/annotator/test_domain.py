@@ -139,14 +139,6 @@ def test_a_429_is_no_attempt_and_still_not_for_ever() -> None:
     assert timedelta(minutes=10) < together < timedelta(minutes=20)
 
 
-def test_how_long_a_403_shuts_us_out_is_bounded_and_said() -> None:
-    error = RateLimited("x", 3600.0, 403, 900.0)
-    assert error.retry_after_seconds == 900
-    assert error.reason == "403, Retry-After 3600 s, cut to 900 s"
-    assert RateLimited("x", 30.0).reason == "429, Retry-After 30 s"
-    assert RateLimited("x", None).reason == "429"
-
-
 @pytest.mark.parametrize("count", [0, 1, CHANGED_GENES_MAX, CHANGED_GENES_MAX + 1, 9_000])
 def test_changes_name_each_gene_once_in_messages_of_bounded_size(count: int) -> None:
     genes = [f"HGNC:{number}" for number in range(count)]
