@@ -267,10 +267,8 @@ async def _raise_for_status(response: httpx2.Response, refusal: Refusal | None) 
     seconds = parse_retry_after(response.headers)
     if status == 429:
         raise RateLimited(detail, seconds)
-    if status == 403 and seconds is None:
-        raise UpstreamBlocked(detail)
     if status == 403:
-        raise _shut_out(detail, seconds)
+        raise UpstreamBlocked(detail) if seconds is None else _shut_out(detail, seconds)
     _refuse_limited(response, start, refusal)
     if status == 408 or status >= 500:
         raise UpstreamUnavailable(detail)
