@@ -119,6 +119,20 @@ async def test_a_low_priority_has_a_quarter_and_a_high_one_goes_first(database: 
         assert high not in fed_then[10:]
 
 
+async def test_whoever_goes_first_does_not_change_who_of_the_others_is_behind(
+    database: Database,
+) -> None:
+    async with database.begin("annotator") as tx:
+        first = await insert_run(tx, ["ensembl"], [5] * 60)
+        second = await insert_run(tx, ["ensembl"], [5] * 60)
+        await feeding.queue_due_batches(tx, PACES)
+        fed: list[UUID] = []
+        for _ in range(8):  # One batch of high priority after each of the others.
+            await insert_run(tx, ["ensembl"], [50], "high")
+            fed += await feed_one_by_one(tx, "ensembl", 2)
+    assert (fed.count(first), fed.count(second)) == (4, 4)
+
+
 async def test_a_look_at_the_source_waits_behind_no_run(database: Database) -> None:
     async with database.begin("annotator") as tx:
         await insert_run(tx, ["ensembl"], [5] * 60, "high")
