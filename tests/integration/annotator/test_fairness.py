@@ -127,9 +127,9 @@ async def test_whoever_goes_first_does_not_change_who_of_the_others_is_behind(
         second = await insert_run(tx, ["ensembl"], [5] * 60)
         await feeding.queue_due_batches(tx, PACES)
         fed: list[UUID] = []
-        for _ in range(8):  # One batch of high priority after each of the others.
-            await insert_run(tx, ["ensembl"], [50], "high")
-            fed += await feed_one_by_one(tx, "ensembl", 2)
+        for _ in range(8):  # Two large batches of high priority before each of the others.
+            await insert_run(tx, ["ensembl"], [50, 50], "high")
+            fed += await feed_one_by_one(tx, "ensembl", 3)
     assert (fed.count(first), fed.count(second)) == (4, 4)
 
 
