@@ -54,12 +54,12 @@ def percentage(source: SourceProgress) -> str:
     return f"{100 * counted(source) // source.total_count}%"
 
 
-def waits(source: SourceProgress) -> str:
+def waits(name: str, source: SourceProgress) -> str:
     """Whom it waits for, by the clock of whoever reads it; empty when it does not."""
     if source.waits_until is None:
         return ""
     until = source.waits_until.astimezone()
-    return f"waiting for {source.waits_for} until {until:%H:%M:%S}: {source.waits_because}"
+    return f"waiting for {source.waits_for or name} until {until:%H:%M:%S}: {source.waits_because}"
 
 
 def counted(source: SourceProgress) -> int:
@@ -112,7 +112,7 @@ def _plain(name: str, source: SourceProgress, rate: float | None) -> str:
         line += f", {rate:,.0f} genes/s"
     if source.failed_count:
         line += f", {source.failed_count:,} failed"
-    if said := waits(source):
+    if said := waits(name, source):
         line += f", {said}"
     return f"{line}, {source.state}" if source.state in SHOWN_STATES else line
 
@@ -167,7 +167,7 @@ class _Genes(_Cell):
 
 class _Rate(_Cell):
     def draw(self, task: Task, source: SourceProgress) -> Text:
-        if said := waits(source):
+        if said := waits(task.description, source):
             return Text(said, "yellow")
         if source.state != "running":
             return Text(source.state, "dim")

@@ -244,8 +244,8 @@ def print_run(document: Document) -> None:
             title, detail = source.problem.get("title"), source.problem.get("detail")
             output.print_line(f"{name}: {title}: {detail}")
     for name, source in snapshot.sources.items():
-        if said := bars.waits(source):
-            output.print_line(f"{name}: {said}")
+        if said := bars.waits(name, source):
+            output.print_line(said[0].upper() + said[1:])
 
 
 def _order(
