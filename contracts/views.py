@@ -195,6 +195,7 @@ class BatchV1(View):
     attempt: int
     next_attempt_at: datetime
     problem: Any | None
+    genes_left: list[str] | None  # From the checkpoint on; None: a look for a release has none.
 
 
 class SourceV1(View):

@@ -169,14 +169,18 @@ class Handlers:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                async with self.engine.begin() as tx:
-                    is_ours = await batches.renew_lease(tx, batch)
-                    if batch.run_id is not None:  # A control that was not heard costs this period.
-                        self.holding.find(batch, await control.find_action(tx, batch))
-                if not is_ours:
+                if not await self.keep_lease_once(batch):
                     return
             except database.CONNECTION_ERRORS as error:
                 log.warning("lease_not_renewed", batch_id=str(batch.id), error=repr(error))
+
+    async def keep_lease_once(self, batch: Batch) -> bool:
+        """False when it is another's."""
+        async with self.engine.begin() as tx:
+            is_ours = await batches.renew_lease(tx, batch)
+            if batch.run_id is not None:  # A control that was not heard costs this period.
+                self.holding.find(batch, await control.find_action(tx, batch))
+        return is_ours
 
     async def work(self, batch: Batch, genes: Sequence[Gene]) -> list[RunFact]:
         if batch.kind == "release":
@@ -275,7 +279,7 @@ class Handlers:
             if isinstance(error, ReleaseMissing) and batch.release_id is not None:
                 await batches.open_release_batches(tx, [batch.source])
                 await staged.unstage_release(tx, batch.release_id)
-            await batches.give_back_batch(
+            left = await batches.give_back_batch(
                 tx,
                 batch,
                 delay,
@@ -283,7 +287,7 @@ class Handlers:
                 counts=not isinstance(error, domain.UNCOUNTED),
                 is_refused=isinstance(error, RateLimited),
             )
-            facts = await burials.bury(tx, batch, error) if delay is None else []
+            facts = await burials.bury(tx, left, error) if delay is None else []
             if isinstance(error, ReleaseQuarantined) and await releases.accepted_release(
                 tx, batch.source
             ):

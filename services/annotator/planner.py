@@ -212,8 +212,8 @@ class Planner:
     async def bury(self, batch: Batch, error: AnnobusError) -> None:
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)
-            await batches.give_back_batch(tx, batch, None, error.problem())
-            facts = await burials.bury(tx, batch, error)
+            left = await batches.give_back_batch(tx, batch, None, error.problem())
+            facts = await burials.bury(tx, left, error)
         self.report({fact.run_id for fact in facts})
 
 

@@ -1,6 +1,7 @@
 """Batches: opened, claimed under a lease, renewed, finished or given back; and which are due."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -126,13 +127,14 @@ async def give_back_batch(
     *,
     counts: bool = True,
     is_refused: bool = False,
-) -> None:
-    """Let somebody try again after a delay; without one the batch is dead. Raises LeaseLost.
+) -> Batch:
+    """Let somebody try again after a delay; without one the batch is dead. Returns it as it is
+    now: since its claim, pages of it may have been stored. Raises LeaseLost.
 
     An attempt that could not begin does not count; one that the upstream refused for now is
     counted apart.
     """
-    given_back = await tx.execute(
+    checkpoint = await tx.scalar(
         text("""
             UPDATE batch SET state = CASE WHEN CAST(:delay AS interval) IS NULL
                                           THEN 'dead' ELSE 'pending' END,
@@ -144,6 +146,7 @@ async def give_back_batch(
                              refusals = refusals + :refused,
                              lease_owner = NULL, lease_until = NULL, queued_at = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+            RETURNING checkpoint
         """),
         {
             "batch_id": batch.id,
@@ -154,8 +157,9 @@ async def give_back_batch(
             "problem": orjson.dumps(problem).decode(),
         },
     )
-    if given_back.rowcount == 0:
+    if checkpoint is None:
         raise LeaseLost(batch.id, batch.lease_token)
+    return replace(batch, checkpoint=checkpoint)
 
 
 async def lay_down_batch(tx: AsyncConnection, batch: Batch) -> None:

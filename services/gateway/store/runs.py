@@ -81,7 +81,7 @@ async def insert_run(
     name: str | None,
     sources: Sequence[str],
     gene_count: int | None,
-    priority: Priority,
+    priority: Priority = "normal",
 ) -> UUID:
     run_id = await tx.scalar(
         text("""

@@ -540,7 +540,8 @@ CREATE VIEW run_fact_v1 AS SELECT run_id, seq, type, time, body FROM run_fact;
 
 CREATE VIEW batch_v1 AS
 SELECT id AS batch_id, kind, source, run_id, release_id, state,
-       cardinality(genes) AS gene_count, checkpoint, attempt, next_attempt_at, problem
+       cardinality(genes) AS gene_count, checkpoint, attempt, next_attempt_at, problem,
+       CASE WHEN kind <> 'release' THEN genes[checkpoint + 1:] END AS genes_left
 FROM batch;
 
 CREATE VIEW unmapped_v1 AS
