@@ -232,7 +232,7 @@ CREATE TABLE turn (
     began double precision NOT NULL CHECK (began >= 0),  -- When its last batch was given,
     until double precision NOT NULL,  -- and when it is its turn again.
     PRIMARY KEY (run_id, source),
-    FOREIGN KEY (run_id, source) REFERENCES run_source,
+    FOREIGN KEY (run_id, source) REFERENCES run_source ON DELETE CASCADE,
     CHECK (began < until)
 ) WITH (fillfactor = 50);
 
