@@ -164,6 +164,9 @@ class RunSourceV1(View):
     problem: Any | None
     started_at: datetime | None
     finished_at: datetime | None
+    waits_for: str | None  # An upstream that is left alone: its own, or who stands in for it.
+    waits_until: datetime | None
+    waits_because: str | None
 
 
 class RunFactV1(View):

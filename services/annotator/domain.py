@@ -46,6 +46,9 @@ NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 SHOWN_BYTES = 40  # Before and behind it.
 
 ATTEMPTS_MAX = 5
+# Times that an upstream may answer a batch with 429: 14 minutes of pauses that it did not choose
+# itself, and then a person had better hear of it.
+REFUSALS_MAX = 20
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 CHANGE_BUCKETS = 8  # Streams of changes per source.
@@ -322,12 +325,24 @@ class Response:
     synthetic: bool
 
 
+@dataclass(frozen=True)
+class TooMany:
+    """What an answer says that means 429; `seconds` is when to come back."""
+
+    detail: str
+    seconds: float
+
+
+# Looks whether an answer, or the start of one that came with an error, says so.
+Refusal = Callable[[bytes], TooMany | None]
+
+
 class Client(Protocol):
     """One upstream's HTTP client as a source sees it; paths follow the base URL."""
 
     async def get(self, path: str) -> Response: ...
 
-    async def post(self, path: str, body: object) -> Response: ...
+    async def post(self, path: str, body: object, refusal: Refusal | None = None) -> Response: ...
 
 
 class ApiSource(Protocol):
@@ -437,6 +452,7 @@ class Batch:
     lease_token: int
     claimed_at: datetime  # The database's clock: whatever is fetched now is no older.
     control_epoch: int = 0  # The newest control of its run that the claim knew.
+    refusals: int = 0  # Answers of 429 so far.
 
 
 @dataclass(frozen=True)
@@ -450,23 +466,35 @@ class Counts:
 
 
 # Not the batch's fault, and no attempt: it waits for its release, for room to read it, or for an
-# upstream that is left alone.
-COULD_NOT_BEGIN = (ReleaseMissing, StagingCrowded, UpstreamShut)
+# upstream that is left alone. A 429 is counted by itself.
+UNCOUNTED = (ReleaseMissing, StagingCrowded, UpstreamShut, RateLimited)
 
 
-def retry_after(attempt: int, error: Exception) -> timedelta | None:
+def retry_after(batch: Batch, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
+    if isinstance(error, RateLimited):
+        return _retry_refused(batch.refusals + 1, error)
     if isinstance(error, UpstreamShut):  # Not all of them at that moment.
         return timedelta(seconds=error.seconds + uniform(0.0, BACKOFF_FIRST_SECONDS))
-    if isinstance(error, COULD_NOT_BEGIN):
+    if isinstance(error, UNCOUNTED):
         return timedelta(seconds=BACKOFF_FIRST_SECONDS)
-    if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:
+    if isinstance(error, PermanentError) or batch.attempt >= ATTEMPTS_MAX:
         return None
-    seconds = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
-    if isinstance(error, RateLimited) and error.retry_after_seconds is not None:
-        # Never before the upstream said; a little after, so that not all come back at once.
-        return timedelta(seconds=max(seconds, error.retry_after_seconds) * uniform(1.0, 1.2))
-    return timedelta(seconds=seconds * uniform(0.8, 1.2))
+    return timedelta(seconds=_backoff_seconds(batch.attempt) * uniform(0.8, 1.2))
+
+
+def _retry_refused(refusals: int, error: RateLimited) -> timedelta | None:
+    if refusals >= REFUSALS_MAX:
+        return None
+    seconds = _backoff_seconds(refusals)
+    if error.retry_after_seconds is None:
+        return timedelta(seconds=seconds * uniform(0.8, 1.2))
+    # Never before the upstream said; a little after, so that not all come back at once.
+    return timedelta(seconds=max(seconds, error.retry_after_seconds) * uniform(1.0, 1.2))
+
+
+def _backoff_seconds(times: int) -> float:
+    return min(BACKOFF_FIRST_SECONDS * 2.0 ** (times - 1), BACKOFF_SECONDS_MAX)
 
 
 def changes(source: str, release_id: UUID | None, genes: Sequence[str]) -> list[AnnotationsChanged]:

@@ -21,8 +21,8 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
     """
     inserted = await tx.execute(
         text("""
-            INSERT INTO run (id, all_genes, awaits_catalogue, open_sources)
-            SELECT :run_id, :all_genes, :all_genes AND NOT EXISTS (
+            INSERT INTO run (id, priority, all_genes, awaits_catalogue, open_sources)
+            SELECT :run_id, :priority, :all_genes, :all_genes AND NOT EXISTS (
                 SELECT FROM release r JOIN source s ON s.name = r.source
                 WHERE s.is_catalogue AND r.state IN ('accepted', 'stored')
                   AND r.checked_at > now() - s.ttl
@@ -31,6 +31,7 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
         """),
         {
             "run_id": command.run_id,
+            "priority": command.priority,
             "all_genes": command.genes is None,
             "open_sources": len(set(command.sources)),
         },
@@ -286,6 +287,9 @@ async def get_progress(connection: AsyncConnection, run_id: UUID) -> RunProgress
             release=row["release"],
             synthetic=row["synthetic"],
             problem=orjson.loads(row["problem_text"]) if row["problem_text"] else None,
+            waits_for=row["waits_for"],
+            waits_until=row["waits_until"],
+            waits_because=row["waits_because"],
         )
         for row in found
     }

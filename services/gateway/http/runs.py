@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import ControlAction, StartRun
+from contracts.messages import ControlAction, Priority, StartRun
 from services.chassis import failpoints, outbox
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
@@ -54,6 +54,8 @@ class Order(Body):
     name: str | None = Field(
         default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT
     )
+    # `high` goes before all other runs; `low` has a quarter of the share of a normal one.
+    priority: Priority = "normal"
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,10 @@ async def _start(tx: AsyncConnection, order: Order) -> UUID:
     sources = await _choose_sources(tx, order.sources)
     hgnc_ids = await _resolve(tx, order)
     gene_count = None if hgnc_ids is None else len(hgnc_ids)
-    run_id = await runs.insert_run(tx, order.name, sources, gene_count)
-    await outbox.add(tx, StartRun(run_id=run_id, sources=sources, genes=hgnc_ids))
+    run_id = await runs.insert_run(tx, order.name, sources, gene_count, order.priority)
+    await outbox.add(
+        tx, StartRun(run_id=run_id, sources=sources, genes=hgnc_ids, priority=order.priority)
+    )
     return run_id
 
 
@@ -312,6 +316,7 @@ def resource(run: Run) -> dict[str, Any]:
         "name": run.name,
         "state": progress.state,
         "desired_state": run.desired_state,
+        "priority": run.priority,
         "progress": domain.percent(progress),
         "message": domain.sentence(progress),
         "seq": progress.seq,

@@ -9,7 +9,14 @@ import orjson
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.messages import ControlAction, ControlRun, RunProgress, SourceProgress, StartRun
+from contracts.messages import (
+    ControlAction,
+    ControlRun,
+    Priority,
+    RunProgress,
+    SourceProgress,
+    StartRun,
+)
 from contracts.topics import FIXED
 from services.gateway.domain import DESIRED, DesiredState, Run
 from services.gateway.errors import RunUnknown
@@ -22,16 +29,13 @@ UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """
     SELECT r.id, r.name, r.sources AS ordered_sources, r.gene_count, r.requested_at,
-           r.desired_state,
+           r.priority, r.desired_state,
            a.state, a.seq, a.started_at, a.finished_at, s.sources::text AS sources
     FROM run r
     LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
     LEFT JOIN LATERAL (
-        SELECT jsonb_object_agg(source, to_jsonb(rs) || jsonb_build_object(
-            'waits_until', u.waits_until, 'waits_because', u.waits_because)) AS sources
+        SELECT jsonb_object_agg(source, to_jsonb(rs)) AS sources
         FROM annotator.run_source_v1 rs
-        LEFT JOIN annotator.upstream_v1 u
-            ON u.name = rs.source AND rs.state IN ('waiting', 'running')
         WHERE rs.run_id = r.id
     ) s ON true
 """
@@ -73,14 +77,23 @@ async def save_key(tx: AsyncConnection, key: str, body_sha256: bytes, run_id: UU
 
 
 async def insert_run(
-    tx: AsyncConnection, name: str | None, sources: Sequence[str], gene_count: int | None
+    tx: AsyncConnection,
+    name: str | None,
+    sources: Sequence[str],
+    gene_count: int | None,
+    priority: Priority = "normal",
 ) -> UUID:
     run_id = await tx.scalar(
         text("""
-            INSERT INTO run (name, sources, gene_count)
-            VALUES (:name, CAST(:sources AS text[]), :gene_count) RETURNING id
+            INSERT INTO run (name, sources, gene_count, priority)
+            VALUES (:name, CAST(:sources AS text[]), :gene_count, :priority) RETURNING id
         """),
-        {"name": name, "sources": list(sources), "gene_count": gene_count},
+        {
+            "name": name,
+            "sources": list(sources),
+            "gene_count": gene_count,
+            "priority": priority,
+        },
     )
     return UUID(str(run_id))
 
@@ -206,6 +219,7 @@ def _run(row: RowMapping) -> Run:
         finished_at=row["finished_at"],
         progress=RunProgress.of(run_id, row["seq"] or 0, row["state"] or "planning", sources),
         desired_state=row["desired_state"],
+        priority=row["priority"],
         source_times={name: _times(published.get(name, {})) for name in sources},
     )
 
@@ -221,6 +235,4 @@ def _times(published: dict[str, Any]) -> dict[str, Any]:
         "started_at": published.get("started_at"),
         "finished_at": published.get("finished_at"),
         "changed_count": published.get("changed_count", 0),
-        "waits_until": published.get("waits_until"),
-        "waits_because": published.get("waits_because"),
     }

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from contracts.messages import AnnotationsChanged, BatchDead, ReleaseStored, RunCompleted
 from services.annotator import upstream as client
-from services.annotator.domain import ATTEMPTS_MAX
+from services.annotator.domain import ATTEMPTS_MAX, REFUSALS_MAX
 from services.annotator.errors import RateLimited
 from services.annotator.sources.ensembl import PAGE_SIZE
 from services.cache.handlers import Handlers as CacheHandlers
@@ -47,7 +47,7 @@ async def known(desk: Desk) -> Desk:
 
 async def end(desk: Desk, run_id: UUID) -> str:
     """Work and let time pass until a run has ended; returns how."""
-    for _ in range(2 * ATTEMPTS_MAX + 1):
+    for _ in range(2 * (ATTEMPTS_MAX + REFUSALS_MAX)):
         await desk.work()
         row = await desk.row("SELECT state FROM run WHERE id = :id", id=run_id)
         if row.state not in ("planning", "running"):
@@ -94,8 +94,12 @@ async def test_a_fault_fails_its_source_alone_and_a_new_run_gets_everything(
     assert re.search(case.says, problem["detail"])
 
     attempts = 1 if issubclass(case.error, PermanentError) else ATTEMPTS_MAX
+    refusals = 0
+    if case.error is RateLimited:
+        attempts, refusals = 0, REFUSALS_MAX
     (dead,) = await desk.rows("SELECT * FROM batch WHERE state <> 'done'")
-    assert (dead.state, dead.attempt, dead.problem) == ("dead", attempts, problem)
+    assert (dead.state, dead.problem) == ("dead", problem)
+    assert (dead.attempt, dead.refusals) == (attempts, refusals)
     told = [message for message in desk.published if isinstance(message, BatchDead)]
     assert [(fact.run_id, fact.batch_id, fact.source) for fact in told] == [(run_id, dead.id, ill)]
     assert sum(isinstance(message, RunCompleted) for message in desk.published) == 1

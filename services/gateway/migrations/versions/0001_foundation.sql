@@ -3,6 +3,7 @@ CREATE TABLE run (  -- What the user asked; what is true of its execution is ann
     name text,
     sources text[] NOT NULL CHECK (sources <> '{}'),
     gene_count integer,  -- NULL: all genes of the catalogue.
+    priority text NOT NULL DEFAULT 'normal' CHECK (priority IN ('high', 'normal', 'low')),
     requested_at timestamptz NOT NULL DEFAULT now(),
     desired_state text NOT NULL DEFAULT 'running'
         CHECK (desired_state IN ('running', 'paused', 'cancelled')),
