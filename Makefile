@@ -32,8 +32,9 @@ check: .venv/ready-dev ## format, lint, types, imports, schema drift, unit tests
 e2e: .venv/ready-dev ## run the whole system once, then with processes killed in the middle
 	@.venv/bin/python -m pytest tests/e2e
 
-faults: .venv/ready-dev ## kill and freeze everything, longer, by fresh seeds (SEEDS=4,5 repeats some)
-	@.venv/bin/python -m tests.faults "$(SEEDS)"
+MINUTES ?= 10
+faults: .venv/ready-dev ## kill, freeze and cut off everything at random (MINUTES=10; SEED=… repeats one)
+	@.venv/bin/python -m tests.faults --minutes "$(MINUTES)" $(if $(SEED),--seed "$(SEED)")
 
 bench: .venv/ready ## measure throughput, latencies and start-up
 	@.venv/bin/python -m benchmarks

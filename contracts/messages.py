@@ -1,6 +1,7 @@
 """Every command, fact and snapshot that services exchange, grouped by topic."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import ClassVar, Literal, Self
 from uuid import UUID
 
@@ -17,6 +18,7 @@ SourceEndState = Literal["completed", "failed", "cancelled"]
 ControlAction = Literal["pause", "resume", "cancel"]
 Decision = Literal["accept", "reject"]
 Strategy = Literal["full", "stale", "missing", "force"]
+Priority = Literal["high", "normal", "low"]
 ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running", "paused"})
 
 
@@ -70,6 +72,7 @@ class StartRun(RunMessage):
     genes: tuple[str, ...] | None = Field(default=None, max_length=GENES_MAX)
     strategy: Strategy = "full"
     retries: UUID | None = None
+    priority: Priority = "normal"  # `high` goes before all others; `low` has a quarter's share.
 
 
 class ControlRun(RunMessage):
@@ -217,7 +220,8 @@ class RunCompleted(RunFact):
 
 class SourceProgress(BaseModel):
     """Counters are genes: done (a value), no data, failed, cancelled. `total_count` is None until
-    known."""
+    known. `waits_for` is an upstream that is left alone for a while: its own, or another that
+    stands in for it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -230,6 +234,9 @@ class SourceProgress(BaseModel):
     release: str | None = None
     synthetic: bool = False
     problem: Mapping[str, str | int] | None = None
+    waits_for: str | None = None
+    waits_until: datetime | None = None
+    waits_because: str | None = None
 
 
 class RunProgress(RunMessage):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 DEAD_LETTERS = "dlq.v1"
+RECORD_BYTES_MAX = 1_048_588  # Kafka's default for a topic, framing included.
 # Twice what other topics take, so that what came through one of them fits with the reason added.
 DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
 

@@ -164,6 +164,9 @@ class RunSourceV1(View):
     problem: Any | None
     started_at: datetime | None
     finished_at: datetime | None
+    waits_for: str | None  # An upstream that is left alone: its own, or who stands in for it.
+    waits_until: datetime | None
+    waits_because: str | None
 
 
 class RunFactV1(View):
@@ -192,6 +195,7 @@ class BatchV1(View):
     attempt: int
     next_attempt_at: datetime
     problem: Any | None
+    genes_left: list[str] | None  # From the checkpoint on; None: a look for a release has none.
 
 
 class SourceV1(View):

@@ -25,21 +25,26 @@ ASKABLE = [gene[0] for gene in GENES if gene[3]]
 
 async def build_genes(tx: AsyncConnection, genes: Sequence[Gene] = GENES) -> None:
     """Approved genes, each found by its symbol. `tx` is of the role annotator, here and below."""
-    columns = ("hgnc_id", "symbol", "entrez_id", "ensembl_gene_id")
-    rows = [dict(zip(columns, gene, strict=True)) for gene in genes]
+    ids, symbols, entrez_ids, ensembl_gene_ids = map(list, zip(*genes, strict=True))
     await tx.execute(
         text("""
-            INSERT INTO gene (hgnc_id, symbol, status, entrez_id, ensembl_gene_id)
-            VALUES (:hgnc_id, :symbol, 'approved', :entrez_id, :ensembl_gene_id)
-        """),
-        rows,
-    )
-    await tx.execute(
-        text("""
+            WITH built AS (
+                INSERT INTO gene (hgnc_id, symbol, status, entrez_id, ensembl_gene_id)
+                SELECT id, symbol, 'approved', entrez_id, ensembl_gene_id
+                FROM unnest(CAST(:ids AS text[]), CAST(:symbols AS text[]),
+                            CAST(:entrez_ids AS text[]), CAST(:ensembl_gene_ids AS text[]))
+                    AS g (id, symbol, entrez_id, ensembl_gene_id)
+                RETURNING hgnc_id, symbol
+            )
             INSERT INTO gene_name (folded, name, kind, hgnc_id)
-            VALUES (lower(:symbol), :symbol, 'approved', :hgnc_id)
+            SELECT lower(symbol), symbol, 'approved', hgnc_id FROM built
         """),
-        rows,
+        {
+            "ids": ids,
+            "symbols": symbols,
+            "entrez_ids": entrez_ids,
+            "ensembl_gene_ids": ensembl_gene_ids,
+        },
     )
 
 

@@ -15,6 +15,7 @@ from infra.mirror.faults import AnyFault
 WINDOW_SECONDS: Final = 1.0
 HOUR_SECONDS: Final = 3600
 REQUESTS_PER_HOUR: Final = 55_000
+ARRIVALS_MAX: Final = 10_000  # The last ones, of which it is known when they came.
 
 
 class RateLimit:
@@ -65,9 +66,12 @@ class Counters:
         self._faults: dict[str, int] = {}
         self._requests = 0
         self._per_second_max = 0
+        # When, on the wall clock, and for which path: for who asks whether somebody came too late.
+        self.log: deque[tuple[float, str]] = deque(maxlen=ARRIVALS_MAX)
 
-    def arrived(self) -> None:
+    def arrived(self, path: str) -> None:
         now = self._clock()
+        self.log.append((time.time(), path))
         self._arrivals.append(now)
         while now - self._arrivals[0] >= WINDOW_SECONDS:
             self._arrivals.popleft()
@@ -113,7 +117,8 @@ class Gate:
         self._strikes_left = fault.count if fault is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.counters.arrived()
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.counters.arrived(path)
         headers = dict[str, str]()
 
         async def send_counted(message: Message) -> None:
@@ -122,7 +127,7 @@ class Gate:
                 MutableHeaders(scope=message).update(headers)
             await send(message)
 
-        if (fault := self._strike(scope)) is not None:
+        if (fault := self._strike(path)) is not None:
             await fault.answer(self._app, scope, receive, send_counted)
             return
         app = self._app
@@ -133,10 +138,9 @@ class Gate:
                 app = self._refusal(wait_seconds, headers)
         await app(scope, receive, send_counted)
 
-    def _strike(self, scope: Scope) -> AnyFault | None:
+    def _strike(self, path: str) -> AnyFault | None:
         """The fault, if it is for this request; counted."""
         fault = self._fault
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
         if fault is None or self._strikes_left == 0 or not path.startswith(fault.path):
             return None
         if self._strikes_left is not None:

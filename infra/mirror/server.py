@@ -47,6 +47,7 @@ def build_app(
             Route("/_control/{upstream}", controls.tell, methods=["POST"]),
             Route("/_control/{upstream}", controls.heal, methods=["DELETE"]),
             Route("/_requests/{upstream}", controls.requests),
+            Route("/_arrivals/{upstream}", controls.arrivals),
             *(Mount(f"/{name}", app=gate) for name, gate in gates.items()),
         ]
     )
@@ -79,6 +80,11 @@ class Controls:
     async def requests(self, request: Request) -> Response:
         gate = self._gates.get(request.path_params["upstream"])
         return self._unknown(request) if gate is None else _json(gate.counters.as_json())
+
+    async def arrivals(self, request: Request) -> Response:
+        """Of the last requests when they came, in seconds of the wall clock, and their paths."""
+        gate = self._gates.get(request.path_params["upstream"])
+        return self._unknown(request) if gate is None else _json(list(gate.counters.log))
 
     def _unknown(self, request: Request) -> Response:
         name, known = request.path_params["upstream"], ", ".join(self._gates)

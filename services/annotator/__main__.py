@@ -7,7 +7,7 @@ import structlog
 
 from services.annotator.errors import RawStoreRefused, RawStoreUnavailable
 from services.annotator.handlers import Handlers, subscriptions
-from services.annotator.planner import COALESCE_SECONDS, PERIOD_SECONDS, Planner
+from services.annotator.planner import COALESCE_SECONDS, PERIOD_SECONDS, Planner, paces
 from services.annotator.progress import Progress
 from services.annotator.raw_store import RawStore, raw_store_of
 from services.annotator.releases import Releases
@@ -15,7 +15,7 @@ from services.annotator.retention import PERIOD_SECONDS as RETENTION_SECONDS
 from services.annotator.retention import Retention
 from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES, UPSTREAMS
-from services.annotator.upstream import open_upstreams
+from services.annotator.upstream import open_upstreams, requests_per_second
 from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
 from services.chassis.process import Process
@@ -53,7 +53,8 @@ async def main(settings: AnnotatorSettings) -> None:
             report=progress.report,
             prepare_release=releases.prepare_release,
         )
-        planner = Planner(engine, SOURCES, instance, progress.report)
+        pace = paces(SOURCES, lambda declared: requests_per_second(declared, settings))
+        planner = Planner(engine, SOURCES, instance, progress.report, pace)
         age = timedelta(days=settings.raw_days)
         retention = Retention(engine, raw_store, age, settings.raw_bytes_max)
 

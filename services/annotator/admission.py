@@ -165,11 +165,9 @@ class Admission:
         await asyncio.sleep(seconds)
 
     async def _note_rate_limited(self, turn: Turn, began: float, error: RateLimited) -> None:
-        seconds, reason = error.retry_after_seconds, "429"
+        seconds, reason = error.retry_after_seconds, error.reason
         if seconds is None:
             seconds = PAUSE_SECONDS
-        else:
-            reason = f"429, Retry-After {seconds:g} s"
         now = time.monotonic()
         self._shut = Shut(now + seconds, reason)  # Whatever becomes of the row.
         self._turns.clear()

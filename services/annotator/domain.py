@@ -54,6 +54,9 @@ ATTEMPTS_MAX = 5
 WHOLE_ATTEMPTS = 3
 # Times that a page is halved before any gene was answered: three bad ones leave a quarter without.
 BLIND_HALVINGS_MAX = 2
+# Times that an upstream may answer a batch with 429: 14 minutes of pauses that it did not choose
+# itself, and then a person had better hear of it.
+REFUSALS_MAX = 20
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 CHANGE_BUCKETS = 8  # Streams of changes per source.
@@ -330,12 +333,24 @@ class Response:
     synthetic: bool
 
 
+@dataclass(frozen=True)
+class TooMany:
+    """What an answer says that means 429; `seconds` is when to come back."""
+
+    detail: str
+    seconds: float
+
+
+# Looks whether an answer, or the start of one that came with an error, says so.
+Refusal = Callable[[bytes], TooMany | None]
+
+
 class Client(Protocol):
     """One upstream's HTTP client as a source sees it; paths follow the base URL."""
 
     async def get(self, path: str) -> Response: ...
 
-    async def post(self, path: str, body: object) -> Response: ...
+    async def post(self, path: str, body: object, refusal: Refusal | None = None) -> Response: ...
 
 
 class ApiSource(Protocol):
@@ -447,6 +462,7 @@ class Batch:
     control_epoch: int = 0  # The newest control of its run that the claim knew.
     is_forced: bool = False  # Whatever is published is downloaded and matched.
     halvings: int = 0  # How often what it is a part of failed and was halved.
+    refusals: int = 0  # Answers of 429 so far.
 
 
 @dataclass(frozen=True)
@@ -460,8 +476,8 @@ class Counts:
 
 
 # Not the batch's fault, and no attempt: it waits for its release, for room to read it, or for an
-# upstream that is left alone.
-COULD_NOT_BEGIN = (ReleaseMissing, StagingCrowded, UpstreamShut)
+# upstream that is left alone. A 429 is counted by itself.
+UNCOUNTED = (ReleaseMissing, StagingCrowded, UpstreamShut, RateLimited)
 
 
 # What an upstream says of a page, and may say because of one gene of it.
@@ -481,24 +497,36 @@ def is_suspect(batch: Batch, error: Exception) -> bool:
     return is_permanent or batch.halvings > 0 or batch.attempt >= WHOLE_ATTEMPTS
 
 
-def backoff(attempt: int) -> timedelta:
-    seconds = min(BACKOFF_FIRST_SECONDS * 2.0 ** (attempt - 1), BACKOFF_SECONDS_MAX)
-    return timedelta(seconds=seconds * uniform(0.8, 1.2))
-
-
-def retry_after(attempt: int, error: Exception) -> timedelta | None:
+def retry_after(batch: Batch, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
+    if isinstance(error, RateLimited):
+        return _retry_refused(batch.refusals + 1, error)
     if isinstance(error, UpstreamShut):  # Not all of them at that moment.
         return timedelta(seconds=error.seconds + uniform(0.0, BACKOFF_FIRST_SECONDS))
-    if isinstance(error, COULD_NOT_BEGIN):
+    if isinstance(error, UNCOUNTED):
         return timedelta(seconds=BACKOFF_FIRST_SECONDS)
-    if isinstance(error, PermanentError) or attempt >= ATTEMPTS_MAX:
+    if isinstance(error, PermanentError) or batch.attempt >= ATTEMPTS_MAX:
         return None
-    if isinstance(error, RateLimited) and error.retry_after_seconds is not None:
-        seconds = min(BACKOFF_FIRST_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
-        # Never before the upstream said; a little after, so that not all come back at once.
-        return timedelta(seconds=max(seconds, error.retry_after_seconds) * uniform(1.0, 1.2))
-    return backoff(attempt)
+    return backoff(batch.attempt)
+
+
+def backoff(times: int) -> timedelta:
+    """Until another attempt, after so many; not all come back at once."""
+    return timedelta(seconds=_backoff_seconds(times) * uniform(0.8, 1.2))
+
+
+def _retry_refused(refusals: int, error: RateLimited) -> timedelta | None:
+    if refusals >= REFUSALS_MAX:
+        return None
+    seconds = _backoff_seconds(refusals)
+    if error.retry_after_seconds is None:
+        return backoff(refusals)
+    # Never before the upstream said; a little after, so that not all come back at once.
+    return timedelta(seconds=max(seconds, error.retry_after_seconds) * uniform(1.0, 1.2))
+
+
+def _backoff_seconds(times: int) -> float:
+    return min(BACKOFF_FIRST_SECONDS * 2.0 ** (times - 1), BACKOFF_SECONDS_MAX)
 
 
 def changes(source: str, release_id: UUID | None, genes: Sequence[str]) -> list[AnnotationsChanged]:

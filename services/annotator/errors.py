@@ -6,7 +6,7 @@ PermanentError
 ├── ReleaseQuarantined      a release that is not like those before it: a person has to decide
 ├── UpstreamRefused         400 or another 4xx: our request is wrong
 ├── UpstreamOversized       more bytes than the source can have, packed or not
-├── UpstreamBlocked         403: we are shut out; a person has to look
+├── UpstreamBlocked         403 without a time to come back: a person has to look
 ├── SourceUnknown           a command names a source that was never declared
 ├── SourceRetired           a run asks for a source that was removed since
 ├── RunUnknown              a control of a run that was never noted
@@ -17,7 +17,7 @@ PermanentError
 TransientError
 ├── UpstreamUnavailable     no answer, a 5xx, too slow, or HTML in place of data
 ├── UpstreamTruncated       fewer bytes or entries than announced
-├── RateLimited             429; carries when to come back
+├── RateLimited             429, or what says as much; carries when to come back
 ├── UpstreamShut            not asked at all for a while: 429, or its breaker is open
 ├── ReleaseMissing          a release's staged rows are gone: it is staged again
 ├── RawStoreUnavailable     the place of the raw files does not answer as it should
@@ -133,9 +133,15 @@ class RateLimited(TransientError):
 
     kind = "rate-limited"
 
-    def __init__(self, detail: str, retry_after_seconds: float | None) -> None:
+    def __init__(
+        self, detail: str, retry_after_seconds: float | None, reason: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
+        # In few words, for whoever waits.
+        self.reason = reason or (
+            "429" if retry_after_seconds is None else f"429, Retry-After {retry_after_seconds:g} s"
+        )
 
     def problem(self) -> Problem:
         if self.retry_after_seconds is None:

@@ -24,6 +24,7 @@ from services.annotator.errors import (
     BatchCancelled,
     BatchHeld,
     LeaseLost,
+    RateLimited,
     ReleaseMissing,
     ReleaseQuarantined,
     RunUnknown,
@@ -231,7 +232,7 @@ class Handlers:
         checkpoint = batch.checkpoint
         facts: list[RunFact] = []
         while asked := genes[checkpoint : checkpoint + source.page_size]:
-            fetch = partial(source.fetch, self.upstreams[batch.source], asked)
+            fetch = partial(ask_page, source, self.upstreams[batch.source], asked)
             page = await held.ask(fetch)  # No transaction open.
             sha256 = domain.digest(page.content)
             _, offered = await asyncio.gather(
@@ -272,7 +273,7 @@ class Handlers:
 
     async def give_back(self, batch: Batch, error: Exception) -> list[RunFact]:
         """Let the planner send the batch again later; without a delay it is a dead letter."""
-        delay = domain.retry_after(batch.attempt, error)
+        delay = domain.retry_after(batch, error)
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)  # Nobody attaches to what is buried.
             if domain.is_suspect(batch, error):
@@ -291,7 +292,8 @@ class Handlers:
                 batch,
                 delay,
                 problem_of(error),
-                counts=not isinstance(error, domain.COULD_NOT_BEGIN),
+                counts=not isinstance(error, domain.UNCOUNTED),
+                is_refused=isinstance(error, RateLimited),
             )
             facts = await burials.bury(tx, left, error) if delay is None else []
             if isinstance(error, ReleaseQuarantined) and await releases.accepted_release(
@@ -311,9 +313,16 @@ def note_failure(batch: Batch, error: Exception, outcome: str) -> None:
         source=batch.source,
         kind=batch.kind,
         attempt=batch.attempt,
+        refusals=batch.refusals,
         error=repr(error),
     )
     telemetry.BATCHES.labels(batch.source, outcome).inc()
+
+
+async def ask_page(
+    source: domain.ApiSource, upstream: Upstream, genes: Sequence[Gene], sent: Callable[[], None]
+) -> domain.Page:
+    return await source.fetch(upstream.telling(sent), genes)
 
 
 async def offer(answers: Iterable[domain.Answer]) -> Offered:

@@ -20,36 +20,47 @@ class Held:
     batch: Batch
     action: ControlAction | None = None
     _call: asyncio.Future[Page] | None = None
+    _is_sent: bool = False
+    _given_up: ControlAction | None = None  # Why the call was; it may be wanted again since.
 
     @property
     def is_cancelled(self) -> bool:
         return self.action == "cancel"
 
     def obey(self, action: ControlAction | None) -> None:
-        """A call in flight is finished when its run is paused, and given up when cancelled."""
+        """A call in flight is finished when its run is paused, and given up when cancelled; one
+        that waits for its turn is given up for either."""
         self.action = action
-        if self.is_cancelled and self._call is not None:
+        if self._call is None or self._call.done() or action not in ("pause", "cancel"):
+            return
+        if self.is_cancelled or not self._is_sent:
+            self._given_up = action
             self._call.cancel()
 
-    async def ask(self, call: Callable[[], Awaitable[Page]]) -> Page:
-        """Raises BatchHeld, BatchCancelled and what the call raises."""
-        if self.action == "pause":
-            raise BatchHeld(f"the run of batch {self.batch.id} is paused")
-        if self.is_cancelled:
-            raise self._cancelled()
-        self._call = asyncio.ensure_future(call())
+    async def ask(self, call: Callable[[Callable[[], None]], Awaitable[Page]]) -> Page:
+        """The call is handed what to say when it is sent. Raises BatchHeld, BatchCancelled and
+        what the call raises."""
+        if self.action in ("pause", "cancel"):
+            raise self._stop(self.action)
+        self._is_sent, self._given_up = False, None
+        self._call = asyncio.ensure_future(call(self._note_sent))
         try:
             return await self._call
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self.is_cancelled or (task is not None and task.cancelling()):
+            if self._given_up is None or (task is not None and task.cancelling()):
                 raise  # It is the worker that is to end.
-            raise self._cancelled() from None
+            raise self._stop(self._given_up) from None
         finally:
             self._call = None
 
-    def _cancelled(self) -> BatchCancelled:
-        return BatchCancelled(f"the run of batch {self.batch.id} is cancelled")
+    def _note_sent(self) -> None:
+        self._is_sent = True
+
+    def _stop(self, action: ControlAction) -> BatchHeld | BatchCancelled:
+        if action == "cancel":
+            return BatchCancelled(f"the run of batch {self.batch.id} is cancelled")
+        return BatchHeld(f"the run of batch {self.batch.id} is paused")
 
 
 @dataclass

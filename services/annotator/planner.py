@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import AnnotateBatch, RunFact, RunPlanned
 from services.annotator import domain
-from services.annotator.domain import ApiSource, Batch, Counts, Source, is_api
+from services.annotator.domain import ApiSource, Batch, Counts, Declaration, Source, is_api
 from services.annotator.errors import (
     AttemptsUsedUp,
     CatalogueEmpty,
@@ -24,13 +24,15 @@ from services.annotator.store import (
     batches,
     burials,
     counting,
+    feeding,
     runs,
     selection,
     staged,
 )
+from services.annotator.store.feeding import Pace
 from services.annotator.store.selection import Selection
 from services.chassis import database, failpoints, outbox
-from services.chassis.errors import problem_of
+from services.chassis.errors import AnnobusError, problem_of
 
 log = structlog.get_logger()
 
@@ -39,12 +41,25 @@ COALESCE_SECONDS = 0.05  # Batches end in bursts: refill once for all of them.
 SWEEP_SECONDS = 2.0
 
 
+def paces(
+    sources: Mapping[str, Source], per_second: Callable[[Declaration], float]
+) -> dict[str, Pace]:
+    """Of the APIs that may not be asked as fast as they answer."""
+    declared = {name: source.declaration for name, source in sources.items() if is_api(source)}
+    return {
+        name: Pace(rate, declaration.concurrency)
+        for name, declaration in declared.items()
+        if (rate := per_second(declaration))
+    }
+
+
 @dataclass
 class Planner:
     engine: AsyncEngine
     sources: Mapping[str, Source]
     instance: str
     report: Callable[[Iterable[UUID]], None]
+    paces: Mapping[str, Pace] = field(default_factory=dict)
     _swept_at: float = field(default=0.0)
 
     async def work(self, _: AsyncConnection) -> bool:
@@ -186,7 +201,7 @@ class Planner:
         """Announce the batches that are due, up to each source's window. Returns how many."""
         async with self.engine.begin() as tx:
             await batches.lock_feeding(tx)
-            due = await batches.queue_due_batches(tx)
+            due = await feeding.queue_due_batches(tx, self.paces, self._stood_in())
             await outbox.add(
                 tx, *(AnnotateBatch(batch_id=b.batch_id, source=b.source) for b in due)
             )
@@ -196,25 +211,33 @@ class Planner:
             failpoints.hit(Failpoint.HINTS_COMMITTED)
         return len(due)
 
+    def _stood_in(self) -> list[str]:
+        return [name for name, source in self.sources.items() if domain.fallback(source)]
+
     async def sweep_once(self) -> int:
         """Take back what nobody is at any more. Returns how many batches that were."""
         async with self.engine.begin() as tx:
             await batches.lock_feeding(tx)
             swept = await batches.sweep_lost_batches(tx)
+            retired = await batches.take_retired_batches(tx, self.instance)
         async with self.engine.begin() as tx:
             worn_out = await batches.take_worn_out_batches(tx, self.instance)
-        for batch in worn_out:
+        ends: list[tuple[Batch, AnnobusError]] = [
+            *((batch, SourceRetired(f"{batch.source} was removed")) for batch in retired),
+            *((batch, _worn_out(batch)) for batch in worn_out),
+        ]
+        for batch, error in ends:
             try:
-                await self.bury_worn_out(batch)
+                await self.bury(batch, error)
             except LeaseLost:
                 log.info("lease_lost", batch_id=str(batch.id))  # Another buried it.
             except database.CONNECTION_ERRORS:
                 # The next sweep takes it again; meanwhile the others are fed.
                 log.exception("burial_failed", batch_id=str(batch.id))
         await self.drop_stored_rows()
-        if swept or worn_out:
-            log.info("batches_swept", swept=swept, dead=len(worn_out))
-        return swept + len(worn_out)
+        if swept or ends:
+            log.info("batches_swept", swept=swept, dead=len(ends))
+        return swept + len(ends)
 
     async def drop_stored_rows(self) -> None:
         """It may wait for another sweep: room on the disk is less urgent than work."""
@@ -224,13 +247,16 @@ class Planner:
         except database.CONNECTION_ERRORS as error:
             log.warning("staged_rows_not_dropped", error=repr(error))
 
-    async def bury_worn_out(self, batch: Batch) -> None:
-        error = AttemptsUsedUp(f"{batch.attempt} attempts ended with the worker that made them")
+    async def bury(self, batch: Batch, error: AnnobusError) -> None:
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)
             left = await batches.give_back_batch(tx, batch, None, error.problem())
             facts = await burials.bury(tx, left, error)
         self.report({fact.run_id for fact in facts})
+
+
+def _worn_out(batch: Batch) -> AttemptsUsedUp:
+    return AttemptsUsedUp(f"{batch.attempt} attempts ended with the worker that made them")
 
 
 async def announce(tx: AsyncConnection, facts: Sequence[RunFact]) -> None:

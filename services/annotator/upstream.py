@@ -5,7 +5,7 @@ import hashlib
 import math
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.annotator.admission import Admission
-from services.annotator.domain import Declaration, RemoteFile, Response
+from services.annotator.domain import Client, Declaration, Refusal, RemoteFile, Response
 from services.annotator.errors import (
     RateLimited,
     UpstreamBlocked,
@@ -47,6 +47,10 @@ EXPLANATION_BYTES = 200  # Of what comes with an error.
 START_BYTES = 64  # As much as it takes to tell HTML from data.
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 RETRY_AFTER_SECONDS_MAX = 24 * 3600.0
+# A 403 that says when to come back shuts us out for a while. It may say hours, and mean a gateway
+# that is set up wrongly: it is looked at sooner.
+FORBIDDEN_SECONDS_MAX = 900.0
+REASON_CHARACTERS_MAX = 80
 USER_AGENT = "annobus/0.1"
 
 
@@ -99,13 +103,25 @@ class Upstream:
     async def get(self, path: str) -> Response:
         return await self._call("GET", path)
 
-    async def post(self, path: str, body: object) -> Response:
-        return await self._call("POST", path, json=body)
+    async def post(self, path: str, body: object, refusal: Refusal | None = None) -> Response:
+        return await self._call("POST", path, refusal=refusal, json=body)
 
-    async def _call(self, method: str, path: str, **arguments: Any) -> Response:
+    def telling(self, sent: Callable[[], None]) -> Client:
+        """The same upstream; says so when a call is sent, which has waited for its turn before."""
+        return Telling(self, sent)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        refusal: Refusal | None = None,
+        sent: Callable[[], None] | None = None,
+        **arguments: Any,
+    ) -> Response:
         headers = {"Accept": "application/json"}
         async with self._answer(
-            method, path, CALL_SECONDS, headers=headers, **arguments
+            method, path, CALL_SECONDS, refusal, sent, headers=headers, **arguments
         ) as response:
             _refuse_type(response, is_json=True)
             content = bytearray()
@@ -113,6 +129,7 @@ class Upstream:
                 content += chunk
                 failpoints.hit(Failpoint.ANSWER_BEGUN)
             _refuse_html(response, content[:START_BYTES])
+            _refuse_limited(response, bytes(content), refusal)
             return Response(_asked(response), bytes(content), _is_synthetic(response))
 
     async def download(
@@ -164,18 +181,26 @@ class Upstream:
 
     @asynccontextmanager
     async def _answer(
-        self, method: str, path: str, seconds: float, **arguments: Any
+        self,
+        method: str,
+        path: str,
+        seconds: float,
+        refusal: Refusal | None = None,
+        sent: Callable[[], None] | None = None,
+        **arguments: Any,
     ) -> AsyncIterator[httpx2.Response]:
         """One call: waits its turn, then lives within its deadline; errors get their class."""
         url = f"{self._base_url}/{path.lstrip('/')}"
         async with self._calls, self._admission.call() if self._admission else nullcontext():
+            if sent is not None:
+                sent()
             started = time.perf_counter()
             outcome = "failed"
             try:
                 async with asyncio.timeout(seconds):
                     async with self._client.stream(method, url, **arguments) as response:
                         outcome = str(response.status_code)
-                        await _raise_for_status(response)
+                        await _raise_for_status(response, refusal)
                         yield response
             except TimeoutError as error:
                 outcome = "timeout"
@@ -192,6 +217,28 @@ class Upstream:
                 )
 
 
+@dataclass(frozen=True)
+class Telling:
+    """An upstream as `telling` hands it out."""
+
+    upstream: Upstream
+    sent: Callable[[], None]
+
+    async def get(self, path: str) -> Response:
+        return await self.upstream._call("GET", path, sent=self.sent)  # noqa: SLF001
+
+    async def post(self, path: str, body: object, refusal: Refusal | None = None) -> Response:
+        return await self.upstream._call(  # noqa: SLF001
+            "POST", path, refusal=refusal, sent=self.sent, json=body
+        )
+
+
+def requests_per_second(declaration: Declaration, settings: AnnotatorSettings) -> float:
+    """As the settings say, or else the declaration itself; 0: as fast as it answers."""
+    rate = settings.upstreams.get(declaration.name, UpstreamSettings()).requests_per_second
+    return declaration.requests_per_second if rate is None else rate
+
+
 @asynccontextmanager
 async def open_upstreams(
     declared: Mapping[str, Declaration], settings: AnnotatorSettings, engine: AsyncEngine
@@ -201,9 +248,7 @@ async def open_upstreams(
         upstreams = {}
         for name, declaration in declared.items():
             chosen = settings.upstreams.get(name, UpstreamSettings())
-            rate = chosen.requests_per_second
-            if rate is None:
-                rate = declaration.requests_per_second
+            rate = requests_per_second(declaration, settings)
             upstreams[name] = Upstream(
                 declaration,
                 chosen.base_url or declaration.base_url,
@@ -213,19 +258,27 @@ async def open_upstreams(
         yield upstreams
 
 
-async def _raise_for_status(response: httpx2.Response) -> None:
+async def _raise_for_status(response: httpx2.Response, refusal: Refusal | None) -> None:
     status = response.status_code
     if status in (200, 304):
         return
-    said = (await _first_bytes(response)).decode(errors="replace")
-    detail = f"{_asked(response)} answers {status}: {said}"
+    start = await _first_bytes(response)
+    detail = f"{_asked(response)} answers {status}: {start.decode(errors='replace')}"
+    seconds = parse_retry_after(response.headers)
     if status == 429:
-        raise RateLimited(detail, parse_retry_after(response.headers))
+        raise RateLimited(detail, seconds)
     if status == 403:
-        raise UpstreamBlocked(detail)
+        raise UpstreamBlocked(detail) if seconds is None else _shut_out(detail, seconds)
+    _refuse_limited(response, start, refusal)
     if status == 408 or status >= 500:
         raise UpstreamUnavailable(detail, is_answer=status >= 500)
     raise UpstreamRefused(detail)
+
+
+def _shut_out(detail: str, seconds: float) -> RateLimited:
+    bounded = min(seconds, FORBIDDEN_SECONDS_MAX)
+    looked = "" if bounded == seconds else f", looked at again after {bounded:g} s"
+    return RateLimited(detail, bounded, f"403, Retry-After {seconds:g} s{looked}")
 
 
 async def _first_bytes(response: httpx2.Response) -> bytes:
@@ -299,6 +352,13 @@ def _refuse_size(response: httpx2.Response, size: int, bytes_max: int, how: str)
         raise UpstreamOversized(
             f"{_asked(response)} is larger than {bytes_max} bytes: {size} are {how}"
         )
+
+
+def _refuse_limited(response: httpx2.Response, content: bytes, refusal: Refusal | None) -> None:
+    """What says 429 with another status. Here, so that it is told to all workers as one."""
+    if refusal is not None and (said := refusal(content)) is not None:
+        reason = f"{response.status_code}: {said.detail:.{REASON_CHARACTERS_MAX}}"
+        raise RateLimited(f"{_asked(response)}: {said.detail}", said.seconds, reason)
 
 
 def _asked(response: httpx2.Response) -> str:

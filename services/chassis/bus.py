@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import uniform
@@ -12,16 +12,17 @@ from typing import Any
 import structlog
 from aiokafka import ConsumerRecord
 from aiokafka.errors import IllegalStateError, KafkaError
-from faststream import AckPolicy, BaseMiddleware
+from faststream import AckPolicy, BaseMiddleware, ContextRepo
 from faststream.kafka import KafkaBroker, KafkaRouter
 from faststream.kafka.subscriber.usecase import DefaultSubscriber
 from faststream.message import StreamMessage
 from pydantic import ValidationError
 
 from contracts.messages import TYPES, Message
+from contracts.topics import DEAD_LETTERS
 from services.chassis import outbox, telemetry
 from services.chassis.consumer import TolerantConsumer
-from services.chassis.dead_letters import DeadLetters
+from services.chassis.dead_letters import DeadLetters, Header, Letter, read_letter
 from services.chassis.errors import (
     MalformedMessage,
     PermanentError,
@@ -31,6 +32,7 @@ from services.chassis.errors import (
     problem_of,
 )
 from services.chassis.liveness import POLL_SECONDS_MAX, Watch
+from services.chassis.parking import PROBE_SECONDS, Parking
 from services.chassis.settings import SharedSettings
 
 log = structlog.get_logger()
@@ -40,6 +42,8 @@ log = structlog.get_logger()
 logging.getLogger("annobus.bus").setLevel(logging.ERROR)
 
 RETRY_PAUSE_SECONDS = 1.0
+# Who is held looks so often whether it may take a message: well below what a stop waits for one.
+HELD_PAUSE_SECONDS = 1.0
 SEND_TIMEOUT_SECONDS = 5
 # For a topic to take a record. aiokafka would wait 40 s for one that is missing, and all who
 # publish behind it as long.
@@ -62,7 +66,9 @@ async def parse_tolerantly(record: ConsumerRecord, parse: Parse) -> StreamMessag
         return await parse(record)
     except Exception as error:  # noqa: BLE001  # Whatever it is, the record must be seen.
         reason = _unreadable_header(record) or repr(error)
-        return await parse(replace(record, headers=(("malformed", reason.encode()),)))
+        parsed = await parse(replace(record, headers=(("malformed", reason.encode()),)))
+        parsed.raw_message = record
+        return parsed
 
 
 def _unreadable_header(record: ConsumerRecord) -> str | None:
@@ -76,11 +82,11 @@ def _unreadable_header(record: ConsumerRecord) -> str | None:
     return None
 
 
-async def unless_cancelled_inside(handled: Awaitable[Any]) -> None:
+async def unless_cancelled_inside(handled: Awaitable[Any]) -> Any:  # noqa: ANN401
     """A handler that awaits what somebody else cancelled fails. Nobody has cancelled its
     subscriber, which would end without a word if it took that for its own end."""
     try:
-        await handled
+        return await handled
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -91,10 +97,27 @@ async def unless_cancelled_inside(handled: Awaitable[Any]) -> None:
 class Delivery(BaseMiddleware[Any, ConsumerRecord]):
     """Move the offset only when a message was handled or parked; otherwise pause, read it again."""
 
+    def __init__(
+        self,
+        msg: ConsumerRecord | None,
+        /,
+        *,
+        context: ContextRepo,
+        parking: Parking | None,
+    ) -> None:
+        super().__init__(msg, context=context)
+        self.parking = parking  # None: what comes here is parked already.
+
     async def consume_scope(self, call_next: Handler, msg: StreamMessage[Any]) -> None:
+        if self.parking is not None and (seconds := self.parking.wait_seconds()):
+            await asyncio.sleep(min(seconds, HELD_PAUSE_SECONDS))
+            await self.unless_revoked(msg.nack())  # It waits in its topic.
+            return
         try:
-            await self.handle_or_park(call_next, msg)
+            await self.handle_or_park(call_next, msg, self.parking)
         except Exception as error:
+            if self.parking is not None:
+                self.parking.note_nothing()
             self.warn("message_failed", error)
             self.count(msg, "retried")
             await asyncio.sleep(RETRY_PAUSE_SECONDS * uniform(0.5, 1.5))
@@ -103,13 +126,22 @@ class Delivery(BaseMiddleware[Any, ConsumerRecord]):
             raise
         await self.unless_revoked(msg.ack())
 
-    async def handle_or_park(self, call_next: Handler, msg: StreamMessage[Any]) -> None:
-        try:
+    async def handle_or_park(
+        self, call_next: Handler, msg: StreamMessage[Any], parking: Parking | None
+    ) -> None:
+        if parking is None:
             await unless_cancelled_inside(call_next(msg))
             self.count(msg, "handled")
+            return
+        attempts = parking.count_attempt(self.msg.partition, self.msg.offset)
+        try:
+            is_ours = await unless_cancelled_inside(call_next(msg))
+            self.count(msg, "handled")
+            parking.note_handled() if is_ours else parking.note_nothing()
         except (PermanentError, ValidationError) as error:
-            await self.context.dead_letters.park(self.msg, error)
+            await self.context.dead_letters.park(self.msg, error, parking.group, attempts)
             self.count(msg, "parked")
+            parking.note_parked()
 
     async def unless_revoked(self, move: Awaitable[None]) -> None:
         """The partition may be another member's by now, who was given the message, too."""
@@ -171,17 +203,40 @@ class Subscription:
             telemetry.MESSAGES_UNKNOWN.labels(self.topic).inc()
         return None
 
-    async def handle(self, message: Message | None) -> None:
-        if message is not None:
-            await self.handlers[type(message)](message)
+    async def handle(self, message: Message | None) -> bool:
+        """Whether there was anything to do."""
+        if message is None:
+            return False
+        await self.handlers[type(message)](message)
+        return True
+
+
+@dataclass(frozen=True)
+class LetterSubscription:
+    """The reader of dead letters: it is given every record, whatever it is. What it cannot handle
+    is read again, and not parked once more."""
+
+    handler: Callable[[Letter], Awaitable[None]]
+    group: str
+    topic: str = DEAD_LETTERS
+
+    async def decode(self, msg: StreamMessage[ConsumerRecord]) -> Letter:
+        return read_letter(msg.raw_message)
+
+    async def handle(self, letter: Letter) -> None:
+        await self.handler(letter)
 
 
 class Bus:
     """One process's connection to Kafka: its subscribers and its producer."""
 
-    def __init__(self, settings: SharedSettings, service: str) -> None:
+    def __init__(
+        self, settings: SharedSettings, service: str, *, probe_seconds: float = PROBE_SECONDS
+    ) -> None:
         self._prefix = settings.topic_prefix
         self._service = service
+        self._probe_seconds = probe_seconds
+        self._parking: dict[tuple[str, str], Parking] = {}
         self._broker = KafkaBroker(
             settings.kafka_bootstrap,
             client_id=service,
@@ -202,7 +257,11 @@ class Bus:
         self._watch = Watch(self._subscribers, self._answers)
         self.started = False
 
-    def subscribe(self, subscriptions: Iterable[Subscription], instance: str | None = None) -> None:
+    def subscribe(
+        self,
+        subscriptions: Iterable[Subscription | LetterSubscription],
+        instance: str | None = None,
+    ) -> None:
         """The only place where a subscriber is made.
 
         Members of a group bear their instance's name, so that one that is restarted takes its
@@ -214,7 +273,7 @@ class Bus:
             number = members[subscription.topic, subscription.group]
             members[subscription.topic, subscription.group] += 1
             grouped = subscription.group is not None
-            router = KafkaRouter(middlewares=(Delivery,) if grouped else ())
+            router = KafkaRouter(middlewares=(self._delivery(subscription),) if grouped else ())
             router.subscriber(
                 self._prefix + subscription.topic,
                 decoder=subscription.decode,
@@ -229,6 +288,14 @@ class Bus:
                 fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
             )(subscription.handle)
             self._broker.include_router(router)
+
+    def _delivery(self, subscription: Subscription | LetterSubscription) -> Callable[..., Delivery]:
+        """Members that share a topic here share what they know of it."""
+        if isinstance(subscription, LetterSubscription):
+            return partial(Delivery, parking=None)
+        topic, group = self._prefix + subscription.topic, str(subscription.group)
+        parking = Parking(topic, group, self._probe_seconds)
+        return partial(Delivery, parking=self._parking.setdefault((topic, group), parking))
 
     async def start(self) -> None:
         """Connect, waiting as long as it takes: commands and reads do not need Kafka."""
@@ -295,15 +362,28 @@ class Bus:
     ) -> "asyncio.Future[Any]":
         """Queue one record; the future tells that every in-sync replica has it, or why not: with
         TopicShut, when its topic takes none."""
+        queued = self._broker.publish(
+            payload,
+            self._prefix + topic,
+            key=key.encode(),
+            headers=headers | {"ce_source": f"/annobus/{self._service}"},
+            no_confirm=True,
+        )
+        return await self._queue(topic, queued)
+
+    async def publish_again(
+        self, topic: str, key: bytes | None, headers: Sequence[Header], payload: bytes | None
+    ) -> "asyncio.Future[Any]":
+        """The same for a record that has come once: nothing of it is another."""
+        sent = self._dead_letters.send(self._prefix + topic, key, headers, payload)
+        return await self._queue(topic, sent)
+
+    async def _queue(
+        self, topic: str, queued: "Coroutine[Any, Any, asyncio.Future[Any]]"
+    ) -> "asyncio.Future[Any]":
         try:
             async with asyncio.timeout(TOPIC_TIMEOUT_SECONDS):
-                return await self._broker.publish(
-                    payload,
-                    self._prefix + topic,
-                    key=key.encode(),
-                    headers=headers | {"ce_source": f"/annobus/{self._service}"},
-                    no_confirm=True,
-                )
+                return await queued
         except KafkaError as error:  # Refused at the door: for the caller the same as on the way.
             reason: Exception = error
         except TimeoutError:
@@ -316,7 +396,13 @@ class Bus:
         return refused
 
     async def problems(self) -> list[str]:
-        """Why this process is not ready: a broker that does not answer, a dead subscriber."""
+        """Why this process is not ready: a broker that does not answer, a subscriber that is dead
+        or held."""
+        held = [problem for parking in self._parking.values() for problem in parking.problems()]
+        return [*await self.deafness(), *held]
+
+    async def deafness(self) -> list[str]:
+        """Why this process may not hear what is said."""
         if not self.started:
             return ["Kafka is not reached yet"]
         found = self._watch.problems()

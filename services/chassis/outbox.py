@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,11 @@ POLL_SECONDS = 0.25  # What a lost notification costs.
 
 # Hands one row to the producer and returns the future of its arrival.
 Publish = Callable[[str, str, dict[str, str], bytes], Awaitable["asyncio.Future[Any]"]]
+# The same for a record that is sent again as it came: key, headers and body of any bytes, or none.
+PublishAgain = Callable[
+    [str, bytes | None, Sequence[tuple[str, bytes | None]], bytes | None],
+    Awaitable["asyncio.Future[Any]"],
+]
 # Topic and key, or a topic that takes nothing and None → when it is tried again.
 Resting = dict[tuple[str, str | None], float]
 Sent = tuple[Row[Any], BaseException | None]  # With an error, it did not arrive.
@@ -69,18 +75,26 @@ def envelope(message: Message) -> dict[str, str]:
     }
 
 
-async def relay(settings: ServiceSettings, service: str, publish: Publish) -> None:
+async def relay(
+    settings: ServiceSettings,
+    service: str,
+    publish: Publish,
+    publish_again: PublishAgain | None = None,
+) -> None:
     """Relay this service's outbox for ever, in one process at a time; never give a row up."""
     resting: Resting = {}
 
     async def work(connection: AsyncConnection) -> bool:
-        return await relay_once(connection, publish, resting) == ROWS_MAX
+        return await relay_once(connection, publish, resting, publish_again) == ROWS_MAX
 
     await database.alone(settings, f"relay-{service}", work, period_seconds=POLL_SECONDS)
 
 
 async def relay_once(
-    connection: AsyncConnection, publish: Publish, resting: Resting | None = None
+    connection: AsyncConnection,
+    publish: Publish,
+    resting: Resting | None = None,
+    publish_again: PublishAgain | None = None,
 ) -> int:
     """Publish the oldest messages, then forget those that arrived. Returns how many.
 
@@ -95,7 +109,7 @@ async def relay_once(
     if not rows:
         return 0
     failpoints.hit(Failpoint.RELAY_READ)
-    arrived, refused = in_order(await _send(rows, publish))
+    arrived, refused = in_order(await _send(rows, publish, publish_again))
     resting |= dict.fromkeys(refused, time.monotonic() + REST_SECONDS)
     failpoints.hit(Failpoint.RELAY_SENT)
     await connection.execute(
@@ -109,7 +123,8 @@ async def _oldest(connection: AsyncConnection, resting: Resting) -> Sequence[Row
         del resting[place]
     rows = await connection.execute(
         text("""
-            SELECT id, event_id, topic, key, headers::text AS headers, payload
+            SELECT id, event_id, topic, key, headers::text AS headers, payload, raw_key,
+                   raw_headers::text AS raw_headers
             FROM outbox WHERE NOT EXISTS (
                 SELECT FROM unnest(CAST(:topics AS text[]), CAST(:keys AS text[])) r (topic, key)
                 WHERE r.topic = outbox.topic AND (r.key IS NULL OR r.key = outbox.key))
@@ -124,7 +139,9 @@ async def _oldest(connection: AsyncConnection, resting: Resting) -> Sequence[Row
     return rows.all()
 
 
-async def _send(rows: Sequence[Row[Any]], publish: Publish) -> list[Sent]:
+async def _send(
+    rows: Sequence[Row[Any]], publish: Publish, publish_again: PublishAgain | None
+) -> list[Sent]:
     """Queue the rows and wait for what becomes of them; without those of a topic that is shut."""
     queued: list[tuple[Row[Any], asyncio.Future[Any]]] = []
     shut: set[str] = set()
@@ -133,7 +150,7 @@ async def _send(rows: Sequence[Row[Any]], publish: Publish) -> list[Sent]:
             for row in rows:  # One by one: the order.
                 if row.topic in shut:
                     continue
-                queued.append((row, await _queue(row, publish)))
+                queued.append((row, await _queue(row, publish, publish_again)))
                 if isinstance(_outcome(queued[-1][1]), TopicShut):
                     shut.add(row.topic)
             await asyncio.gather(*(future for _, future in queued), return_exceptions=True)
@@ -143,9 +160,31 @@ async def _send(rows: Sequence[Row[Any]], publish: Publish) -> list[Sent]:
     return [(row, _outcome(future)) for row, future in queued]
 
 
-async def _queue(row: Row[Any], publish: Publish) -> "asyncio.Future[Any]":
-    headers = orjson.loads(row.headers) | {"ce_id": str(row.event_id)}
-    return await publish(row.topic, row.key, headers, bytes(row.payload))
+async def _queue(
+    row: Row[Any], publish: Publish, publish_again: PublishAgain | None
+) -> "asyncio.Future[Any]":
+    headers = orjson.loads(row.headers)
+    if row.raw_headers is None:
+        return await publish(
+            row.topic, row.key, headers | {"ce_id": str(row.event_id)}, bytes(row.payload)
+        )
+    assert publish_again is not None  # Who writes such rows can send them.
+    came = [(name, value) for name, value in read_headers(row.raw_headers) if name not in headers]
+    added = [(name, value.encode()) for name, value in headers.items()]
+    return await publish_again(row.topic, row.raw_key, [*came, *added], row.payload)
+
+
+def write_headers(headers: Sequence[tuple[str, bytes | None]]) -> str:
+    """Headers of any bytes as JSON: their order, a name that comes twice and a null are kept."""
+    return orjson.dumps(
+        [[name, None if value is None else b64encode(value).decode()] for name, value in headers]
+    ).decode()
+
+
+def read_headers(written: str) -> list[tuple[str, bytes | None]]:
+    return [
+        (name, None if value is None else b64decode(value)) for name, value in orjson.loads(written)
+    ]
 
 
 def _outcome(future: "asyncio.Future[Any]") -> BaseException | None:

@@ -4,7 +4,12 @@ CREATE TABLE outbox (
     topic text NOT NULL,
     key text NOT NULL,
     headers jsonb NOT NULL,
-    payload bytea NOT NULL
+    payload bytea,
+    -- A record that is sent again as it came: its own key and headers, json because a name may hold
+    -- what jsonb does not take. `key` only orders it then, `headers` are added.
+    raw_key bytea,
+    raw_headers json,
+    CHECK (raw_headers IS NOT NULL OR (payload IS NOT NULL AND raw_key IS NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- One wake-up per statement; who listens looks at the table.

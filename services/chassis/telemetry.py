@@ -15,6 +15,14 @@ MESSAGES_HANDLED = Counter(
 MESSAGES_UNKNOWN = Counter(
     "annobus_messages_unknown_total", "Facts of a type that contracts/ does not know", ["topic"]
 )
+SUBSCRIBERS_HELD = Gauge(
+    "annobus_subscribers_held",
+    "1: takes one message a minute, because almost all are parked",
+    ["topic", "reason"],
+)
+DEAD_LETTERS_OPEN = Gauge(
+    "annobus_dead_letters_open", "Dead letters that nobody has decided about", ["kind"]
+)
 MESSAGES_RELAYED = Counter("annobus_messages_relayed_total", "Outbox rows that arrived", ["topic"])
 OUTBOX_ROWS = Gauge("annobus_outbox_rows", "Rows the last relay pass took up, at most one batch")
 HTTP_REQUESTS = Histogram(

@@ -54,6 +54,14 @@ def percentage(source: SourceProgress) -> str:
     return f"{100 * counted(source) // source.total_count}%"
 
 
+def waits(name: str, source: SourceProgress) -> str:
+    """Whom it waits for, by the clock of whoever reads it; empty when it does not."""
+    if source.waits_until is None:
+        return ""
+    until = source.waits_until.astimezone()
+    return f"waiting for {source.waits_for or name} until {until:%H:%M:%S}: {source.waits_because}"
+
+
 def counted(source: SourceProgress) -> int:
     return source.done_count + source.no_data_count
 
@@ -79,7 +87,7 @@ class Lines:
     def __init__(self) -> None:
         self._rates = Rates()
         self._shown_at = 0.0
-        self._states: Mapping[str, str] = {}
+        self._states: Mapping[str, tuple[str, str | None]] = {}
 
     def show(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
@@ -87,7 +95,9 @@ class Lines:
             name: self._rates.note(name, counted(source), now)
             for name, source in snapshot.sources.items()
         }
-        states = {name: source.state for name, source in snapshot.sources.items()}
+        states = {
+            name: (source.state, source.waits_because) for name, source in snapshot.sources.items()
+        }
         due = now - self._shown_at >= PLAIN_SECONDS or snapshot.is_final
         if due or states != self._states:
             self._shown_at, self._states = now, states
@@ -102,6 +112,8 @@ def _plain(name: str, source: SourceProgress, rate: float | None) -> str:
         line += f", {rate:,.0f} genes/s"
     if source.failed_count:
         line += f", {source.failed_count:,} failed"
+    if said := waits(name, source):
+        line += f", {said}"
     return f"{line}, {source.state}" if source.state in SHOWN_STATES else line
 
 
@@ -155,6 +167,8 @@ class _Genes(_Cell):
 
 class _Rate(_Cell):
     def draw(self, task: Task, source: SourceProgress) -> Text:
+        if said := waits(task.description, source):
+            return Text(said, "yellow")
         if source.state != "running":
             return Text(source.state, "dim")
         if task.fields["is_paused"]:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 import services
 from contracts.topics import Topic, topics
 from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
-from services.annotator.domain import Source, is_api, kind, severities
+from services.annotator.domain import Source, fallback, is_api, kind, severities
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
 from services.chassis.settings import SharedSettings
@@ -41,8 +41,9 @@ REPLICAS_MAX = 3  # Copies of each topic; fewer where there are fewer brokers.
 DECLARE = """
 INSERT INTO annotator.source (name, title, kind, is_catalogue, identifier, joins, homepage, licence,
                               citation, wire_format, ttl, parser_version, requests_per_second,
-                              concurrency, page_size, score, value_schema, severities, expected)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+                              concurrency, page_size, score, value_schema, severities, expected,
+                              fallback)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 ON CONFLICT (name) DO UPDATE SET
     title = excluded.title, kind = excluded.kind, is_catalogue = excluded.is_catalogue,
     identifier = excluded.identifier, joins = excluded.joins, homepage = excluded.homepage,
@@ -51,7 +52,8 @@ ON CONFLICT (name) DO UPDATE SET
     parser_version = excluded.parser_version,
     requests_per_second = excluded.requests_per_second, concurrency = excluded.concurrency,
     page_size = excluded.page_size, score = excluded.score, value_schema = excluded.value_schema,
-    severities = excluded.severities, expected = excluded.expected, is_retired = false
+    severities = excluded.severities, expected = excluded.expected, fallback = excluded.fallback,
+    is_retired = false
 WHERE (source.*) IS DISTINCT FROM (excluded.*)
 RETURNING name
 """
@@ -155,7 +157,7 @@ async def declare_sources(database_url: str) -> tuple[list[str], list[str]]:
 def _declared(source: Source) -> Sequence[object]:
     """A row of `annotator.source`, in the order of the statement."""
     declared = source.declaration
-    expected = declared.expected
+    expected, stands_in = declared.expected, fallback(source)
     return (
         declared.name,
         declared.title,
@@ -176,6 +178,7 @@ def _declared(source: Source) -> Sequence[object]:
         _json(declared.value.model_json_schema(mode="serialization")),
         _json(severities(declared.value)),
         None if expected is None else _json(expected),
+        None if stands_in is None else stands_in.declaration.name,
     )
 
 

@@ -1,7 +1,6 @@
 """`annobus runs`: order a run, list the runs, show one, watch one while it works."""
 
 import asyncio
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -9,7 +8,7 @@ from urllib.parse import quote
 import typer
 from typer import Argument, Option
 
-from contracts.messages import ControlAction, Strategy
+from contracts.messages import ControlAction, Priority, Strategy
 from services.cli import bars, gene_list, output, watch
 from services.cli.client import Client, Document, connect, fetch, find_url, send
 from services.cli.errors import PARTIAL, RUN_FAILED, Refused
@@ -62,6 +61,9 @@ def start(
         str | None, Option("--sources", metavar="A,B", help="Only these; without it, all.")
     ] = None,
     name: Annotated[str | None, Option("--name", help="What people will call this run.")] = None,
+    priority: Annotated[
+        Priority, Option("--priority", help="high: before all other runs; low: a quarter's share.")
+    ] = "normal",
     strategy: Annotated[
         Strategy,
         Option(
@@ -78,6 +80,8 @@ def start(
 ) -> None:
     """Annotate genes: those named, those of a file, or all."""
     body = _order(genes or [], all_genes, file, sources, name)
+    if priority != "normal":
+        body["priority"] = priority
     if strategy != "full":
         body["strategy"] = strategy
     _send_order("/api/runs", body, idempotency_key, url, folder, watched=watched, json=json)
@@ -281,11 +285,9 @@ def print_run(document: Document) -> None:
         if source.problem is not None:
             title, detail = source.problem.get("title"), source.problem.get("detail")
             output.print_line(f"{name}: {title}: {detail}")
-    for name, source in document["data"]["attributes"]["sources"].items():
-        if source.get("waits_until") is not None:
-            until = datetime.fromisoformat(source["waits_until"]).astimezone()
-            because = source["waits_because"]
-            output.print_line(f"Waiting for {name} until {until:%H:%M:%S}: {because}")
+    for name, source in snapshot.sources.items():
+        if said := bars.waits(name, source):
+            output.print_line(said[0].upper() + said[1:])
 
 
 def _order(

@@ -7,7 +7,13 @@ from services.chassis.bus import Bus
 from services.chassis.process import Process
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
-from services.gateway.handlers import Handlers, keep_trust, subscriptions
+from services.gateway.handlers import (
+    Handlers,
+    Letters,
+    count_letters,
+    keep_trust,
+    subscriptions,
+)
 from services.gateway.http import include_routes
 from services.gateway.live import Live
 from services.gateway.reads import Reads
@@ -24,13 +30,14 @@ async def main(settings: GatewaySettings) -> None:
         reads = Reads(engine)
         live = Live(reads.progress, reads.facts)
         active = ActiveRuns(reads.active)
-        bus.subscribe(subscriptions(Handlers(live, active, documents)))
+        bus.subscribe(subscriptions(Handlers(live, active, documents), Letters(engine)))
 
         checks = {"schema": life.schema_check(engine, REVISION), "kafka": bus.problems}
         app = http.create_app("annobus gateway", checks)
         include_routes(app, engine, documents, live, active)
         await life.enter(http.serve(app, settings.host, settings.port))
 
+        life.keep("letters", count_letters(engine))
         life.at_stop(bus.stop)
         life.keep("bus", converse(settings, bus, documents))
         await life.until_stopped()
@@ -41,7 +48,7 @@ async def converse(settings: GatewaySettings, bus: Bus, documents: Documents) ->
     await bus.start()
     async with asyncio.TaskGroup() as loops:
         loops.create_task(bus.watch())
-        loops.create_task(outbox.relay(settings, "gateway", bus.publish))
+        loops.create_task(outbox.relay(settings, "gateway", bus.publish, bus.publish_again))
         loops.create_task(keep_trust(bus, documents))
 
 

@@ -3,12 +3,19 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal
 from uuid import UUID
 
-from contracts.messages import ACTIVE_STATES, ControlAction, RunProgress, SourceProgress, Strategy
+from contracts.messages import (
+    ACTIVE_STATES,
+    ControlAction,
+    Priority,
+    RunProgress,
+    SourceProgress,
+    Strategy,
+)
 from services.gateway.errors import RunUnknown
 
 # What became of a text that may name a gene, and how the text names the gene: by one of its ids,
@@ -116,6 +123,7 @@ class Run:
     finished_at: datetime | None
     progress: RunProgress
     desired_state: DesiredState = "running"  # What was asked last; `progress.state` is true.
+    priority: Priority = "normal"
     strategy: Strategy = "full"
     retries: UUID | None = None
     source_times: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -164,7 +172,7 @@ def sentence(progress: RunProgress) -> str:
         begun = [
             _source_sentence(name, source)
             for name, source in progress.sources.items()
-            if source.state in ("running", "paused")
+            if source.state in ("running", "paused") or source.waits_until is not None
         ]
         paused = ["paused"] if progress.state == "paused" else []
         return "; ".join(paused + begun) or "running"
@@ -183,4 +191,8 @@ def _source_sentence(name: str, source: SourceProgress) -> str:
     total = "" if source.total_count is None else f" of {source.total_count:,}"
     failed = f", {source.failed_count:,} failed" if source.failed_count else ""
     paused = ", paused" if source.state == "paused" else ""
-    return f"{name}: {counted:,}{total} genes{failed}{paused}"
+    waits = ""
+    if source.waits_until is not None:
+        until = source.waits_until.astimezone(UTC)
+        waits = f", waits for {source.waits_for} until {until:%H:%M:%S} UTC: {source.waits_because}"
+    return f"{name}: {counted:,}{total} genes{failed}{paused}{waits}"

@@ -19,6 +19,9 @@ RequestError
 ├── SourceRetired           409  an acceptance of a release that nobody can store any more
 ├── AnnotationUnknown       404  the origin of a value that there is not
 ├── NamespaceUnknown        404
+├── DeadLetterUnknown       404
+├── DeadLetterDecided       409  another decision about a letter that somebody has decided about
+├── DeadLetterUnsendable    409  a retry of what there is nothing to send of, or nowhere to send it
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
 ├── DecisionInvalid         422  a decision with other fields
 ├── NamesInvalid            422  a list of names with other fields
@@ -171,6 +174,32 @@ class NamespaceUnknown(RequestError):
 
     kind = "namespace-unknown"
     status = 404
+
+
+class DeadLetterUnknown(RequestError):
+    """No such dead letter."""
+
+    kind = "dead-letter-unknown"
+    status = 404
+
+    def __init__(self, letter_id: str) -> None:
+        accepted = "the id of a letter that GET /api/dead-letters lists"
+        error = field_error("path letter_id", letter_id, accepted)
+        super().__init__(f"no dead letter {error['value']!r}; accepted: {accepted}", [error])
+
+
+class DeadLetterDecided(RequestError):
+    """Somebody has decided about the dead letter."""
+
+    kind = "dead-letter-decided"
+    status = 409
+
+
+class DeadLetterUnsendable(RequestError):
+    """The dead letter cannot be retried."""
+
+    kind = "dead-letter-unsendable"
+    status = 409
 
 
 class CatalogueEmpty(RequestError):

@@ -4,23 +4,49 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from contracts.messages import (
     TYPES,
+    BatchDead,
     DocumentsRebuilt,
     NamespaceInvalidated,
     RunFact,
     RunPlanned,
     RunProgress,
 )
-from services.chassis import failpoints
-from services.chassis.bus import Bus, Routes, Subscription
+from services.chassis import failpoints, telemetry
+from services.chassis.bus import Bus, LetterSubscription, Routes, Subscription
+from services.chassis.database import CONNECTION_ERRORS
+from services.chassis.dead_letters import Letter
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.domain import is_active
 from services.gateway.failpoints import Failpoint
 from services.gateway.live import Live
+from services.gateway.store import dead_letters
 
 HEARING_SECONDS = 1.0
+COUNTING_SECONDS = 10.0
+DEAD_LETTER_GROUP = "dead-letters"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Dead letters, put where people find them. Each arrives more than once, and is one row."""
+
+    engine: AsyncEngine
+
+    async def on_letter(self, letter: Letter) -> None:
+        async with self.engine.begin() as tx:
+            await dead_letters.keep_message(tx, letter)
+
+    async def on_batch_dead(self, fact: BatchDead) -> None:
+        async with self.engine.begin() as tx:
+            await dead_letters.keep_batch(tx, fact)
 
 
 @dataclass(frozen=True)
@@ -53,12 +79,27 @@ class Handlers:
 async def keep_trust(bus: Bus, documents: Documents) -> None:
     """Keep documents in memory only while the bus would tell of changes."""
     while True:
-        documents.trust(not await bus.problems())
+        documents.trust(not await bus.deafness())
         await asyncio.sleep(HEARING_SECONDS)
 
 
-def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
-    """Without a group: every gateway hears everything, from now on."""
+async def count_letters(engine: AsyncEngine) -> None:
+    """Keep the number of open dead letters where it is scraped."""
+    while True:
+        try:
+            async with engine.connect() as connection:
+                counts = await dead_letters.count_open(connection)
+            for kind, count in counts.items():
+                telemetry.DEAD_LETTERS_OPEN.labels(kind).set(count)
+        except CONNECTION_ERRORS as error:
+            log.warning("dead_letters_uncounted", error=repr(error))
+        await asyncio.sleep(COUNTING_SECONDS)
+
+
+def subscriptions(
+    handlers: Handlers, letters: Letters
+) -> Sequence[Subscription | LetterSubscription]:
+    """Without a group: every gateway hears everything, from now on. Dead letters are shared."""
     facts: Routes = {
         fact: handlers.on_run_fact for fact in TYPES.values() if issubclass(fact, RunFact)
     }
@@ -70,4 +111,6 @@ def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
         Subscription(RunProgress.topic, {RunProgress: handlers.on_run_progress}, group=None),
         Subscription(RunFact.topic, facts, group=None),
         Subscription(DocumentsRebuilt.topic, cache, group=None),
+        Subscription(BatchDead.topic, {BatchDead: letters.on_batch_dead}, group=DEAD_LETTER_GROUP),
+        LetterSubscription(letters.on_letter, group=DEAD_LETTER_GROUP),
     ]

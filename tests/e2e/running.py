@@ -46,6 +46,7 @@ class Running:
     ports: Mapping[str, int]
     supervisor: Supervisor
     folder: Path
+    processes: Mapping[str, Process]  # By name, those that were started at first.
 
     def arm(
         self,
@@ -72,7 +73,7 @@ class Running:
 
     def readiness(self) -> dict[str, Callable[[], Awaitable[bool]]]:
         """By the name of each process: whether it is ready."""
-        return {name: _is_ready(port) for name, port in self.ports.items()}
+        return {name: is_ready(port) for name, port in self.ports.items()}
 
     async def get(self, path: str) -> Any:
         async with http_client(self.url) as client:
@@ -139,16 +140,18 @@ async def run_services(
                 cwd=ROOT,
                 log_file=folder / f"{name}.log",
                 environment=environment,
-                ready=_is_ready(port),
+                ready=is_ready(port),
                 start_timeout_seconds=READY_TIMEOUT_SECONDS,
             )
         )
     async with Supervisor() as supervisor:
         await supervisor.add(*processes)
-        yield Running(f"http://127.0.0.1:{ports['gateway']}", ports, supervisor, folder)
+        url = f"http://127.0.0.1:{ports['gateway']}"
+        named = {process.name: process for process in processes}
+        yield Running(url, ports, supervisor, folder, named)
 
 
-def _is_ready(port: int) -> Callable[[], Awaitable[bool]]:
+def is_ready(port: int) -> Callable[[], Awaitable[bool]]:
     async def ready() -> bool:
         try:
             async with http_client() as client:

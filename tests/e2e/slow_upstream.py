@@ -44,12 +44,16 @@ class Call:
 class SlowUpstream:
     """Takes the place of the mirror's Ensembl; the other sources are not asked."""
 
+    requests_per_second: float = 0  # That annotators may ask; 0: as fast as it answers.
     url: str = ""
     calls: list[Call] = field(default_factory=list)
     poison: set[str] = field(default_factory=set)  # Who asks for one of these ids is refused.
 
     def upstreams(self) -> dict[str, dict[str, str | float]]:
-        return {name: {"base_url": self.url, "requests_per_second": 0} for name in UPSTREAMS}
+        return {
+            name: {"base_url": self.url, "requests_per_second": self.requests_per_second}
+            for name in UPSTREAMS
+        }
 
     def began_between(self, first: float, last: float) -> list[Call]:
         return [call for call in self.calls if first < call.began < last]
@@ -79,8 +83,8 @@ def _json(said: Any) -> Response:
 
 
 @contextmanager
-def slow_upstream() -> Iterator[SlowUpstream]:
-    upstream = SlowUpstream()
+def slow_upstream(requests_per_second: float = 0) -> Iterator[SlowUpstream]:
+    upstream = SlowUpstream(requests_per_second)
     routes = [
         Route("/info/data", upstream.release),
         Route("/lookup/id", upstream.look_up, methods=["POST"]),

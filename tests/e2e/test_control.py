@@ -15,10 +15,9 @@ from tests.e2e.slow_upstream import SlowUpstream, slow_upstream
 from tests.system import Database, http_client
 from tests.waiting import until
 
-PAUSES = 10
 WATCHED_SECONDS = 1.5  # How long nobody may ask; what is promised is after the first of them.
 PROMISED_SECONDS = 1.0
-GENES = 15_000  # 150 calls: enough to be paused in the middle of them each time.
+GENES_PER_CALL = 100
 
 
 async def control(running: Running, run_id: str, action: str) -> float:
@@ -30,10 +29,12 @@ async def control(running: Running, run_id: str, action: str) -> float:
 
 
 async def begin(
-    database: Database, running: Running, upstream: SlowUpstream
+    database: Database, running: Running, upstream: SlowUpstream, calls: int
 ) -> tuple[str, list[Gene]]:
+    """A run of so many calls, in the middle of them."""
     genes: list[Gene] = [
-        (f"HGNC:{n}", f"GENE{n}", str(n), f"ENSG{n:011}") for n in range(1, GENES + 1)
+        (f"HGNC:{n}", f"GENE{n}", str(n), f"ENSG{n:011}")
+        for n in range(1, calls * GENES_PER_CALL + 1)
     ]
     async with database.begin("annotator") as tx:
         await build_catalogue(tx, genes)
@@ -42,36 +43,60 @@ async def begin(
     return run_id, genes
 
 
+async def pause_and_resume(
+    running: Running, upstream: SlowUpstream, run_id: str, *, calls_between: int
+) -> float:
+    """Returns how long after the answer to the pause the last call was sent."""
+    answered = await control(running, run_id, "pause")
+    await asyncio.sleep(WATCHED_SECONDS)
+    state = (await shown(running, run_id))["state"]
+    assert state == "paused"  # Not at its end: then there was nothing to hold.
+    resumed = time.monotonic()
+    after = upstream.began_between(answered, resumed)
+    await control(running, run_id, "resume")
+    asked = len(upstream.calls)
+    await until(lambda: len(upstream.calls) >= asked + calls_between, "it goes on")
+    return max((call.began - answered for call in after), default=0.0)
+
+
 async def shown(running: Running, run_id: str) -> Any:
     return (await running.get(f"/api/runs/{run_id}"))["data"]["attributes"]
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("per_second", "annotators", "calls", "pauses", "calls_between"),
+    [
+        pytest.param(0, 2, 150, 10, 3, id="no limit"),
+        pytest.param(10, 4, 100, 5, 3, id="10 a second"),
+        pytest.param(1, 2, 10, 3, 1, id="1 a second"),  # Most calls wait for their turn.
+    ],
+)
 async def test_a_paused_run_asks_nothing_after_a_second_and_no_gene_twice(
-    database: Database, topic_prefix: str, tmp_path: Path
+    database: Database,
+    topic_prefix: str,
+    tmp_path: Path,
+    *,
+    per_second: float,
+    annotators: int,
+    calls: int,
+    pauses: int,
+    calls_between: int,
 ) -> None:
-    """Two annotators with three consumers each: the pause reaches every call there is."""
-    with slow_upstream() as upstream:
+    """Several annotators with three consumers each: the pause reaches every call there is."""
+    with slow_upstream(per_second) as upstream:
         async with run_services(
-            database, topic_prefix, upstream, tmp_path, annotators=2
+            database, topic_prefix, upstream, tmp_path, annotators=annotators
         ) as running:
-            run_id, genes = await begin(database, running, upstream)
-            late = []
-            for _ in range(PAUSES):
-                answered = await control(running, run_id, "pause")
-                await asyncio.sleep(WATCHED_SECONDS)
-                state = (await shown(running, run_id))["state"]
-                assert state == "paused"  # Not at its end: then there was nothing to hold.
-                resumed = time.monotonic()
-                after = upstream.began_between(answered, resumed)
-                late.append(max((call.began - answered for call in after), default=0.0))
-                await control(running, run_id, "resume")
-                asked = len(upstream.calls)
-                await until(lambda: len(upstream.calls) > asked + 2, "it goes on")  # noqa: B023
+            run_id, genes = await begin(database, running, upstream, calls)
+            late = [
+                await pause_and_resume(running, upstream, run_id, calls_between=calls_between)
+                for _ in range(pauses)
+            ]
             assert max(late) < PROMISED_SECONDS, late
             assert await running.until_ended(run_id) == "completed"
             run = await shown(running, run_id)
-    assert (run["done_count"], run["cancelled_count"]) == (GENES, 0)
+    assert (run["done_count"], run["cancelled_count"]) == (len(genes), 0)
     asked_ids = Counter(id_ for call in upstream.calls for id_ in call.ids)
     assert asked_ids == Counter(gene[3] for gene in genes)
     async with database.connect() as owner:
@@ -79,21 +104,22 @@ async def test_a_paused_run_asks_nothing_after_a_second_and_no_gene_twice(
         attempts = await owner.fetchval("SELECT max(attempt) FROM annotator.batch")
     told = {row["type"]: row["count"] for row in rows}
     assert [told[fact.type] for fact in (RunPaused, RunResumed, RunCompleted)] == [
-        PAUSES,
-        PAUSES,
+        pauses,
+        pauses,
         1,
     ]
     assert attempts == 1
 
 
+@pytest.mark.parametrize("per_second", [0, 10])
 async def test_a_cancelled_run_gives_up_the_calls_in_flight_and_asks_nothing_more(
-    database: Database, topic_prefix: str, tmp_path: Path
+    database: Database, topic_prefix: str, tmp_path: Path, per_second: float
 ) -> None:
-    with slow_upstream() as upstream:
+    with slow_upstream(per_second) as upstream:
         async with run_services(
             database, topic_prefix, upstream, tmp_path, annotators=2
         ) as running:
-            run_id, _ = await begin(database, running, upstream)
+            run_id, genes = await begin(database, running, upstream, 150)
             answered = await control(running, run_id, "cancel")
             assert await running.until_ended(run_id) == "cancelled"
             await asyncio.sleep(WATCHED_SECONDS)
@@ -102,7 +128,7 @@ async def test_a_cancelled_run_gives_up_the_calls_in_flight_and_asks_nothing_mor
     assert after == []
     assert [call for call in upstream.calls if not call.answered]  # Nobody waited for these.
     counted = run["done_count"] + run["no_data_count"] + run["failed_count"]
-    assert counted + run["cancelled_count"] == run["total_count"] == GENES
+    assert counted + run["cancelled_count"] == run["total_count"] == len(genes)
     assert run["cancelled_count"] > 0
     async with database.connect() as owner:
         values = await owner.fetchval("SELECT count(*) FROM annotator.annotation")

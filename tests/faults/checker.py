@@ -7,6 +7,7 @@ invariants in CONTRIBUTING.md.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from math import inf
 
 from contracts.messages import (
     AnnotationsChanged,
@@ -22,6 +23,10 @@ BATCH_FACTS = (BatchAnnotated.type, BatchDead.type)
 # Where a key's order is promised: what is said of documents bears versions and epochs instead.
 IN_ORDER = (StartRun.topic, RunFact.topic, AnnotationsChanged.topic)
 SHOWN_MAX = 5
+CALLS_END_SECONDS = 1.0
+CALLS_TOLERANCE = 1.05
+# In a second one more, because both ends may lie at a turn; over ten that is within the tolerance.
+CALL_WINDOWS = ((1.0, 1.0), (10.0, 0.0))
 
 
 def lost_orders(history: History) -> list[str]:
@@ -34,7 +39,9 @@ def lost_orders(history: History) -> list[str]:
         wrong.append(f"one key was answered with several runs: {order.answers}")
     if order.runs_with_key != 1:
         wrong.append(f"{order.runs_with_key} runs were made of one order")
-    if history.state != "completed":
+    # Who cancels a run that is about to end may come too late.
+    cancels = any(one.action == "cancel" and one.accepted for one in history.controls)
+    if history.state not in (("cancelled", "completed") if cancels else ("completed",)):
         wrong.append(f"the run is {history.state}")
     return wrong
 
@@ -49,11 +56,14 @@ def uneven_effects(history: History) -> list[str]:
     for one in history.sources:
         if one.total != len(history.genes):
             wrong.append(f"{one.source}: {one.total} genes of {len(history.genes)}")
-        if one.done + one.no_data + one.failed != one.total:
+        if one.done + one.no_data + one.failed + one.cancelled != one.total:
             wrong.append(f"{one.source}: {one} does not add up")
-        if one.failed or one.state != "completed":
+        ends = ("completed", "cancelled") if history.state == "cancelled" else ("completed",)
+        if one.failed or one.state not in ends:
             wrong.append(f"{one.source}: {one.state}, {one.failed} genes failed")
-        if one.done != present[one.source]:
+        # What a source does by itself goes on when nobody waits for it any more.
+        least_only = one.state == "cancelled"
+        if one.done > present[one.source] or (one.done < present[one.source] and not least_only):
             wrong.append(f"{one.source}: {one.done} counted, {present[one.source]} stored")
     return wrong + _uneven_batches(history)
 
@@ -71,18 +81,21 @@ def _uneven_batches(history: History) -> list[str]:
     told = Counter(fact.batch_id for fact in history.facts if fact.type == BatchAnnotated.type)
     for batch in history.batches:
         name = f"{batch.kind} batch {batch.batch_id} of {batch.source}"
-        if batch.state != "done":
+        cancelled = batch.state == "cancelled" and batch.kind == "fetch"
+        if batch.state != "done" and not (cancelled and history.state == "cancelled"):
             wrong.append(f"{name} is {batch.state}")
-        if ends[batch.batch_id] != 1:
+        if ends[batch.batch_id] != (not cancelled):
             wrong.append(f"{name} ended {ends[batch.batch_id]} times")
         if batch.kind == "release":
             continue
-        if not batch.genes == batch.checkpoint == steps[batch.batch_id]:
+        worked = steps[batch.batch_id]
+        if batch.checkpoint != worked or (batch.genes != worked and not cancelled):
             wrong.append(
-                f"{name}: {batch.genes} genes, checkpoint {batch.checkpoint}, "
-                f"worked {steps[batch.batch_id]}"
+                f"{name}: {batch.genes} genes, checkpoint {batch.checkpoint}, worked {worked}"
             )
-        if told[batch.batch_id] != 1:
+        # A run that was cancelled is not told what its sources go on to do by themselves.
+        unheard = history.state == "cancelled" and not (batch.kind == "fetch" and not cancelled)
+        if told[batch.batch_id] > 1 or (told[batch.batch_id] == 0 and not unheard):
             wrong.append(f"{name} was announced {told[batch.batch_id]} times")
     return wrong
 
@@ -174,8 +187,9 @@ def fenced_writes(history: History) -> list[str]:
 
 
 def _needs_lease(write: BatchWrite) -> bool:
+    """Anybody may sweep a lease that is over, and take away the batch of a cancelled run."""
     swept = write.new_state == "pending" and write.lease_over
-    return write.old_state == "leased" and not swept
+    return write.old_state == "leased" and not swept and write.new_state != "cancelled"
 
 
 def wrong_values(history: History) -> list[str]:
@@ -185,6 +199,8 @@ def wrong_values(history: History) -> list[str]:
         return misspelt
     found = {(one.hgnc_id, one.source): one.digest for one in history.values}
     expected = {(one.hgnc_id, one.source): one.digest for one in history.expected}
+    if history.state == "cancelled":  # What was not begun is not there.
+        expected = {place: digest for place, digest in expected.items() if place in found}
     return misspelt + [
         f"{place}: {found.get(place, 'nothing')} is stored, expected is {expected.get(place)}"
         for place in sorted(found.keys() | expected.keys())
@@ -192,9 +208,68 @@ def wrong_values(history: History) -> list[str]:
     ]
 
 
+def late_calls(history: History) -> list[str]:
+    """I7: a second after a pause or a cancel was answered no upstream is asked, until the run is
+    resumed; where a fault is in the way, a second after all are ready again."""
+    wrong = []
+    for number, control in enumerate(history.controls):
+        if control.action == "resume" or not control.accepted:
+            continue
+        until = history.controls[number + 1].asked if number + 1 < len(history.controls) else inf
+        for call in history.calls:
+            if control.answered < call < until:
+                begins = max(
+                    (over for struck, over in history.disturbed if struck < call),
+                    default=control.answered,
+                )
+                late = call - max(begins, control.answered)
+                if late > CALLS_END_SECONDS:
+                    wrong.append(f"the upstream was asked {late:.2f} s after {control.action}")
+    return wrong
+
+
+def hurried_calls(history: History) -> list[str]:
+    """I8: in no window is an upstream asked more often than it allows, by all workers together."""
+    wrong = []
+    calls = sorted(history.calls)
+    for window, more in CALL_WINDOWS if history.calls_per_second else ():
+        most = history.calls_per_second * window * CALLS_TOLERANCE + more
+        first = 0
+        for last, call in enumerate(calls):
+            while calls[first] <= call - window:
+                first += 1
+            if last - first + 1 > most:
+                wrong.append(f"{last - first + 1} calls in {window:g} s, {most:g} are accepted")
+    return wrong
+
+
+def unread(history: History) -> list[str]:
+    """I9: the gateway shows what the documents say."""
+    return [f"{gene} is shown otherwise than its document" for gene in history.unread]
+
+
+def growth(history: History) -> list[str]:
+    """I10: what a process takes is what it took before, when all is done."""
+    return [
+        f"{one.process}: {one.used:g} {one.what}, at first {one.at_first:g}, "
+        f"at most {one.used_max:g} are accepted"
+        for one in history.usage
+        if one.used > one.used_max
+    ]
+
+
 def leftovers(history: History) -> list[str]:
-    """Nothing that only the machine did to us is parked."""
-    return [f"dead letter: {letter}" for letter in history.dead_letters]
+    """Nothing that only the machine did to us is parked, and what nobody can handle is, once."""
+    letters = Counter(history.dead_letters)
+    wrong = [f"dead letter: {letter}" for letter in letters if letter not in history.poison]
+    # Who is killed between a letter and its offset writes the letter again: the poison is a fault
+    # itself, and one more may have been in the way.
+    most = 1 if len(history.disturbed) <= 1 else inf
+    return wrong + [
+        f"{place} was parked {letters[place]} times"
+        for place in history.poison
+        if not 1 <= letters[place] <= most
+    ]
 
 
 def slow_recoveries(history: History) -> list[str]:
@@ -217,6 +292,10 @@ CHECKS: Mapping[str, Callable[[History], Sequence[str]]] = {
     "I4": disorder,
     "I5": untrue_frames,
     "I6": fenced_writes,
+    "I7": late_calls,
+    "I8": hurried_calls,
+    "I9": unread,
+    "I10": growth,
     "I11": slow_recoveries,
     "values": wrong_values,
     "leftovers": leftovers,

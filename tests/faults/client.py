@@ -3,6 +3,7 @@ socket with the last fact that it knows."""
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -11,10 +12,11 @@ import httpx2
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from contracts.messages import RunCompleted
+from contracts.messages import ACTIVE_STATES, ControlAction, RunCompleted
+from tests.faults.history import Control
+from tests.faults.journal import Journal
 from tests.system import http_client
 
-ENDED = ("completed", "completed_with_errors", "failed")
 RETRY_SECONDS = 0.1
 ANSWER_SECONDS_MAX = 5.0
 PATIENCE_SECONDS = 120.0
@@ -31,20 +33,38 @@ class Client:
     frames: list[dict[str, Any]] = field(default_factory=list)
     connections: int = 0
     longest_silence: float = 0.0
+    controls: list[Control] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
 
     async def order(self, **body: Any) -> str:
         """Until it is accepted: what was not answered may have been accepted."""
-        while True:
-            self.attempts += 1
-            answer = await self._post("/api/runs", body)
-            if answer is not None:
-                assert answer.status_code == 202, answer.text
-                self.answers.append(str(answer.json()["data"]["id"]))
-                return self.answers[-1]
-            await asyncio.sleep(RETRY_SECONDS)
+        answer = await self._insist("/api/runs", body)
+        assert answer.status_code == 202, answer.text
+        self.answers.append(str(answer.json()["data"]["id"]))
+        return self.answers[-1]
 
     async def invalidate(self, namespace: str) -> None:
-        while await self._post(f"/api/cache/namespaces/{namespace}/invalidate", None) is None:
+        await self._insist(f"/api/cache/namespaces/{namespace}/invalidate", None)
+
+    async def control(self, run_id: str, action: ControlAction) -> None:
+        """Until it is accepted, or refused because the run has ended."""
+        asked = time.time()
+        answer = await self._insist(f"/api/runs/{run_id}/{action}", None)
+        assert answer.status_code in (202, 409), answer.text
+        accepted = answer.status_code == 202
+        self.controls.append(Control(action, asked, time.time(), accepted=accepted))
+
+    async def _insist(self, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+        while True:
+            self.attempts += path == "/api/runs"
+            self.journal.operation("invoke", path)
+            answer = await self._post(path, body)
+            if answer is not None:
+                self.journal.operation(
+                    "ok" if answer.is_success else "fail", path, answer.status_code
+                )
+                return answer
+            self.journal.operation("info", path)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _post(self, path: str, body: dict[str, Any] | None) -> httpx2.Response | None:
@@ -60,9 +80,12 @@ class Client:
         """Until the run has ended, and all of it was told."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not self.is_over:
+                self.journal.operation("invoke", "watch", run_id)
                 try:
                     await self._listen(run_id)
-                except (OSError, ConnectionClosed, InvalidHandshake):
+                    self.journal.operation("ok", "watch", len(self.frames))
+                except (OSError, ConnectionClosed, InvalidHandshake) as error:
+                    self.journal.operation("info", "watch", repr(error))
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self, run_id: str) -> None:
@@ -87,7 +110,7 @@ class Client:
         newest = next(snapshots, None)
         return (
             newest is not None
-            and newest["status"] in ENDED
+            and newest["status"] not in ACTIVE_STATES
             and any(frame.get("event") == RunCompleted.type for frame in self.frames)
         )
 

@@ -22,7 +22,6 @@ from tests.faults.history import (
     Frame,
     History,
     Order,
-    Recovery,
     SourceCounts,
     Value,
 )
@@ -86,6 +85,7 @@ class Tap:
 
     bootstrap: str
     prefix: str
+    poison: set[str] = field(default_factory=set)  # Where records are that are none of ours.
     _read: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def records(self) -> list[Arrived]:
@@ -114,7 +114,11 @@ class Tap:
             while left:
                 batches = await consumer.getmany(timeout_ms=POLL_MILLISECONDS)
                 for place, records in batches.items():
-                    found += [self._arrived(record) for record in records]
+                    found += [
+                        self._arrived(record)
+                        for record in records
+                        if f"{place.topic}/{place.partition}/{record.offset}" not in self.poison
+                    ]
                     self._read[place] = records[-1].offset + 1
                 left = {place for place in left if self._read.get(place, 0) < ends[place]}
         finally:
@@ -122,8 +126,10 @@ class Tap:
         return found
 
     def _arrived(self, record: Any) -> Arrived:
-        headers = {name: value.decode() for name, value in record.headers}
+        headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
         topic = record.topic.removeprefix(self.prefix)
+        if topic == DEAD_LETTERS:
+            return Arrived(topic, headers["origin"], "", "")
         seq = None
         if topic == RunFact.topic:
             seq = RunFact.model_validate_json(record.value).seq
@@ -135,7 +141,7 @@ class Tap:
 SETTLED = """
 SELECT NOT EXISTS (SELECT FROM gateway.outbox) AND NOT EXISTS (SELECT FROM annotator.outbox)
    AND NOT EXISTS (SELECT FROM cache.outbox) AND NOT EXISTS (SELECT FROM cache.dirty_gene)
-   AND NOT EXISTS (SELECT FROM annotator.batch WHERE state NOT IN ('done', 'dead'))
+   AND NOT EXISTS (SELECT FROM annotator.batch WHERE state NOT IN ('done', 'dead', 'cancelled'))
    AND NOT EXISTS (SELECT FROM annotator.run WHERE finished_at IS NULL)
    AND NOT EXISTS (SELECT FROM gateway.run g
                    WHERE NOT EXISTS (SELECT FROM annotator.run a WHERE a.id = g.id))
@@ -182,11 +188,10 @@ async def gather(
     tap: Tap,
     client: Client,
     expected: Sequence[Value] | None = None,
-    recoveries: Sequence[Recovery] = (),
 ) -> History:
     records = await tap.records()
     async with database.connect() as owner:
-        return await _gather(owner, records, client, expected, recoveries)
+        return await _gather(owner, records, client, expected)
 
 
 async def _gather(
@@ -194,7 +199,6 @@ async def _gather(
     records: Sequence[Arrived],
     client: Client,
     expected: Sequence[Value] | None,
-    recoveries: Sequence[Recovery],
 ) -> History:
     run_id = UUID(client.answers[-1])
     records = [one for one in records if one.seq is None or one.key == str(run_id)]
@@ -207,7 +211,7 @@ async def _gather(
     )
     sources = await owner.fetch(
         """SELECT source, state, total_count AS total, done_count AS done, no_data_count AS no_data,
-                  failed_count AS failed
+                  failed_count AS failed, cancelled_count AS cancelled
            FROM annotator.run_source WHERE run_id = $1""",
         run_id,
     )
@@ -226,7 +230,7 @@ async def _gather(
     )
     writes = await owner.fetch(
         """SELECT xid::text, writer, w.batch_id::text, source, old_state, new_state, old_token,
-                  new_token, step, lease_over
+                  new_token, step, lease_over, extract(epoch FROM at)::float AS at
            FROM audit.batch_write w ORDER BY id"""
     )
     stored = await owner.fetch("SELECT xid::text, source FROM annotator.annotation")
@@ -250,10 +254,10 @@ async def _gather(
         writes=[BatchWrite(**row) for row in writes],
         stored=[(row["xid"], row["source"]) for row in stored],
         frames=[_frame(frame) for frame in client.frames],
-        dead_letters=[str(record) for record in records if record.topic == DEAD_LETTERS],
+        dead_letters=[record.key for record in records if record.topic == DEAD_LETTERS],
         misspelt=[f"{row['hgnc_id']} ({row['source']})" for row in misspelt],
         expected=expected,
-        recoveries=recoveries,
+        controls=client.controls,
     )
 
 

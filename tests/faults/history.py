@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from contracts.messages import ControlAction
+
 
 @dataclass(frozen=True)
 class Order:
@@ -23,6 +25,7 @@ class SourceCounts:
     done: int
     no_data: int
     failed: int
+    cancelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class BatchWrite:
     new_token: int
     step: int  # Genes by which the checkpoint moved.
     lease_over: bool  # Before the change.
+    at: float = 0.0  # Seconds of the wall clock.
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,27 @@ class Frame:
     status: str
     progress: float | None
     counts: Mapping[str, tuple[int, int, int]]  # Source → done, no data, failed.
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a client asked of its run; refused, because the run had ended, if not accepted."""
+
+    action: ControlAction
+    asked: float  # Seconds of the wall clock.
+    answered: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process of a service takes when all is done, beside what it took at the start."""
+
+    process: str
+    what: str  # Such as open files.
+    used: float
+    at_first: float
+    used_max: float
 
 
 @dataclass(frozen=True)
@@ -125,3 +150,10 @@ class History:
     misspelt: Sequence[str] = ()  # Values whose digest is that of another text.
     expected: Sequence[Value] | None = None  # None: they are compared elsewhere.
     recoveries: Sequence[Recovery] = ()
+    controls: Sequence[Control] = ()
+    calls: Sequence[float] = ()  # When the upstream was asked for genes, on the wall clock.
+    calls_per_second: float = 0.0  # That it is to be asked at most; 0: as fast as it answers.
+    disturbed: Sequence[tuple[float, float]] = ()  # From each fault until all were ready again.
+    usage: Sequence[Usage] = ()
+    unread: Sequence[str] = ()  # Genes that the gateway shows otherwise than their documents.
+    poison: Sequence[str] = ()  # Where the records are that nobody can handle.

@@ -13,12 +13,14 @@ from tests.faults.history import (
     Arrived,
     BatchRow,
     BatchWrite,
+    Control,
     FactRow,
     Frame,
     History,
     Order,
     Recovery,
     SourceCounts,
+    Usage,
     Value,
 )
 
@@ -77,6 +79,55 @@ def test_a_lease_that_was_over_may_be_swept_by_anybody() -> None:
     claimed = replace(CLAIM, old_state="pending", old_token=1, new_token=2)
     ended = write(old_token=2, new_token=2)
     assert violations(replace(GOOD, writes=(CLAIM, swept, claimed, ended))) == {}
+
+
+PAUSE, RESUME = (
+    Control("pause", 9.0, 10.0, accepted=True),
+    Control("resume", 20.0, 21.0, accepted=True),
+)
+CANCEL = Control("cancel", 9.0, 10.0, accepted=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"calls": (10.5, 20.1)}, id="a second is granted, and it goes on at once"),
+        pytest.param({"calls": (16.5,), "disturbed": ((12.0, 16.0),)}, id="a fault is in the way"),
+    ],
+)
+def test_calls_of_a_paused_run_that_may_be_are_no_violation(changes: dict[str, Any]) -> None:
+    assert violations(replace(GOOD, controls=(PAUSE, RESUME), **changes)) == {}
+
+
+def test_as_many_calls_as_the_upstream_allows_are_no_violation() -> None:
+    calls = [number / 10 for number in range(300)]
+    assert violations(replace(GOOD, calls=calls, calls_per_second=10)) == {}
+
+
+CANCELLED = replace(
+    GOOD,
+    state="cancelled",
+    controls=(CANCEL,),
+    genes=(*GOOD.genes, "HGNC:3"),
+    sources=(SourceCounts("hpo", "cancelled", 3, 1, 1, 0, cancelled=1),),
+    batches=(*GOOD.batches, BatchRow("c", "ensembl", "fetch", "cancelled", 1, 0)),
+    frames=(*GOOD.frames[:-1], replace(GOOD.frames[-1], status="cancelled")),
+    expected=(*GOOD.values, Value("HGNC:3", "hpo", "cc")),
+)
+
+
+def test_a_run_that_was_cancelled_may_end_so() -> None:
+    assert violations(CANCELLED) == {}
+
+
+def test_a_batch_of_a_cancelled_run_may_be_taken_from_its_worker() -> None:
+    claim = replace(CLAIM, batch_id="c")
+    taken = write(batch_id="c", writer=OTHER, new_state="cancelled", step=0)
+    assert violations(replace(CANCELLED, writes=(*GOOD.writes, claim, taken))) == {}
+
+
+def test_poison_that_was_parked_is_no_violation() -> None:
+    assert violations(replace(GOOD, poison=("t/0/1",), dead_letters=("t/0/1",))) == {}
 
 
 ORDER = GOOD.order
@@ -170,8 +221,65 @@ def frames(*changed: Frame) -> Sequence[Frame]:
         pytest.param("values", {"values": (Value("HGNC:1", "hpo", "bb"),)}, id="wrong value"),
         pytest.param("values", {"values": ()}, id="missing value"),
         pytest.param("values", {"misspelt": ("HGNC:1",)}, id="wrong digest"),
+        pytest.param("I1", {"state": "cancelled"}, id="nobody cancelled it"),
+        pytest.param(
+            "I1",
+            {"state": "cancelled", "controls": (replace(CANCEL, accepted=False),)},
+            id="cancelled though refused",
+        ),
+        pytest.param("I2", {"sources": (replace(COUNTED, cancelled=1),)}, id="sum with cancelled"),
+        pytest.param(
+            "I7", {"controls": (PAUSE, RESUME), "calls": (11.1,)}, id="asked while it is paused"
+        ),
+        pytest.param("I7", {"controls": (CANCEL,), "calls": (99.0,)}, id="asked when cancelled"),
+        pytest.param(
+            "I7",
+            {"controls": (CANCEL,), "calls": (17.1,), "disturbed": ((12.0, 16.0),)},
+            id="asked later than a fault",
+        ),
+        pytest.param(
+            "I8",
+            {"calls": [number / 20 for number in range(20)], "calls_per_second": 10},
+            id="a hurried second",
+        ),
+        pytest.param(
+            "I8",
+            {"calls": [number / 10.9 for number in range(200)], "calls_per_second": 10},
+            id="ten hurried seconds",
+        ),
+        pytest.param("I9", {"unread": ("HGNC:1",)}, id="an old document is shown"),
+        pytest.param("I10", {"usage": (Usage("cache", "open files", 91, 50, 90),)}, id="leak"),
         pytest.param("leftovers", {"dead_letters": ("hint",)}, id="dead letter"),
+        pytest.param("leftovers", {"poison": ("t/0/1",)}, id="poison is lost"),
+        pytest.param(
+            "leftovers",
+            {"poison": ("t/0/1",), "dead_letters": ("t/0/1", "t/0/1")},
+            id="poison is parked twice",
+        ),
     ],
 )
 def test_a_violation_is_found(invariant: str, changes: dict[str, Any]) -> None:
     assert invariant in violations(replace(GOOD, **changes))
+
+
+@pytest.mark.parametrize(
+    ("invariant", "changes"),
+    [
+        pytest.param(
+            "I2", {"batches": (*GOOD.batches, replace(BATCH, state="cancelled"))}, id="a slice"
+        ),
+        pytest.param(
+            "I2",
+            {"batches": (replace(BATCH, batch_id="c", kind="fetch", state="cancelled"),)},
+            id="checkpoint of a cancelled batch",
+        ),
+        pytest.param("values", {"values": (Value("HGNC:1", "hpo", "bb"),)}, id="wrong value"),
+        pytest.param(
+            "I2",
+            {"sources": (SourceCounts("hpo", "cancelled", 3, 2, 0, 0, cancelled=1),)},
+            id="counted and not stored",
+        ),
+    ],
+)
+def test_a_violation_in_a_cancelled_run_is_found(invariant: str, changes: dict[str, Any]) -> None:
+    assert invariant in violations(replace(CANCELLED, **changes))

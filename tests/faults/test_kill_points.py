@@ -68,7 +68,7 @@ def deal(seed: int) -> list[list[FaultSpec]]:
     return [[fault for deck in decks for fault in deck[number::ROUNDS]] for number in range(ROUNDS)]
 
 
-@pytest.mark.parametrize("seed", schedule.seeds())
+@pytest.mark.parametrize("seed", schedule.SEEDS)
 def test_every_point_of_every_service_is_dealt(seed: int) -> None:
     dealt = {
         f"{fault.target}.{fault.at.point}"
@@ -93,7 +93,7 @@ def test_every_point_of_every_service_is_dealt(seed: int) -> None:
     assert deal(seed) == deal(seed)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=schedule.seeds())
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=schedule.SEEDS)
 async def seeded(
     request: pytest.FixtureRequest,
     cluster: SharedCluster,

@@ -1,27 +1,26 @@
 """Kafka and PostgreSQL are killed and frozen, sessions are ended in the middle of transactions, and
 services are frozen and come back to a world that went on without them."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from uuid import uuid4
+from typing import get_args
 
 import pytest
 import pytest_asyncio
 
-from infra.cluster import Cluster
-from infra.supervisor import Supervisor
 from services.annotator.failpoints import Failpoint as Annotator
 from services.cache.failpoints import Failpoint as Cache
-from services.cli.migrate import declare_sources, migrate_schemas
 from services.gateway.failpoints import Failpoint as Gateway
-from tests.faults import schedule
+from tests.faults import schedule, sessions
 from tests.faults.faults import FaultSpec, Hit
-from tests.faults.matrix import System, die_often, open_system
-from tests.system import Mirror, open_database
+from tests.faults.matrix import System
+from tests.faults.proxy import NetworkKind
+from tests.faults.servers import open_servers
+from tests.system import Mirror
 
-TEMPLATE = "faults_template"
+NETWORK: Sequence[NetworkKind] = get_args(NetworkKind)
+UPSTREAM_SECONDS = 15.0  # At most, until each was asked.
 # Longer than a lease, the grace, and the time in which the other one is given the partitions.
 ZOMBIE_SECONDS = 10.0
 
@@ -37,7 +36,7 @@ def kill_kafka(random: Random) -> list[FaultSpec]:
 
 
 def freeze_kafka(random: Random) -> list[FaultSpec]:
-    return [FaultSpec("freeze", "kafka", in_the_middle(random), schedule.frozen_seconds())]
+    return [FaultSpec("freeze", "kafka", in_the_middle(random), schedule.FROZEN_SECONDS)]
 
 
 def kill_postgres(random: Random) -> list[FaultSpec]:
@@ -45,7 +44,7 @@ def kill_postgres(random: Random) -> list[FaultSpec]:
 
 
 def freeze_postgres(random: Random) -> list[FaultSpec]:
-    return [FaultSpec("freeze", "postgres", in_the_middle(random), schedule.frozen_seconds())]
+    return [FaultSpec("freeze", "postgres", in_the_middle(random), schedule.FROZEN_SECONDS)]
 
 
 def end_sessions(random: Random) -> list[FaultSpec]:
@@ -62,17 +61,83 @@ def end_sessions(random: Random) -> list[FaultSpec]:
 
 def storm(random: Random) -> list[FaultSpec]:
     return [
-        FaultSpec(
-            "terminate_backends", "postgres", in_the_middle(random), schedule.frozen_seconds()
-        )
+        FaultSpec("terminate_backends", "postgres", in_the_middle(random), schedule.FROZEN_SECONDS)
     ]
 
 
 def freeze_services(random: Random) -> list[FaultSpec]:
     return [
-        FaultSpec("freeze", name, in_the_middle(random), schedule.frozen_seconds())
+        FaultSpec("freeze", name, in_the_middle(random), schedule.FROZEN_SECONDS)
         for name in (f"annotator-{random.randint(0, 1)}", "cache", "gateway")
     ]
+
+
+def break_network(target: str, random: Random) -> list[FaultSpec]:
+    """One kind after another."""
+    return [
+        FaultSpec(kind, target, 0.2 + 1.3 * number, 1.0)
+        for number, kind in enumerate(random.sample(NETWORK, len(NETWORK)))
+    ]
+
+
+def break_network_to_postgres(random: Random) -> list[FaultSpec]:
+    return break_network("postgres", random)
+
+
+def break_network_to_kafka(random: Random) -> list[FaultSpec]:
+    return break_network("kafka", random)
+
+
+def run_out_of_connections(_: Random) -> list[FaultSpec]:
+    """While somebody starts, who has none yet."""
+    return [
+        FaultSpec("exhaust_connections", "postgres", 0.3, 3.0),
+        FaultSpec("kill", "cache", 1.5),
+    ]
+
+
+def lock_tables(_: Random) -> list[FaultSpec]:
+    return [
+        FaultSpec("lock_table", table, 0.2 + 1.5 * number, 1.2)
+        for number, table in enumerate(sessions.LOCKED)
+    ]
+
+
+def give_up_transactions(_: Random) -> list[FaultSpec]:
+    return [FaultSpec("give_up_transactions", "annotator.batch", 0.0, 2.0)]
+
+
+def poison(_: Random) -> list[FaultSpec]:
+    return [FaultSpec("poison", "kafka", 0.2)]
+
+
+def copy(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("copy", "kafka", random.uniform(0.5, 1.0))]
+
+
+def rewind_cache(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("rewind", "cache", in_the_middle(random))]
+
+
+def rewind_annotator(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("rewind", "annotator", in_the_middle(random))]
+
+
+def take_a_name_twice(_: Random) -> list[FaultSpec]:
+    return [FaultSpec("same_name", "annotator-0", 0.0, schedule.SAME_NAME_SECONDS)]
+
+
+def stop_in_every_way(_: Random) -> list[FaultSpec]:
+    return [
+        FaultSpec("stop", "annotator-0", 0.3),
+        FaultSpec("stop_twice", "annotator-1", 0.3),
+        FaultSpec("stop_in_start", "cache", 0.3, 0.2),
+        FaultSpec("stop_in_start", "gateway", 0.6, 0.8),
+    ]
+
+
+def quit_postgres(random: Random) -> list[FaultSpec]:
+    return [FaultSpec("quit", "postgres", in_the_middle(random))]
 
 
 ROUNDS: Sequence[Callable[[Random], list[FaultSpec]]] = (
@@ -83,51 +148,57 @@ ROUNDS: Sequence[Callable[[Random], list[FaultSpec]]] = (
     end_sessions,
     storm,
     freeze_services,
+    break_network_to_postgres,
+    break_network_to_kafka,
+    quit_postgres,
+    run_out_of_connections,
+    lock_tables,
+    give_up_transactions,
+    poison,
+    copy,
+    rewind_cache,
+    rewind_annotator,
+    take_a_name_twice,
+    stop_in_every_way,
 )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def servers(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[tuple[Cluster, Supervisor]]:
-    """A PostgreSQL and a Kafka that nobody else needs."""
-    cluster = Cluster(tmp_path_factory.mktemp("servers") / "state", {})
-    await cluster.prepare()
-    with die_often():
-        async with Supervisor() as supervisor:
-            await supervisor.add(*cluster.processes)
-            await cluster.create_database(TEMPLATE)
-            owner = cluster.environment(TEMPLATE)["ANNOBUS_DATABASE_URL"]
-            await asyncio.to_thread(migrate_schemas, owner)
-            await declare_sources(owner)
-            yield cluster, supervisor
-    cluster.close()
-    cluster.remove()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(
-    servers: tuple[Cluster, Supervisor], mirror: Mirror, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[System]:
-    cluster, _ = servers
-    folder, prefix = tmp_path_factory.mktemp("servers"), f"servers-{uuid4().hex[:8]}."
-    async with (
-        open_database(cluster, "servers", TEMPLATE) as database,
-        open_system(database, prefix, mirror, folder, servers=servers) as system,
-    ):
+async def system(mirror: Mirror, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    async with open_servers(tmp_path_factory.mktemp("servers"), mirror) as system:
         yield system
 
 
 @pytest.mark.parametrize("faults", ROUNDS)
-@pytest.mark.parametrize("seed", schedule.seeds())
 async def test_a_run_ends_well_though(
-    system: System, seed: int, faults: Callable[[Random], list[FaultSpec]]
+    system: System, faults: Callable[[Random], list[FaultSpec]]
 ) -> None:
-    random = Random(f"{seed} {faults.__name__}")
+    random = Random(f"{schedule.SEEDS[0]} {faults.__name__}")
     await system.run(*faults(random), random=random)
 
 
-@pytest.mark.parametrize("seed", schedule.seeds())
+@pytest.mark.parametrize(
+    "how", schedule.UPSTREAM_FAULTS, ids=[str(how["kind"]) for how in schedule.UPSTREAM_FAULTS]
+)
+async def test_a_run_ends_well_though_its_upstreams_fail(
+    system: System, how: Mapping[str, str | float]
+) -> None:
+    faults = [
+        FaultSpec("upstream", target, 0.0, UPSTREAM_SECONDS, how={**how, "path": path, "count": 1})
+        for target, path in (("ensembl", "/lookup"), ("hpo", "/"))
+    ]
+    await system.run(*faults, random=Random(1))
+
+
+@pytest.mark.parametrize("kind", NETWORK)
+async def test_a_run_ends_well_though_the_way_to_its_upstreams_is_bad(
+    system: System, kind: NetworkKind
+) -> None:
+    fault = FaultSpec(kind, "upstream", 0.0, 4.0)
+    await system.run(fault, random=Random(1))
+
+
+@pytest.mark.parametrize("seed", schedule.SEEDS)
 async def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
     system: System, seed: int
 ) -> None:

@@ -7,11 +7,9 @@ from typing import Any, Final
 import orjson
 from pydantic import ValidationError
 
-from services.annotator.domain import Answer, Client, Gene, Page, Response, Version
+from services.annotator.domain import Answer, Client, Gene, Page, Response, TooMany, Version
 from services.annotator.errors import (
-    RateLimited,
     SchemaChanged,
-    UpstreamRefused,
     UpstreamTruncated,
     UpstreamUnavailable,
 )
@@ -130,14 +128,21 @@ class GnomadApi:
             raise SchemaChanged(f"{url}: {id_}: {key}: {first['msg']}") from error
 
 
+def too_many(content: bytes) -> TooMany | None:
+    """Whether an answer, or the start of one, says that we ask too often."""
+    try:
+        said = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        messages = [content.decode(errors="replace")]
+    else:
+        messages = _messages(said)
+    limits = [message for message in messages if TOO_MANY in message]
+    return TooMany(limits[0], PAUSE_SECONDS) if limits else None
+
+
 async def _ask(client: Client, query: Mapping[str, object]) -> tuple[Response, Mapping[str, Any]]:
     """The answer and its data. Failures come with status 200 too, so they are looked at first."""
-    try:
-        response = await client.post(PATH, query)
-    except UpstreamRefused as error:
-        if TOO_MANY in str(error):
-            raise RateLimited(str(error), PAUSE_SECONDS) from error
-        raise
+    response = await client.post(PATH, query, too_many)
     try:
         said = orjson.loads(response.content)
     except orjson.JSONDecodeError as error:
@@ -145,8 +150,6 @@ async def _ask(client: Client, query: Mapping[str, object]) -> tuple[Response, M
     data = said.get("data") if isinstance(said, dict) else None
     found = data if isinstance(data, dict) else {}
     messages = _messages(said)
-    if limits := [message for message in messages if TOO_MANY in message]:
-        raise RateLimited(f"{response.url}: {limits[0]}", PAUSE_SECONDS)
     unknown = [message for message in messages if message == NOT_FOUND]
     # The service does not always say which gene an error is of: there must be one for each null.
     if len(unknown) < len(messages) or len(unknown) != sum(one is None for one in found.values()):

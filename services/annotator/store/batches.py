@@ -19,9 +19,6 @@ LAID_DOWN = timedelta(seconds=1)
 LEASE_GRACE = timedelta(seconds=1)  # Its owner may be renewing it right now.
 # A hint that nobody has taken up by now is lost: it is sent again, and a second one does no harm.
 QUEUED_MAX = timedelta(seconds=60)
-# Batches of one source in Kafka at once: a second's work of the fastest source, so that nobody
-# waits for the planner, and no more, so that a run that comes later soon has its turn.
-WINDOW = 32
 SWEPT_MAX = 500
 
 
@@ -64,7 +61,8 @@ async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch 
                   WHERE run.id = batch.run_id AND rs.source = batch.source
                     AND run.state = 'running' AND NOT rs.is_paused))
             RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
-                      is_forced, halvings, lease_token, clock_timestamp() AS claimed_at, coalesce((
+                      refusals, is_forced, halvings, lease_token,
+                      clock_timestamp() AS claimed_at, coalesce((
                           SELECT greatest(run.control_epoch, rs.control_epoch)
                           FROM run JOIN run_source rs ON rs.run_id = run.id
                           WHERE run.id = batch.run_id AND rs.source = batch.source), 0)
@@ -135,11 +133,13 @@ async def give_back_batch(
     problem: Problem,
     *,
     counts: bool = True,
+    is_refused: bool = False,
 ) -> Batch:
     """Let somebody try again after a delay; without one the batch is dead. Returns it as it is
     now: since its claim, pages of it may have been stored. Raises LeaseLost.
 
-    An attempt that could not begin does not count.
+    An attempt that could not begin does not count; one that the upstream refused for now is
+    counted apart.
     """
     checkpoint = await tx.scalar(
         text("""
@@ -152,6 +152,7 @@ async def give_back_batch(
                              attempt = attempt - :uncounted,
                              failing_since = CASE WHEN :uncounted = 0
                                  THEN coalesce(failing_since, now()) ELSE failing_since END,
+                             refusals = refusals + :refused,
                              lease_owner = NULL, lease_until = NULL, queued_at = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
             RETURNING checkpoint
@@ -159,6 +160,7 @@ async def give_back_batch(
         {
             "batch_id": batch.id,
             "uncounted": int(not counts),
+            "refused": int(is_refused),
             "token": batch.lease_token,
             "delay": delay,
             "problem": orjson.dumps(problem).decode(),
@@ -284,62 +286,6 @@ async def cancel_batches(tx: AsyncConnection, run_id: UUID, source: str) -> None
     )
 
 
-@dataclass(frozen=True)
-class Due:
-    batch_id: UUID
-    source: str
-
-
-async def queue_due_batches(tx: AsyncConnection) -> list[Due]:
-    """Mark the next batches of every source as queued, up to its window, one run after another.
-
-    The runs of a source take turns, so a run over ten genes does not wait for one over all. The
-    caller holds the feeding lock.
-    """
-    rows = await tx.execute(
-        text("""
-            WITH room AS (
-                SELECT s.name AS source, :window - (
-                    SELECT count(*) FROM batch f
-                    WHERE f.source = s.name AND f.state IN ('queued', 'leased')) AS free
-                FROM source s
-            ), turns AS (
-                SELECT b.id, b.source, room.free, row_number() OVER (
-                    PARTITION BY b.source, b.run_id ORDER BY b.id) AS turn
-                FROM room CROSS JOIN LATERAL (
-                    (SELECT b.id, b.source, b.run_id FROM batch b  -- The source's own.
-                     WHERE b.source = room.source AND b.run_id IS NULL AND b.state = 'pending'
-                       AND b.next_attempt_at <= now()
-                       AND (b.kind = 'release' OR EXISTS (
-                           SELECT FROM release r WHERE r.id = b.release_id
-                           AND r.state = 'accepted'))
-                     ORDER BY b.id LIMIT greatest(room.free, 0))
-                    UNION ALL
-                    SELECT b.* FROM run_source rs JOIN run ON run.id = rs.run_id
-                    CROSS JOIN LATERAL (
-                        SELECT b.id, b.source, b.run_id FROM batch b
-                        WHERE b.source = room.source AND b.run_id = rs.run_id
-                          AND b.state = 'pending' AND b.next_attempt_at <= now()
-                        ORDER BY b.id LIMIT greatest(room.free, 0)
-                    ) b
-                    WHERE rs.source = room.source AND rs.state = 'running'
-                      AND run.state = 'running' AND NOT rs.is_paused
-                ) b
-            ), due AS (
-                SELECT id FROM (
-                    SELECT id, free, row_number() OVER (PARTITION BY source ORDER BY turn, id)
-                        AS place FROM turns
-                ) placed WHERE place <= free
-            )
-            UPDATE batch SET state = 'queued', queued_at = now()
-            FROM due WHERE batch.id = due.id AND batch.state = 'pending'
-            RETURNING batch.id, batch.source
-        """),
-        {"window": WINDOW},
-    )
-    return [Due(row.id, row.source) for row in rows]
-
-
 async def sweep_lost_batches(tx: AsyncConnection) -> int:
     """Make pending again what was queued and not heard of, or leased by one who died. The caller
     holds the feeding lock."""
@@ -366,7 +312,7 @@ async def take_worn_out_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
                 SELECT id FROM batch WHERE state = 'leased' AND attempt >= :attempts_max
                 AND lease_until < now() - CAST(:grace AS interval) LIMIT :swept_max
                 FOR UPDATE SKIP LOCKED))  -- Whoever holds one renews it, or ends it.
-            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt, refusals,
                       lease_token, clock_timestamp() AS claimed_at
         """),
         {
@@ -375,5 +321,25 @@ async def take_worn_out_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
             "attempts_max": ATTEMPTS_MAX,
             "swept_max": SWEPT_MAX,
         },
+    )
+    return [Batch(**row._mapping) for row in rows]
+
+
+async def take_retired_batches(tx: AsyncConnection, owner: str) -> list[Batch]:
+    """Take what is left of sources that were removed: no worker knows them. The caller holds the
+    feeding lock."""
+    rows = await tx.execute(
+        text("""
+            UPDATE batch SET state = 'leased', lease_owner = :owner, queued_at = NULL,
+                             lease_token = lease_token + 1,
+                             lease_until = now() + CAST(:lease AS interval)
+            WHERE id = ANY (ARRAY(
+                SELECT b.id FROM batch b JOIN source s ON s.name = b.source
+                WHERE s.is_retired AND b.state IN ('pending', 'queued')
+                ORDER BY b.id LIMIT :swept_max))
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+                      lease_token, clock_timestamp() AS claimed_at
+        """),
+        {"owner": owner, "lease": LEASE, "swept_max": SWEPT_MAX},
     )
     return [Batch(**row._mapping) for row in rows]

@@ -24,8 +24,9 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
         all_genes, genes = await _failed_scope(tx, command.retries, command.sources)
     inserted = await tx.execute(
         text("""
-            INSERT INTO run (id, strategy, retries, all_genes, awaits_catalogue, open_sources)
-            SELECT :run_id, :strategy, :retries, :all_genes, :all_genes AND NOT EXISTS (
+            INSERT INTO run (id, priority, strategy, retries, all_genes, awaits_catalogue,
+                             open_sources)
+            SELECT :run_id, :priority, :strategy, :retries, :all_genes, :all_genes AND NOT EXISTS (
                 SELECT FROM release r JOIN source s ON s.name = r.source
                 WHERE s.is_catalogue AND r.state IN ('accepted', 'stored')
                   AND r.checked_at > now() - s.ttl
@@ -34,6 +35,7 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
         """),
         {
             "run_id": command.run_id,
+            "priority": command.priority,
             "strategy": command.strategy,
             "retries": command.retries,
             "all_genes": all_genes,
@@ -299,6 +301,9 @@ async def get_progress(connection: AsyncConnection, run_id: UUID) -> RunProgress
             release=row["release"],
             synthetic=row["synthetic"],
             problem=orjson.loads(row["problem_text"]) if row["problem_text"] else None,
+            waits_for=row["waits_for"],
+            waits_until=row["waits_until"],
+            waits_because=row["waits_because"],
         )
         for row in found
     }

@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.http.catalogue import CatalogueRoutes
+from services.gateway.http.dead_letters import DeadLetterRoutes
 from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
 from services.gateway.http.releases import ReleaseRoutes
@@ -23,6 +24,7 @@ def include_routes(
         CatalogueRoutes(engine),
         HistoryRoutes(engine),
         ReleaseRoutes(engine),
+        DeadLetterRoutes(engine),
         Sockets(live, active),
     ):
         app.include_router(routes.router())

@@ -12,6 +12,11 @@ UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
 
 TEXT = r"^[^\x00]*$"
 Text = Annotated[str, Field(min_length=1, max_length=GENE_CHARACTERS_MAX, pattern=TEXT)]
+PERSON_CHARACTERS_MAX = 200
+NOTE_CHARACTERS_MAX = 2_000
+_SAID = r"^[^\x00]*[^\s\x00][^\x00]*$"  # Something at least, and nothing that cannot be stored.
+Person = Annotated[str, Field(max_length=PERSON_CHARACTERS_MAX, pattern=_SAID)]
+Note = Annotated[str, Field(max_length=NOTE_CHARACTERS_MAX, pattern=_SAID)]
 # One wrong entry is enough to know.
 Genes = Annotated[list[Text], Field(min_length=1, max_length=GENES_MAX, fail_fast=True)]
 

@@ -16,7 +16,7 @@ from services.gateway.store.catalogue import Row
 
 _NOTHING = jsonapi.Allowed()
 _ADDRESSES = (
-    *("/api/runs", "/api/genes", "/api/sources", "/api/cache/namespaces"),
+    *("/api/runs", "/api/genes", "/api/sources", "/api/dead-letters", "/api/cache/namespaces"),
     *("/api/progress/status", "/api/progress/ws", "/openapi.json", "/readyz?verbose", "/metrics"),
 )
 

@@ -1,12 +1,11 @@
 """Releases of a source: which there were, their files, and what in them is no gene of ours."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import DecideRelease, Decision
@@ -20,7 +19,7 @@ from services.gateway.errors import (
     ReleaseUnknown,
     SourceRetired,
 )
-from services.gateway.http.bodies import Body
+from services.gateway.http.bodies import Body, Note, Person
 from services.gateway.http.catalogue import no_source
 from services.gateway.store import catalogue, releases
 from services.gateway.store.releases import Row, Wanted
@@ -32,18 +31,14 @@ _UNMAPPED = jsonapi.Allowed(paged=True, keyset=True, counted=True, filters=("key
 # States in which a release has been read; before, its report is not there yet.
 _READ = ("staged", "quarantined", "accepted", "stored")
 
-PERSON_CHARACTERS_MAX = 200
-NOTE_CHARACTERS_MAX = 2_000
-_SAID = r"^[^\x00]*[^\s\x00][^\x00]*$"  # Something at least, and nothing that cannot be stored.
-
 
 class Reasons(Body):
     """Who decides, and why: both are kept with the release."""
 
     invalid = DecisionInvalid
 
-    by: Annotated[str, Field(max_length=PERSON_CHARACTERS_MAX, pattern=_SAID)]
-    note: Annotated[str, Field(max_length=NOTE_CHARACTERS_MAX, pattern=_SAID)]
+    by: Person
+    note: Note
 
 
 @dataclass(frozen=True)

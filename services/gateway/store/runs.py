@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import (
     ControlAction,
     ControlRun,
+    Priority,
     RunProgress,
     SourceProgress,
     StartRun,
@@ -29,16 +30,13 @@ UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """
     SELECT r.id, r.name, r.sources AS ordered_sources, r.gene_count, r.requested_at,
-           r.desired_state, r.strategy, r.retries,
+           r.priority, r.desired_state, r.strategy, r.retries,
            a.state, a.seq, a.started_at, a.finished_at, s.sources::text AS sources
     FROM run r
     LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
     LEFT JOIN LATERAL (
-        SELECT jsonb_object_agg(source, to_jsonb(rs) || jsonb_build_object(
-            'waits_until', u.waits_until, 'waits_because', u.waits_because)) AS sources
+        SELECT jsonb_object_agg(source, to_jsonb(rs)) AS sources
         FROM annotator.run_source_v1 rs
-        LEFT JOIN annotator.upstream_v1 u
-            ON u.name = rs.source AND rs.state IN ('waiting', 'running')
         WHERE rs.run_id = r.id
     ) s ON true
 """
@@ -84,6 +82,7 @@ async def insert_run(
     name: str | None,
     sources: Sequence[str],
     gene_count: int | None,
+    priority: Priority = "normal",
     *,
     scope: bytes,
     strategy: Strategy = "full",
@@ -91,14 +90,16 @@ async def insert_run(
 ) -> UUID:
     run_id = await tx.scalar(
         text("""
-            INSERT INTO run (name, sources, gene_count, scope, strategy, retries)
-            VALUES (:name, CAST(:sources AS text[]), :gene_count, :scope, :strategy, :retries)
+            INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries)
+            VALUES (:name, CAST(:sources AS text[]), :gene_count, :priority, :scope, :strategy,
+                    :retries)
             RETURNING id
         """),
         {
             "name": name,
             "sources": list(sources),
             "gene_count": gene_count,
+            "priority": priority,
             "scope": scope,
             "strategy": strategy,
             "retries": retries,
@@ -273,6 +274,7 @@ def _run(row: RowMapping) -> Run:
         finished_at=row["finished_at"],
         progress=RunProgress.of(run_id, row["seq"] or 0, row["state"] or "planning", sources),
         desired_state=row["desired_state"],
+        priority=row["priority"],
         strategy=row["strategy"],
         retries=None if row["retries"] is None else UUID(bytes=row["retries"].bytes),
         source_times={name: _times(published.get(name, {})) for name in sources},
@@ -290,6 +292,4 @@ def _times(published: dict[str, Any]) -> dict[str, Any]:
         "started_at": published.get("started_at"),
         "finished_at": published.get("finished_at"),
         "changed_count": published.get("changed_count", 0),
-        "waits_until": published.get("waits_until"),
-        "waits_because": published.get("waits_because"),
     }

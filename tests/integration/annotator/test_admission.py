@@ -1,6 +1,7 @@
 """When an upstream is called, over all workers together; each has a pool of connections."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from contracts.messages import AnnotateBatch
+from services.annotator import domain
 from services.annotator.admission import Admission
 from services.annotator.errors import RateLimited, UpstreamShut, UpstreamUnavailable
 from services.annotator.sources import UPSTREAMS
+from services.annotator.sources.gnomad_api import GnomadApi
 from services.annotator.store import limits
 from services.annotator.upstream import Upstream
 from services.chassis import database as connections
@@ -94,6 +98,40 @@ async def pass_time(database: Database, seconds: float) -> None:
             """),
             {"passed": timedelta(seconds=seconds)},
         )
+
+
+SAYS_SO = b'{"errors": [{"message": "Query rate limit exceeded. Try again."}], "data": null}'
+GRAPHQL = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(SAYS_SO),
+    SAYS_SO,
+)
+FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nRetry-After: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds", "reason"),
+    [
+        (GRAPHQL, 60, "200: Query rate limit exceeded. Try again."),
+        (FORBIDDEN % 30, 30, "403, Retry-After 30 s"),
+        (FORBIDDEN % 3600, 900, "403, Retry-After 3600 s, looked at again after 900 s"),
+    ],
+)
+async def test_what_says_429_with_another_status_is_told_to_all_workers(
+    database: Database, server: CountingServer, answer: bytes, seconds: float, reason: str
+) -> None:
+    server.answer = answer
+    async with (
+        worker(database, server, FAST, "gnomad_api") as first,
+        worker(database, server, FAST, "gnomad_api") as second,
+    ):
+        with pytest.raises(RateLimited):
+            await GnomadApi().version(first)
+        with pytest.raises(UpstreamShut, match=re.escape(reason)):
+            await GnomadApi().version(second)
+    assert len(server.arrivals) == 1
+    found = await row(database)
+    assert seconds - 5 < (found.blocked_until - found.now).total_seconds() <= seconds
+    assert (found.blocked_reason, found.share) == (reason, 0.5)
 
 
 @pytest.mark.parametrize("form", ["whole", "fraction", "date"])
@@ -215,6 +253,8 @@ async def test_a_batch_that_finds_its_upstream_shut_waits_and_loses_no_attempt(
 
     await write_catalogue(desk)
     run_id = await desk.order(["ensembl"], IDS)
+    await desk.planner.plan_and_feed()  # Its hint is on its way.
+    (hint,) = [one for one in await desk.relay() if isinstance(one, AnnotateBatch)]
     async with desk.engine.begin() as tx:
         await limits.add_upstream(tx, "ensembl")
         await limits.note_rate_limited(
@@ -228,7 +268,7 @@ async def test_a_batch_that_finds_its_upstream_shut_waits_and_loses_no_attempt(
     first = guarded()
     desk.use(upstreams={"ensembl": first})
     before = mirror.counters("ensembl")
-    await desk.work()
+    await desk.handlers.on_annotate_batch(hint)
     batch = await desk.row(
         "SELECT *, next_attempt_at - now() AS wait FROM batch WHERE kind = 'release'"
     )
@@ -245,3 +285,25 @@ async def test_a_batch_that_finds_its_upstream_shut_waits_and_loses_no_attempt(
     await desk.work()
     assert await desk.source_states(run_id) == {"ensembl": "completed"}
     await second.close()
+
+
+async def test_a_429_costs_a_batch_no_attempt_and_ends_it_after_a_while(
+    desk: Desk, mirror: Mirror
+) -> None:
+    await write_catalogue(desk)
+    run_id = await desk.order(["ensembl"], IDS)
+    with mirror.fault("ensembl", kind="status", status=429):
+        for refusals in range(1, domain.ATTEMPTS_MAX + 2):
+            await desk.make_due()
+            await desk.work()
+            batch = await desk.row("SELECT * FROM batch WHERE kind = 'release'")
+            assert (batch.state, batch.attempt, batch.refusals) == ("pending", 0, refusals)
+        async with desk.engine.begin() as tx:
+            await tx.execute(
+                text("UPDATE batch SET refusals = :almost WHERE kind = 'release'"),
+                {"almost": domain.REFUSALS_MAX - 1},
+            )
+        await desk.make_due()
+        await desk.work()
+    row = await desk.row("SELECT * FROM run_source WHERE run_id = :run_id", run_id=run_id)
+    assert (row.state, row.problem["type"]) == ("failed", "urn:annobus:problem:rate-limited")

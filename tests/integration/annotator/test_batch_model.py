@@ -32,7 +32,7 @@ from contracts.messages import (
     RunCompleted,
     RunFact,
 )
-from services.annotator import handlers
+from services.annotator import domain, handlers
 from services.annotator.domain import (
     ATTEMPTS_MAX,
     WHOLE_ATTEMPTS,
@@ -60,13 +60,16 @@ PAGE = 2
 RUNS_MAX = 2
 WORKERS = ("annotator-0", "annotator-1")
 KNOWN = set(ASKABLE[::2])  # The upstream has a value for these, and none for the others.
-LAPSED = timedelta(seconds=10)  # Longer than a lease, and than any wait for another attempt.
-FORGOTTEN = timedelta(seconds=61)  # A hint that nobody took up is lost.
+# All times are a hundred times as long as they are, so that the time a step takes is nothing.
+SLOWER = 100
+LAPSED = timedelta(seconds=11) * SLOWER  # Longer than a lease, and than any wait for an attempt.
+QUEUED_MAX = batches.QUEUED_MAX * SLOWER  # A hint that nobody took up is lost.
+FORGOTTEN = QUEUED_MAX + timedelta(seconds=1)
 EXAMPLES = 40
 STEPS = 50
 PASSES_MAX = 60  # Until all that was ordered has ended, when nothing more is done to it.
 SETTLE_SECONDS = 0.001
-STEP_SECONDS_MAX = 5.0
+STEP_SECONDS_MAX = 20.0
 BLIND_HALVINGS_MAX = 1  # Of batches this small, twice would leave nothing to find out.
 
 OPEN = ("pending", "queued", "leased")
@@ -190,6 +193,8 @@ class ModelBatch:
     @property
     def left(self) -> int:
         return len(self.genes) - self.checkpoint
+
+    hinted_for: timedelta = timedelta()
 
     def let_go(self, state: str) -> None:
         self.state, self.owner, self.is_lapsed = state, None, False
@@ -379,7 +384,7 @@ class Runs(RuleBasedStateMachine):
         await self.desk.planner.emit_once()
         for batch in self.batches.values():
             if batch.state == "pending" and batch.is_due and batch.run.may_be_worked:
-                batch.state, batch.is_lapsed = "queued", False
+                batch.state, batch.hinted_for = "queued", timedelta()
         await self.relay()
 
     @rule()
@@ -418,8 +423,9 @@ class Runs(RuleBasedStateMachine):
             )
         for batch in self.batches.values():
             batch.is_due = True
+            batch.hinted_for += passed
             batch.is_lapsed |= batch.state == "leased" or (
-                batch.state == "queued" and passed == FORGOTTEN
+                batch.state == "queued" and batch.hinted_for > QUEUED_MAX
             )
 
     # What workers do
@@ -785,6 +791,14 @@ def test_every_history_of_runs_is_as_the_model_says(
 ) -> None:
     monkeypatch.setattr(handlers, "RENEW_SECONDS", 3_600.0)  # It is a rule.
     monkeypatch.setattr(batches, "BLIND_HALVINGS_MAX", BLIND_HALVINGS_MAX)
+    for module, name in (
+        (batches, "LEASE"),
+        (batches, "LAID_DOWN"),
+        (domain, "BACKOFF_FIRST_SECONDS"),
+        (domain, "BACKOFF_SECONDS_MAX"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name) * SLOWER)
+    monkeypatch.setattr(batches, "QUEUED_MAX", QUEUED_MAX)
     opened = open_small_desk(database, mirror, tmp_path)
     desk = runner.run(opened.__aenter__())
 

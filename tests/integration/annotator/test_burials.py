@@ -9,6 +9,7 @@ from sqlalchemy import text
 from contracts.messages import AnnotateBatch, BatchDead
 from services.annotator import domain
 from services.annotator.domain import Batch, Counts
+from services.annotator.errors import AttemptsUsedUp
 from services.annotator.store import batches, counting, slices
 from services.chassis.errors import PermanentError, Problem
 from tests.builders import IDS
@@ -169,7 +170,7 @@ async def test_a_run_that_comes_while_a_slice_is_buried_waits_and_does_not_hang(
 
     async def bury() -> None:
         if worn_out:
-            await desk.planner.bury_worn_out(batch)
+            await desk.planner.bury(batch, AttemptsUsedUp("its workers died"))
         else:
             await desk.handlers.give_back(batch, PermanentError("it cannot be stored"))
 

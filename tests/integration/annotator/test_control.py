@@ -26,6 +26,7 @@ from services.annotator import handlers
 from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
 from services.annotator.sources import SOURCES
 from services.annotator.store import batches, runs
+from services.annotator.upstream import Telling
 from services.chassis.errors import PermanentError
 from tests.builders import ASKABLE, IDS
 from tests.integration.annotator.catalogue import write_catalogue
@@ -52,7 +53,9 @@ class Slow:
     async def version(self, _: Client) -> Version:
         return Version("115", synthetic=True)
 
-    async def fetch(self, _: Client, genes: Sequence[Gene]) -> Page:
+    async def fetch(self, client: Client, genes: Sequence[Gene]) -> Page:
+        assert isinstance(client, Telling)
+        client.sent()
         self.asked += [gene.hgnc_id for gene in genes]
         self.began.set()
         await self.go_on.wait()

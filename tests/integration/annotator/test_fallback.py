@@ -126,7 +126,7 @@ async def test_who_lost_the_lease_meanwhile_stores_nothing(desk: Desk) -> None:
     api = desk.handlers.upstreams["gnomad_api"]
     ask = api.post
 
-    async def ask_slowly(path: str, body: object) -> domain.Response:
+    async def ask_slowly(path: str, body: object, _: object = None) -> domain.Response:
         async with desk.engine.begin() as tx:
             await tx.execute(text("UPDATE batch SET lease_token = lease_token + 1"))
         return await ask(path, body)

@@ -11,7 +11,12 @@ from sqlalchemy import text
 
 from contracts.messages import AnnotationsChanged, BatchDead, ReleaseStored, RunCompleted
 from services.annotator import upstream as client
-from services.annotator.domain import ATTEMPTS_MAX, BLIND_HALVINGS_MAX, OF_A_PAGE
+from services.annotator.domain import (
+    ATTEMPTS_MAX,
+    BLIND_HALVINGS_MAX,
+    OF_A_PAGE,
+    REFUSALS_MAX,
+)
 from services.annotator.errors import RateLimited
 from services.annotator.sources.ensembl import PAGE_SIZE
 from services.cache.handlers import Handlers as CacheHandlers
@@ -25,7 +30,6 @@ from tests.integration.annotator.small_release import keep_unchanged, write_rele
 from tests.system import Database, Mirror
 
 HOUR_SECONDS = 3_600.0
-PASSES_MAX = 4 * ATTEMPTS_MAX  # A batch and, if it is halved twice, its parts, with one to spare.
 ORDER_SECONDS = 600.0  # Somebody orders a run so often, whatever became of the one before.
 GENES_IN_TWO_PAGES = PAGE_SIZE + 50
 
@@ -48,13 +52,13 @@ async def known(desk: Desk) -> Desk:
 
 async def end(desk: Desk, run_id: UUID) -> str:
     """Work and let time pass until a run has ended; returns how."""
-    for _ in range(PASSES_MAX):
+    for _ in range(2 * (ATTEMPTS_MAX + REFUSALS_MAX)):
         await desk.work()
         row = await desk.row("SELECT state FROM run WHERE id = :id", id=run_id)
         if row.state not in ("planning", "running"):
             return str(row.state)
         await desk.skip(HOUR_SECONDS)
-    raise AssertionError(f"run {run_id} is {row.state} after {PASSES_MAX} passes")
+    raise AssertionError(f"run {run_id} is {row.state} after twice as many attempts as it has")
 
 
 async def read_values(desk: Desk) -> list[Any]:
@@ -99,7 +103,10 @@ async def test_a_fault_fails_its_source_alone_and_a_new_run_gets_everything(
         assert 1 < len(dead) <= 2**BLIND_HALVINGS_MAX  # No gene is better off without the others.
     else:
         attempts = 1 if issubclass(case.error, PermanentError) else ATTEMPTS_MAX
-        assert [one.attempt for one in dead] == [attempts]
+        refusals = 0
+        if case.error is RateLimited:
+            attempts, refusals = 0, REFUSALS_MAX
+        assert [(one.attempt, one.refusals) for one in dead] == [(attempts, refusals)]
     assert {(one.state, one.problem["type"]) for one in dead} == {("dead", problem["type"])}
     assert problem in [one.problem for one in dead]
     told = [message for message in desk.published if isinstance(message, BatchDead)]

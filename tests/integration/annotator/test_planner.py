@@ -6,12 +6,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.messages import RunFact
+from contracts.messages import AnnotateBatch, RunFact
 from services.annotator.domain import Batch
 from services.annotator.errors import LeaseLost
 from services.annotator.planner import Planner
 from services.annotator.sources import SOURCES
 from services.annotator.store import batches, counting
+from services.chassis.errors import AnnobusError
 from tests.builders import ASKABLE, IDS
 from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
@@ -136,6 +137,32 @@ async def test_a_source_that_was_removed_fails_with_that_reason(
     assert await desk.rows("SELECT 1 FROM batch WHERE source = 'exac'") == []
 
 
+@pytest.mark.parametrize("source", ["hpo", "ensembl"])
+async def test_a_source_that_is_removed_while_runs_work_it_ends_in_them(
+    desk: Desk, database: Database, source: str
+) -> None:
+    """Its look, and the batches of its runs, wait for workers that do not come back."""
+    await write_catalogue(desk)
+    await desk.order([source], ASKABLE)
+    await desk.planner.plan_and_feed()
+    if source == "ensembl":  # Its look is done, its batches are cut.
+        (hint,) = [one for one in await desk.relay() if isinstance(one, AnnotateBatch)]
+        await desk.handlers.on_annotate_batch(hint)
+        await desk.planner.plan_and_feed()
+    async with database.connect() as owner:
+        await owner.execute("UPDATE annotator.source SET is_retired = true WHERE name = $1", source)
+    await desk.relay()
+    await desk.planner.sweep_once()
+
+    row = await desk.row("SELECT * FROM run_source")
+    assert (row.state, row.failed_count) == ("failed", len(ASKABLE))
+    assert await run_states(desk) == ["failed"]
+    open_batches = await desk.rows("SELECT 1 FROM batch WHERE state NOT IN ('done', 'dead')")
+    problems = await desk.rows("SELECT problem FROM batch WHERE state = 'dead'")
+    assert open_batches == []
+    assert {row.problem["type"] for row in problems} == {"urn:annobus:problem:source-retired"}
+
+
 async def test_worn_out_batches_are_taken_a_few_at_a_time_and_none_that_somebody_holds(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,15 +206,15 @@ async def test_a_burial_that_another_was_faster_at_holds_up_no_other(
             """)
         )
     tried: list[str] = []
-    bury = Planner.bury_worn_out
+    bury = Planner.bury
 
-    async def lose_the_first(planner: Planner, batch: Batch) -> None:
+    async def lose_the_first(planner: Planner, batch: Batch, error: AnnobusError) -> None:
         tried.append(batch.source)
         if len(tried) == 1:
             raise LeaseLost(batch.id, batch.lease_token)
-        await bury(planner, batch)
+        await bury(planner, batch, error)
 
-    monkeypatch.setattr(Planner, "bury_worn_out", lose_the_first)
+    monkeypatch.setattr(Planner, "bury", lose_the_first)
     await desk.planner.sweep_once()
     assert sorted(tried) == ["ensembl", "hpo"]
     rows = await desk.rows("SELECT source FROM batch WHERE kind = 'release' AND state = 'dead'")

@@ -87,7 +87,7 @@ class Archive(Client):
     async def get(self, path: str) -> Response:
         raise AssertionError(f"nothing but the kept answer is asked for, not {path}")
 
-    async def post(self, path: str, body: object) -> Response:  # noqa: ARG002 - of its protocol
+    async def post(self, path: str, body: object, refusal: object = None) -> Response:  # noqa: ARG002 - of its protocol
         return Response(path, self._content, synthetic=False)
 
 

@@ -15,6 +15,7 @@ from contracts.topics import DEAD_LETTERS, topics
 from services.annotator.sources import SOURCES
 from services.chassis import outbox
 from services.chassis.bus import Bus, Routes, Subscription
+from services.chassis.parking import PROBE_SECONDS
 from services.chassis.settings import SharedSettings
 from services.cli.migrate import create_topics
 
@@ -62,14 +63,14 @@ class Broker:
         )
         return int(place.offset)
 
-    async def send_illegible_header(self) -> None:
+    async def send_illegible_header(self, topic: str = COMMANDS) -> None:
         """As no producer here can write it: the name is put in behind its back."""
         batch = self.producer.create_batch()
         batch.append(key=b"k", value=body("a"), timestamp=None, headers=[("zz", b"1")])
         record = bytearray(batch._build()).replace(b"zz", b"\xff\xfe")  # noqa: SLF001
         record[CHECKSUM] = struct.pack(">I", calc_crc32c(memoryview(record)[CHECKSUM.stop :]))
         batch._buffer = record  # noqa: SLF001
-        await (await self.producer.send_batch(batch, self.prefix + COMMANDS, partition=0))
+        await (await self.producer.send_batch(batch, self.prefix + topic, partition=0))
 
     async def command(self, namespace: str, partition: int = 0) -> None:
         message = InvalidateNamespace(namespace=namespace)
@@ -85,9 +86,10 @@ class Broker:
         service: str = "test",
         parks_unknown: bool = True,
         parks_untyped: bool = True,
+        probe_seconds: float = PROBE_SECONDS,
     ) -> AsyncIterator[Bus]:
         """A process's bus; each handler is a member of the group."""
-        bus = Bus(self.settings, service)
+        bus = Bus(self.settings, service, probe_seconds=probe_seconds)
         routes: list[Routes] = [{InvalidateNamespace: handler} for handler in handlers]
         bus.subscribe(
             [

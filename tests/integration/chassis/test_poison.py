@@ -13,8 +13,9 @@ from aiokafka.errors import MessageSizeTooLargeError
 from contracts.messages import GENES_MAX, StartRun
 from contracts.topics import DEAD_LETTERS
 from services.chassis import dead_letters, telemetry
-from services.chassis.bus import Bus, Subscription
-from services.chassis.errors import DETAIL_CHARACTERS_MAX
+from services.chassis.bus import Bus, LetterSubscription, Subscription
+from services.chassis.dead_letters import Letter
+from services.chassis.errors import DETAIL_CHARACTERS_MAX, PermanentError
 from tests.integration.chassis.desk import (
     COMMANDS,
     ELSEWHERE,
@@ -31,6 +32,7 @@ from tests.integration.chassis.desk import (
     typed,
 )
 from tests.system import SharedCluster
+from tests.waiting import until
 
 MALFORMED = "urn:annobus:problem:malformed-message"
 UNKNOWN = "urn:annobus:problem:unknown-message"
@@ -107,8 +109,10 @@ async def test_poison_is_parked_once_and_its_neighbours_are_handled(broker: Brok
     for name, poison in POISON.items():
         letter = by_name[name]
         assert letter.value == poison.body, name
-        assert letter.headers[:-2] == tuple(poison.headers), name
-        assert [header for header, _ in letter.headers[-2:]] == ["problem", "origin"]
+        assert letter.headers[:-5] == tuple(poison.headers), name
+        told = ["problem", "origin", "recorded_at", "parked_by", "attempts"]
+        assert [header for header, _ in letter.headers[-5:]] == told
+        assert letter.headers[-2][1] == f"test/{GROUP}".encode()
         assert origin_of(letter) == f"{broker.prefix}{COMMANDS}/0/{offsets[name]}"
         assert problem_of(letter)["type"] == poison.problem, name
         assert poison.detail in problem_of(letter)["detail"], name
@@ -224,6 +228,30 @@ async def test_two_groups_of_one_topic_park_what_is_nobodys_once(broker: Broker)
     assert len(letters) == 3
     assert {origin_of(letter)[-1] for letter in letters} == {"0", "1", "2"}
     assert await broker.committed() == await broker.committed("cache-commands") == {0: 4}
+
+
+async def test_what_the_reader_of_dead_letters_refuses_is_not_parked_once_more(
+    broker: Broker,
+) -> None:
+    """It would read it again, for ever."""
+    read: asyncio.Queue[Letter] = asyncio.Queue()
+
+    async def refuse_once(letter: Letter) -> None:
+        await read.put(letter)
+        if read.qsize() == 1:
+            raise PermanentError("there is no place for it")
+
+    bus = Bus(broker.settings, "gateway")
+    bus.subscribe([LetterSubscription(refuse_once, "dead-letters")])
+    async with started(bus), broker.listen(Heard()):
+        offset = await broker.send(b"{", typed(KNOWN))
+        await until(lambda: read.qsize() == 2, "it is read again")
+        assert len(await broker.parked(1)) == 1
+    first, again = read.get_nowait(), read.get_nowait()
+    assert first == again
+    assert (first.topic, first.offset, first.value) == (COMMANDS, offset, b"{")
+    assert list(first.headers) == typed(KNOWN)
+    assert (first.service, first.group, first.attempts) == ("test", GROUP, 1)
 
 
 async def test_what_is_for_others_is_acknowledged_and_an_unknown_fact_counted(

@@ -234,7 +234,7 @@ def test_genes_come_from_a_file_or_from_standard_input(stub: Stub, annobus: Anno
     given = "\ufeffPKD1\r\n\n# a panel\n  HGNC:9009\n"
     ended = annobus(
         *("runs", "start", "--file", "-", "--sources", "hpo, ensembl", "--name", "panel"),
-        *("--idempotency-key", "k1", "--url", stub.url),
+        *("--priority", "low", "--idempotency-key", "k1", "--url", stub.url),
         standard_input=given,
     )
     assert ended.returncode == 0, ended.stderr
@@ -243,6 +243,7 @@ def test_genes_come_from_a_file_or_from_standard_input(stub: Stub, annobus: Anno
         "genes": ["PKD1", "HGNC:9009"],
         "sources": ["hpo", "ensembl"],
         "name": "panel",
+        "priority": "low",
     }
     empty = annobus("runs", "start", "--file", "-", "--url", stub.url, standard_input="# none\n")
     assert empty.returncode == 2

@@ -17,7 +17,7 @@ from services.annotator.sources import SOURCES as DECLARED
 from services.chassis import http
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
-from services.gateway.handlers import Handlers
+from services.gateway.handlers import Handlers, Letters
 from services.gateway.http import include_routes
 from services.gateway.live import Live
 from services.gateway.reads import Reads
@@ -43,6 +43,10 @@ class Desk:
     active: ActiveRuns
     handlers: Handlers
     port: int
+
+    @property
+    def letters(self) -> Letters:
+        return Letters(self.engine)
 
     @asynccontextmanager
     async def socket(self, path: str) -> AsyncIterator[ClientConnection]:

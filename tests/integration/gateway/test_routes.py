@@ -2,18 +2,21 @@
 
 from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, Desk
+from tests.integration.gateway.test_dead_letters import keep, letter
 
 
 async def test_head_is_answered_like_get_without_content(stocked: Desk) -> None:
     run_id = await stocked.start()
     async with stocked.database.begin("annotator") as tx:
         release_id = await build_release(tx, "hpo")
+    (letter_id,) = await keep(stocked, letter())
     named = {
         "run_id": run_id,
         "gene": PKD1,
         "name": "hpo",
         "source": "hpo",
         "release_id": release_id,
+        "letter_id": letter_id,
     }
     described = (await stocked.client.get("/openapi.json")).json()["paths"]
     addresses = [path.format(**named) for path, methods in described.items() if "get" in methods]

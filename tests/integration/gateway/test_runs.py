@@ -1,9 +1,11 @@
 """Orders of runs: what is accepted, what is refused and why, and the same order twice."""
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from services.gateway.store import runs
@@ -36,6 +38,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"all": True, "sources": ["hpo", "uniprot"]}, "ensembl"),
     ({"all": True, "sources": []}, "/sources"),
     ({"all": True, "name": "\x00"}, "/name"),
+    ({"all": True, "priority": "urgent"}, "/priority"),
 ]
 
 
@@ -279,3 +282,37 @@ async def test_whom_a_run_waits_for_is_shown_with_the_reason_until_it_is_over(de
 
     await desk.execute("UPDATE annotator.upstream SET open_until = now() - interval '1 s'")
     assert set(await waits()) == {(None, None)}
+
+
+async def test_whom_a_run_waits_for_instead_is_shown_when_it_is_asked(desk: Desk) -> None:
+    """gnomAD's own service stands in for its files, and may be left alone for a while, too."""
+    run_id = await desk.start(sources=["gnomad"], all=True)
+    await desk.plan(run_id, total=10)
+    await desk.execute("""
+        INSERT INTO annotator.upstream (name, blocked_until, blocked_reason)
+        VALUES ('gnomad_api', now() + interval '30 s', '429')
+    """)
+
+    async def waits_for() -> str | None:
+        answer = await desk.client.get(f"/api/runs/{run_id}")
+        said: str | None = answer.json()["data"]["attributes"]["sources"]["gnomad"]["waits_for"]
+        return said
+
+    assert await waits_for() is None  # Its files may come.
+    await desk.execute("""
+        INSERT INTO annotator.batch (kind, source, attempt, problem)
+        VALUES ('release', 'gnomad', 2, '{"title": "The upstream refuses our request"}')
+    """)
+    assert await waits_for() == "gnomad_api"
+    answer = await desk.client.get(f"/api/runs/{run_id}")
+    message = answer.json()["data"]["attributes"]["message"]
+    assert re.search(r"gnomad: 0 of 10 genes, waits for gnomad_api until .* UTC: 429", message)
+
+
+@pytest.mark.parametrize("priority", ["high", "normal", "low"])
+async def test_a_run_has_the_priority_it_was_ordered_with(desk: Desk, priority: str) -> None:
+    run_id = await desk.start(all=True, priority=priority)
+    (command,) = await desk.outbox()
+    assert command["priority"] == priority
+    answer = await desk.client.get(f"/api/runs/{run_id}")
+    assert answer.json()["data"]["attributes"]["priority"] == priority

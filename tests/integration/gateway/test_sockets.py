@@ -57,6 +57,25 @@ async def test_a_run_is_told_from_its_plan_to_its_end(desk: Desk) -> None:
     assert ended[-2]["event"] == COMPLETED
 
 
+async def test_whom_a_run_waits_for_is_told_though_nothing_of_it_has_moved(desk: Desk) -> None:
+    run_id = await desk.start()
+    await desk.plan(run_id)
+    async with desk.socket(f"/ws/jobs/{run_id}") as socket:
+        before = await frame(socket)
+        assert before["sources"]["ensembl"]["waits_until"] is None
+        await desk.execute("""
+            INSERT INTO annotator.upstream (name, blocked_until, blocked_reason)
+            VALUES ('ensembl', now() + interval '30 s', '429, Retry-After 30 s')
+        """)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while (told := await frame(socket))["sources"]["ensembl"]["waits_until"] is None:
+                pass
+    assert told["seq"] == before["seq"]
+    source = told["sources"]["ensembl"]
+    assert (source["waits_for"], source["waits_because"]) == ("ensembl", "429, Retry-After 30 s")
+    assert "ensembl: 0 of 200 genes, waits for ensembl until " in told["message"]
+
+
 async def test_facts_are_replayed_after_the_last_one_a_client_has(desk: Desk) -> None:
     run_id = await desk.start()
     await desk.plan(run_id)

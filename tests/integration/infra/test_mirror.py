@@ -518,6 +518,13 @@ class TestControls:
 class TestFaults:
     """What goes over the wire. What the annotator makes of it: tests/integration/annotator."""
 
+    def test_it_is_known_when_each_request_came(self, mirror: httpx2.Client) -> None:
+        before, at = len(mirror.get("/_arrivals/ensembl").json()), time.time()
+        mirror.get("/ensembl/info/ping")
+        (came, path), *more = mirror.get("/_arrivals/ensembl").json()[before:]
+        assert at <= came <= time.time()
+        assert (path, more) == ("/info/ping", [])
+
     @pytest.mark.parametrize(
         ("form", "said"),
         [

@@ -1,6 +1,6 @@
 """The annotator's plain types and pure rules."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -10,7 +10,9 @@ from services.annotator import domain
 from services.annotator.domain import (
     ATTEMPTS_MAX,
     CHANGED_GENES_MAX,
+    REFUSALS_MAX,
     Answer,
+    Batch,
     Catalogue,
     Gene,
     Offered,
@@ -27,6 +29,22 @@ from services.annotator.errors import (
 from services.annotator.sources import SOURCES
 
 RELEASE = UUID("0190a5b0-0000-7000-8000-000000000001")
+
+
+def build_batch(attempt: int = 1, refusals: int = 0) -> Batch:
+    return Batch(
+        id=UUID(int=1),
+        kind="fetch",
+        source="ensembl",
+        run_id=UUID(int=2),
+        release_id=None,
+        genes=["HGNC:9008"],
+        checkpoint=0,
+        attempt=attempt,
+        lease_token=1,
+        claimed_at=datetime(2026, 11, 25, tzinfo=UTC),
+        refusals=refusals,
+    )
 
 
 class Example(BaseModel):
@@ -85,7 +103,7 @@ def test_the_catalogue_finds_genes_by_each_of_their_names() -> None:
     [SchemaChanged("x"), UpstreamRefused("x"), UpstreamOversized("x"), UpstreamBlocked("x")],
 )
 def test_what_trying_again_does_not_help_is_not_tried_again(error: Exception) -> None:
-    assert domain.retry_after(1, error) is None
+    assert domain.retry_after(build_batch(1), error) is None
 
 
 @pytest.mark.parametrize(
@@ -93,20 +111,32 @@ def test_what_trying_again_does_not_help_is_not_tried_again(error: Exception) ->
 )
 def test_each_try_waits_about_twice_as_long_and_the_last_one_is_the_last(error: Exception) -> None:
     for attempt in range(1, ATTEMPTS_MAX):
-        due = domain.retry_after(attempt, error)
+        due = domain.retry_after(build_batch(attempt), error)
         assert due is not None
         assert 0.8 * 2 ** (attempt - 1) <= due.total_seconds() <= 1.2 * 2 ** (attempt - 1)
-    assert domain.retry_after(ATTEMPTS_MAX, error) is None
+    assert domain.retry_after(build_batch(ATTEMPTS_MAX), error) is None
 
 
 def test_who_is_asked_to_slow_down_waits_longer_than_after_a_failure() -> None:
     for _ in range(50):  # Chance is in it, and must not make it shorter than was said.
-        due = domain.retry_after(1, RateLimited("x", 300.0))
+        due = domain.retry_after(build_batch(1), RateLimited("x", 300.0))
         assert due is not None
         assert timedelta(seconds=300) <= due <= timedelta(seconds=360)
-    due = domain.retry_after(1, RateLimited("x", None))
+    due = domain.retry_after(build_batch(1), RateLimited("x", None))
     assert due is not None
     assert due <= timedelta(seconds=1.2)
+
+
+def test_a_429_is_no_attempt_and_still_not_for_ever() -> None:
+    error = RateLimited("x", None)
+    waits = [
+        domain.retry_after(build_batch(ATTEMPTS_MAX, refusals), error)
+        for refusals in range(REFUSALS_MAX)
+    ]
+    assert None not in waits[:-1]
+    assert waits[-1] is None
+    together = sum((wait for wait in waits if wait is not None), timedelta())
+    assert timedelta(minutes=10) < together < timedelta(minutes=20)
 
 
 @pytest.mark.parametrize("count", [0, 1, CHANGED_GENES_MAX, CHANGED_GENES_MAX + 1, 9_000])

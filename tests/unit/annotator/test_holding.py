@@ -1,6 +1,7 @@
 """What a worker knows of controls: which of them count for a batch, what becomes of its call."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -79,14 +80,15 @@ async def test_a_pause_lets_the_call_in_flight_end_and_begins_no_other() -> None
         go_on = asyncio.Event()
         calls = 0
 
-        async def call() -> Page:
+        async def call(sent: Callable[[], None]) -> Page:
             nonlocal calls
             calls += 1
+            sent()
             await go_on.wait()
             return PAGE
 
         asking = asyncio.create_task(held.ask(call))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         heard.hear(build_control("pause", 1))
         go_on.set()
         assert await asking == PAGE
@@ -101,7 +103,8 @@ async def test_a_cancel_gives_the_call_in_flight_up_and_begins_no_other() -> Non
     heard = Holding()
     given_up = asyncio.Event()
 
-    async def call() -> Page:
+    async def call(sent: Callable[[], None]) -> Page:
+        sent()
         try:
             await asyncio.Event().wait()
         finally:
@@ -119,9 +122,28 @@ async def test_a_cancel_gives_the_call_in_flight_up_and_begins_no_other() -> Non
             await held.ask(call)
 
 
+async def never(_: Callable[[], None]) -> Page:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("action", "error"), [("pause", BatchHeld), ("cancel", BatchCancelled)])
+async def test_a_call_that_still_waits_for_its_turn_is_given_up_at_once(
+    action: ControlAction, error: type[Exception]
+) -> None:
+    heard = Holding()
+    with heard.hold(build_batch()) as held:
+        asking = asyncio.create_task(held.ask(never))
+        await asyncio.sleep(0)
+        heard.hear(build_control(action, 1))
+        heard.hear(build_control("resume", 2))  # Before it has had its turn to stop.
+        with pytest.raises(error):
+            await asking
+
+
 async def test_a_worker_that_is_to_end_is_not_taken_for_a_cancelled_run() -> None:
     with Holding().hold(build_batch()) as held:
-        asking = asyncio.create_task(held.ask(asyncio.Event().wait))  # type: ignore[arg-type]
+        asking = asyncio.create_task(held.ask(never))
         await asyncio.sleep(0.01)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

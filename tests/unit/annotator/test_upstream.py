@@ -514,3 +514,12 @@ async def test_a_rate_limited_call_says_when_to_come_back(server: Server, form: 
             await upstream.get("info/data")
     assert raised.value.retry_after_seconds is not None
     assert 25 < raised.value.retry_after_seconds <= 31
+
+
+async def test_a_call_is_told_of_when_it_is_sent(server: Server) -> None:
+    server.answer = answer("200 OK", b"{}")
+    told: list[int] = []
+    async with connected(server) as upstream:
+        for number in range(2):
+            await upstream.telling(lambda: told.append(len(server.requests))).get("info/data")
+            assert len(told) == number + 1

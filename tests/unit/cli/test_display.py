@@ -1,6 +1,7 @@
 """How a run's counters become words and bars."""
 
 import io
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -108,3 +109,34 @@ def test_a_table_in_a_pipe_is_plain_and_never_cut(monkeypatch: pytest.MonkeyPatc
         f"A    7  {name}".rstrip(),
         "BB  10  [b]",
     ]
+
+
+WAITING = SourceProgress(
+    state="running",
+    total_count=1000,
+    done_count=100,
+    no_data_count=0,
+    failed_count=0,
+    waits_for="ensembl",
+    waits_until=datetime(2026, 11, 28, 14, 3, 10, tzinfo=UTC),
+    waits_because="429, Retry-After 30 s",
+)
+
+
+def test_whom_a_source_waits_for_is_shown_on_a_terminal(shown: Terminal) -> None:
+    with bars.display() as display:
+        display.show(snapshot(ensembl=WAITING))
+    said = " ".join(shown.getvalue().split())
+    assert "waiting for ensembl until " in said
+    assert "429, Retry-After 30 s" in said
+
+
+def test_whom_a_source_waits_for_is_said_at_once_in_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe = io.StringIO()
+    monkeypatch.setattr(output, "talk", Console(file=pipe, width=200))
+    lines = bars.Lines()
+    lines.show(snapshot(ensembl=source(1000, done=100)))
+    lines.show(snapshot(ensembl=WAITING))
+    assert pipe.getvalue().splitlines()[1].endswith(":10: 429, Retry-After 30 s")

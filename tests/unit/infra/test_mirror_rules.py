@@ -384,7 +384,7 @@ def test_counters_know_the_busiest_second() -> None:
     counters = Counters(clock)
     for pause_seconds in (0, 0.5, 0.4, 0.2, 5):
         clock.seconds += pause_seconds
-        counters.arrived()
+        counters.arrived("/")
     counters.answered(304)
     counters.answered(429)
     counters.struck("hang")

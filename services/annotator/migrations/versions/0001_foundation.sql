@@ -16,6 +16,7 @@ CREATE TABLE source (  -- What the source files declare; written by `annobus mig
     requests_per_second double precision NOT NULL,
     concurrency integer NOT NULL,
     page_size integer,  -- Genes in one request; of an API.
+    fallback text,  -- Who is asked for a few genes while its files cannot be had.
     score text,
     value_schema jsonb NOT NULL,
     severities jsonb NOT NULL,  -- How much a change of each field matters.
@@ -168,6 +169,7 @@ CREATE TABLE run (
     state text NOT NULL DEFAULT 'planning'
         CHECK (state IN ('planning', 'running', 'paused', 'completed', 'completed_with_errors',
                          'failed', 'cancelled')),
+    priority text NOT NULL DEFAULT 'normal' CHECK (priority IN ('high', 'normal', 'low')),
     strategy text NOT NULL DEFAULT 'full'
         CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
     retries uuid REFERENCES run,  -- The run whose failures it works again, and nothing else.
@@ -226,6 +228,18 @@ CREATE TABLE run_source (
 );
 CREATE INDEX run_source_open ON run_source (source) WHERE state IN ('waiting', 'running');
 
+-- The clock of a run at a source: genes given to it, divided by its weight. Only whoever feeds
+-- writes it.
+CREATE TABLE turn (
+    run_id uuid NOT NULL,
+    source text NOT NULL,
+    began double precision NOT NULL CHECK (began >= 0),  -- When its last batch was given,
+    until double precision NOT NULL,  -- and when it is its turn again.
+    PRIMARY KEY (run_id, source),
+    FOREIGN KEY (run_id, source) REFERENCES run_source ON DELETE CASCADE,
+    CHECK (began < until)
+) WITH (fillfactor = 50);
+
 CREATE TABLE batch (
     id uuid PRIMARY KEY DEFAULT uuidv7(),
     -- release: find and stage what is new; store: a slice of a staged release;
@@ -238,6 +252,7 @@ CREATE TABLE batch (
     state text NOT NULL DEFAULT 'pending'
         CHECK (state IN ('pending', 'queued', 'leased', 'done', 'dead', 'cancelled')),
     attempt integer NOT NULL DEFAULT 0,
+    refusals integer NOT NULL DEFAULT 0 CHECK (refusals >= 0),  -- Answers of 429.
     checkpoint integer NOT NULL DEFAULT 0,
     lease_token bigint NOT NULL DEFAULT 0,
     lease_owner text,
@@ -506,13 +521,6 @@ FROM release_change c JOIN release r ON r.id = c.release_id;
 CREATE VIEW run_v1 AS
 SELECT id AS run_id, state, seq, gene_count, planned_all, started_at, finished_at FROM run;
 
-CREATE VIEW run_source_v1 AS
-SELECT rs.run_id, rs.source, CASE WHEN rs.is_paused THEN 'paused' ELSE rs.state END AS state,
-       rs.total_count, rs.done_count, rs.no_data_count, rs.failed_count, rs.cancelled_count,
-       rs.changed_count, r.version AS release,
-       coalesce(r.synthetic, false) AS synthetic, rs.problem, rs.started_at, rs.finished_at
-FROM run_source rs LEFT JOIN release r ON r.id = rs.release_id;
-
 CREATE VIEW upstream_v1 AS
 SELECT name, share, CASE WHEN blocked_until > now() THEN blocked_until
                          WHEN open_until > now() THEN open_until END AS waits_until,
@@ -520,11 +528,31 @@ SELECT name, share, CASE WHEN blocked_until > now() THEN blocked_until
             WHEN open_until > now() THEN open_reason END AS waits_because
 FROM upstream;
 
+CREATE VIEW run_source_v1 AS
+SELECT rs.run_id, rs.source, CASE WHEN rs.is_paused THEN 'paused' ELSE rs.state END AS state,
+       rs.total_count, rs.done_count, rs.no_data_count, rs.failed_count, rs.cancelled_count,
+       rs.changed_count, r.version AS release,
+       coalesce(r.synthetic, false) AS synthetic, rs.problem, rs.started_at, rs.finished_at,
+       w.waits_for, w.waits_until, w.waits_because
+FROM run_source rs
+LEFT JOIN release r ON r.id = rs.release_id
+LEFT JOIN LATERAL (  -- Its own upstream, or else who stands in for it.
+    SELECT u.name AS waits_for, u.waits_until, u.waits_because
+    FROM source s JOIN upstream_v1 u ON u.name IN (s.name, s.fallback)
+    WHERE s.name = rs.source AND u.waits_until IS NOT NULL
+      AND (rs.state = 'waiting' OR (rs.state = 'running' AND s.kind = 'api'))
+      AND (u.name = s.name OR EXISTS (  -- It was asked, or is to be.
+          SELECT FROM batch b WHERE b.source = s.name AND b.kind = 'release'
+          AND b.state IN ('pending', 'queued') AND b.problem IS NOT NULL))
+    ORDER BY u.name = s.name DESC LIMIT 1
+) w ON NOT rs.is_paused;
+
 CREATE VIEW run_fact_v1 AS SELECT run_id, seq, type, time, body FROM run_fact;
 
 CREATE VIEW batch_v1 AS
 SELECT id AS batch_id, kind, source, run_id, release_id, state,
-       cardinality(genes) AS gene_count, checkpoint, attempt, next_attempt_at, problem
+       cardinality(genes) AS gene_count, checkpoint, attempt, next_attempt_at, problem,
+       CASE WHEN kind <> 'release' THEN genes[checkpoint + 1:] END AS genes_left
 FROM batch;
 
 CREATE VIEW unmapped_v1 AS

@@ -3,6 +3,7 @@ CREATE TABLE run (  -- What the user asked; what is true of its execution is ann
     name text,
     sources text[] NOT NULL CHECK (sources <> '{}'),
     gene_count integer,  -- NULL: all genes of the catalogue.
+    priority text NOT NULL DEFAULT 'normal' CHECK (priority IN ('high', 'normal', 'low')),
     strategy text NOT NULL DEFAULT 'full'
         CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
     retries uuid REFERENCES run,  -- The run whose failures it works again.
@@ -29,4 +30,64 @@ CREATE TABLE idempotency_key (
     body_sha256 bytea NOT NULL,
     run_id uuid NOT NULL REFERENCES run,
     created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What was put aside because another try would not help, and what people decided about it.
+CREATE TABLE dead_letter (
+    id uuid PRIMARY KEY DEFAULT uuidv7(),
+    kind text NOT NULL CHECK (kind IN ('message', 'batch')),
+    state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'retried', 'discarded')),
+    parked_at timestamptz NOT NULL,
+    service text,  -- Who parked it; NULL: nobody says so.
+    consumer_group text,
+    attempts integer CHECK (attempts >= 0),
+    problem json NOT NULL,  -- RFC 9457; json, here and below, because jsonb does not take every text.
+    run_ids uuid[] NOT NULL DEFAULT '{}',  -- That it is about; of a batch, those it failed for.
+    source text,
+    batch_id uuid,
+    -- Of a message: where it lay, and all that came.
+    topic text,
+    partition integer CHECK (partition >= 0),
+    "offset" bigint CHECK ("offset" >= 0),
+    recorded_at timestamptz,  -- When it was sent: a topic that is made anew has the same places again.
+    type text,
+    key bytea,
+    headers json,  -- Pairs of name and value in base64, in order; a value may be null.
+    payload bytea,
+    bytes integer,
+    is_left_at_origin boolean,  -- It was larger than dlq.v1 takes, or could not be read.
+    -- What was decided.
+    decided_at timestamptz,
+    decided_by text,
+    note text,
+    retry_run_id uuid REFERENCES run,  -- The run that works a batch again.
+    retry_of uuid REFERENCES dead_letter,  -- The letter whose retry ended as this one.
+    CHECK ((kind = 'message') = (topic IS NOT NULL)),
+    CHECK ((topic IS NULL) = (partition IS NULL) AND (topic IS NULL) = ("offset" IS NULL)
+           AND (topic IS NULL) = (headers IS NULL) AND (topic IS NULL) = (bytes IS NULL)
+           AND (topic IS NULL) = (is_left_at_origin IS NULL)),
+    CHECK (topic IS NOT NULL OR (recorded_at IS NULL AND type IS NULL AND key IS NULL AND payload IS NULL)),
+    CHECK (kind <> 'batch' OR (batch_id IS NOT NULL AND source IS NOT NULL AND run_ids <> '{}')),
+    CHECK (is_left_at_origin IS NOT TRUE OR (key IS NULL AND payload IS NULL)),
+    CHECK ((state = 'open') = (decided_at IS NULL) AND (state = 'open') = (decided_by IS NULL)),
+    CHECK (CASE state WHEN 'open' THEN note IS NULL WHEN 'discarded' THEN note IS NOT NULL ELSE true END),
+    CHECK ((retry_run_id IS NOT NULL) = (kind = 'batch' AND state = 'retried')),
+    CHECK (state <> 'retried' OR is_left_at_origin IS NOT TRUE),  -- Nothing of it could be sent.
+    CHECK (retry_of <> id)
+);
+-- What arrives twice is one row.
+CREATE UNIQUE INDEX dead_letter_message
+    ON dead_letter (topic, partition, "offset", recorded_at, consumer_group)
+    NULLS NOT DISTINCT WHERE kind = 'message';
+CREATE UNIQUE INDEX dead_letter_batch ON dead_letter (batch_id) WHERE kind = 'batch' AND state = 'open';
+CREATE INDEX dead_letter_newest ON dead_letter (parked_at DESC, id DESC);
+CREATE INDEX dead_letter_open ON dead_letter (kind, id) WHERE state = 'open';
+CREATE INDEX dead_letter_retry_run ON dead_letter (retry_run_id) WHERE retry_run_id IS NOT NULL;
+
+-- What told of dead batches: one death is told to each run, and a slice may die once more.
+CREATE TABLE dead_letter_fact (
+    run_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    letter_id uuid NOT NULL REFERENCES dead_letter,
+    PRIMARY KEY (run_id, seq)
 );

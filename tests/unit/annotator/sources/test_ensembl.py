@@ -50,7 +50,8 @@ class Recorded:
     async def get(self, path: str) -> Response:
         return await self.post(path, None)
 
-    async def post(self, path: str, body: object) -> Response:
+    async def post(self, path: str, body: object, refusal: object = None) -> Response:
+        assert refusal is None
         self.asked.append((path, body))
         if isinstance(self.answer, Exception):
             raise self.answer

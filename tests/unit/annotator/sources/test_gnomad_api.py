@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from services.annotator.domain import Answer, Gene, Response, Version
+from services.annotator.domain import Answer, Gene, Refusal, Response, Version
 from services.annotator.errors import (
     RateLimited,
     SchemaChanged,
@@ -48,11 +48,13 @@ class Recorded:
     async def get(self, path: str) -> Response:
         raise AssertionError(f"{path} is asked by GET")
 
-    async def post(self, path: str, body: object) -> Response:
+    async def post(self, path: str, body: object, refusal: Refusal | None = None) -> Response:
         self.asked.append((path, body))
         if isinstance(self.answer, Exception):
             raise self.answer
         content = self.answer if isinstance(self.answer, bytes) else orjson.dumps(self.answer)
+        if refusal is not None and (said := refusal(content)):
+            raise RateLimited(said.detail, said.seconds)
         return Response(f"https://gnomad.example/{path}", content, self.synthetic)
 
 
@@ -131,7 +133,7 @@ async def test_an_unknown_gene_has_no_data() -> None:
     [
         {"errors": [{"message": LIMIT}], "data": None},
         {"errors": [NOT_FOUND, {"message": LIMIT}], "data": {"g0": None}},
-        UpstreamRefused(f"https://gnomad.example/api answers 400: {LIMIT}"),
+        f'{{"errors": [{{"message": "{LIMIT}'.encode(),  # Of an error, as much as is looked at.
     ],
 )
 async def test_too_many_queries_wait_for_a_minute_whatever_the_status(said: object) -> None:
