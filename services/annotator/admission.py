@@ -35,6 +35,7 @@ DATABASE_SECONDS = 0.5  # Between two looks for a database that is away.
 # A turn that is not used in time is void, or two would come at once: half its spacing later, and
 # however close they are, after what a busy loop takes.
 LATE_SECONDS_MIN = 0.025
+PROBE_SECONDS_MAX = limits.PROBE.total_seconds() / 2  # So long is the one permit waited with.
 ROUND_TRIP_SECONDS_MAX = 0.05  # A longer one does not tell well what the database's clock says.
 GROW_SECONDS = 30.0  # Without more turns than callers, after one was void.
 REASON_CHARACTERS_MAX = 200
@@ -147,6 +148,11 @@ class Admission:
 
     def _keep(self, lease: Lease, asked: float, answered: float) -> None:
         """Turns by our own clock. The database's stood at `now` between question and answer."""
+        if lease.probe is not None:
+            # Nobody calls beside it, so no moment is too late for it; and were it dropped, nobody
+            # would call for a minute.
+            self._turns.append(Turn(answered, asked + PROBE_SECONDS_MAX, lease.probe))
+            return
         earliest, latest = asked - lease.now, answered - lease.now
         late = max(lease.spacing / 2, LATE_SECONDS_MIN)
         if self._offset is None or not earliest <= self._offset <= latest:
@@ -156,7 +162,7 @@ class Admission:
         self._leased = lease.count
         for number in range(lease.count):
             at = self._offset + lease.first_at + number * lease.spacing
-            self._turns.append(Turn(at, at + late, lease.probe))
+            self._turns.append(Turn(at, at + late, None))
 
     async def _wait_shut(self, seconds: float, reason: str) -> None:
         if seconds > SHUT_SECONDS_MAX:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch
-from services.annotator import domain
+from services.annotator import admission, domain
 from services.annotator.admission import Admission
 from services.annotator.errors import RateLimited, UpstreamShut, UpstreamUnavailable
 from services.annotator.sources import UPSTREAMS
@@ -33,6 +33,7 @@ from tests.integration.annotator.counting_server import (
     worker,
 )
 from tests.integration.annotator.desk import Desk
+from tests.integration.chassis.desk import WAIT_SECONDS
 from tests.system import Database, Mirror, free_ports
 from tests.waiting import until
 
@@ -203,6 +204,23 @@ async def test_the_breaker_opens_for_all_and_one_probe_closes_it(
         await asyncio.sleep(0.4)
         assert len(server.arrivals) == limits.FAILURES_MAX + 1
         await asyncio.gather(*calls)
+    assert (await row(database)).open_until is None
+
+
+async def test_a_probe_is_made_however_late_its_turn_is_heard_of(
+    database: Database, server: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = BROKEN
+    async with worker(database, server, FAST) as one:
+        for _ in range(limits.FAILURES_MAX):
+            with pytest.raises(UpstreamUnavailable):
+                await one.get("info")
+    await pass_time(database, 60)
+    server.answer = ANSWER
+    monkeypatch.setattr(admission, "ROUND_TRIP_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(admission, "LATE_SECONDS_MIN", 0.0)
+    async with worker(database, server, FAST) as one, asyncio.timeout(WAIT_SECONDS):
+        await one.get("info")
     assert (await row(database)).open_until is None
 
 
