@@ -103,7 +103,8 @@ async def _unless_broken(system: System, job: Coroutine[Any, Any, int]) -> int:
 async def _find_running(client: Client) -> str | None:
     """A run of everything that was stopped with the system, and goes on: the same again would be
     refused."""
-    known = {one["id"] for one in (await client.get("/api/sources"))["data"]}
+    sources = (await client.get("/api/sources"))["data"]
+    known = {one["id"] for one in sources if not one["attributes"]["is_retired"]}
     for run in (await client.get("/api/progress/status"))["data"]:
         ordered = run["attributes"]
         is_whole = ordered["gene_count"] is None and ordered["retries"] is None

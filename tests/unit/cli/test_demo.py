@@ -16,7 +16,8 @@ class Gateway:
 
     async def get(self, path: str) -> dict[str, Any]:
         if path == "/api/sources":
-            return {"data": [{"id": name} for name in SOURCES]}
+            listed = [(name, False) for name in SOURCES] + [("retired", True)]
+            return {"data": [{"id": one, "attributes": {"is_retired": is_}} for one, is_ in listed]}
         assert path == "/api/progress/status"
         return {"data": [{"id": str(n), "attributes": run} for n, run in enumerate(self.runs)]}
 
@@ -26,7 +27,7 @@ def run(**others: Any) -> dict[str, Any]:
         "state": "running",
         "gene_count": None,
         "retries": None,
-        "sources": dict.fromkeys(SOURCES, {}),
+        "sources": {name: {} for name in SOURCES},
     }
     return whole | others
 
