@@ -23,7 +23,7 @@ class Gateway:
 
 
 def run(**others: Any) -> dict[str, Any]:
-    whole = {
+    whole: dict[str, Any] = {
         "state": "running",
         "gene_count": None,
         "retries": None,
