@@ -138,6 +138,24 @@ async def test_a_retry_of_a_bulk_source_is_over_all_genes_of_the_old_run(
         desk.use(upstreams=upstreams)
 
 
+async def test_a_retry_of_both_kinds_is_over_all_genes_for_the_file_alone(
+    desk: Desk, server: PoisonedServer, mirror: Mirror
+) -> None:
+    server.poison, server.failure = {ENSEMBL_IDS[hgnc_id] for hgnc_id in ASKABLE[:2]}, "404"
+    with mirror.fault("hpo", kind="status", status=404):
+        old = await desk.order(["ensembl", "hpo"], IDS)
+        assert await finish(desk, old) == "completed_with_errors"
+    server.poison.clear()
+    server.asked.clear()
+    keep_unchanged(desk)
+    await write_release(desk, [IDS])
+    retry = await desk.order(["ensembl", "hpo"], retries=old)
+    assert await finish(desk, retry) == "completed"
+    assert await outcome(desk, retry, "ensembl") == ("completed", 2, 2, 0, 0)
+    assert (await outcome(desk, retry, "hpo"))[1] == len(IDS)
+    assert sum(len(ids) for ids in server.asked) == 2
+
+
 async def test_genes_that_are_withdrawn_since_are_not_retried(
     desk: Desk, server: PoisonedServer
 ) -> None:
