@@ -17,6 +17,7 @@ SourceState = Literal["waiting", "running", "paused", "completed", "failed", "ca
 SourceEndState = Literal["completed", "failed", "cancelled"]
 ControlAction = Literal["pause", "resume", "cancel"]
 Decision = Literal["accept", "reject"]
+Strategy = Literal["full", "stale", "missing", "force"]
 Priority = Literal["high", "normal", "low"]
 ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running", "paused"})
 
@@ -57,12 +58,20 @@ class RunMessage(Message):
 
 class StartRun(RunMessage):
     """Annotate genes from sources. The gateway has resolved the genes, so a run can be repeated
-    exactly; `genes` is None for all genes of the catalogue."""
+    exactly; `genes` is None for all genes of the catalogue.
+
+    `strategy` picks of them: `full` takes all, `stale` what is older than the source's time to
+    live, failed or pending, `missing` what failed or is pending; `force` is `full`, and files are
+    downloaded and matched anew although they are the same. `retries` is a run whose failures alone
+    are worked again; `genes` is None then, and the annotator knows them.
+    """
 
     topic: ClassVar[str] = "pipeline.commands.v1"
     type: ClassVar[str] = "annobus.run.start.v1"
     sources: tuple[str, ...] = Field(min_length=1)
     genes: tuple[str, ...] | None = Field(default=None, max_length=GENES_MAX)
+    strategy: Strategy = "full"
+    retries: UUID | None = None
     priority: Priority = "normal"  # `high` goes before all others; `low` has a quarter's share.
 
 

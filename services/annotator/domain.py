@@ -30,7 +30,11 @@ from services.annotator.errors import (
     ReleaseRefused,
     SchemaChanged,
     StagingCrowded,
+    UpstreamOversized,
+    UpstreamRefused,
     UpstreamShut,
+    UpstreamTruncated,
+    UpstreamUnavailable,
 )
 from services.chassis.errors import PermanentError
 
@@ -46,6 +50,10 @@ NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 SHOWN_BYTES = 40  # Before and behind it.
 
 ATTEMPTS_MAX = 5
+# Before a page that the upstream fails at is halved: fewer than open its breaker.
+WHOLE_ATTEMPTS = 3
+# Times that a page is halved before any gene was answered: three bad ones leave a quarter without.
+BLIND_HALVINGS_MAX = 2
 # Times that an upstream may answer a batch with 429: 14 minutes of pauses that it did not choose
 # itself, and then a person had better hear of it.
 REFUSALS_MAX = 20
@@ -452,6 +460,8 @@ class Batch:
     lease_token: int
     claimed_at: datetime  # The database's clock: whatever is fetched now is no older.
     control_epoch: int = 0  # The newest control of its run that the claim knew.
+    is_forced: bool = False  # Whatever is published is downloaded and matched.
+    halvings: int = 0  # How often what it is a part of failed and was halved.
     refusals: int = 0  # Answers of 429 so far.
 
 
@@ -470,6 +480,23 @@ class Counts:
 UNCOUNTED = (ReleaseMissing, StagingCrowded, UpstreamShut, RateLimited)
 
 
+# What an upstream says of a page, and may say because of one gene of it.
+OF_A_PAGE = (SchemaChanged, UpstreamRefused, UpstreamOversized, UpstreamTruncated)
+
+
+def is_suspect(batch: Batch, error: Exception) -> bool:
+    """Whether one of the batch's genes may be what fails, so that the others are better off
+    without it. Of an upstream that does not answer at all, no gene is the cause."""
+    if batch.kind != "fetch":
+        return False
+    if isinstance(error, UpstreamUnavailable) and not error.is_answer:
+        return False
+    if not isinstance(error, (*OF_A_PAGE, UpstreamUnavailable)):
+        return False
+    is_permanent = isinstance(error, PermanentError)
+    return is_permanent or batch.halvings > 0 or batch.attempt >= WHOLE_ATTEMPTS
+
+
 def retry_after(batch: Batch, error: Exception) -> timedelta | None:
     """When a failed batch is due again; None when it will not be tried again."""
     if isinstance(error, RateLimited):
@@ -480,7 +507,12 @@ def retry_after(batch: Batch, error: Exception) -> timedelta | None:
         return timedelta(seconds=BACKOFF_FIRST_SECONDS)
     if isinstance(error, PermanentError) or batch.attempt >= ATTEMPTS_MAX:
         return None
-    return timedelta(seconds=_backoff_seconds(batch.attempt) * uniform(0.8, 1.2))
+    return backoff(batch.attempt)
+
+
+def backoff(times: int) -> timedelta:
+    """Until another attempt, after so many; not all come back at once."""
+    return timedelta(seconds=_backoff_seconds(times) * uniform(0.8, 1.2))
 
 
 def _retry_refused(refusals: int, error: RateLimited) -> timedelta | None:
@@ -488,7 +520,7 @@ def _retry_refused(refusals: int, error: RateLimited) -> timedelta | None:
         return None
     seconds = _backoff_seconds(refusals)
     if error.retry_after_seconds is None:
-        return timedelta(seconds=seconds * uniform(0.8, 1.2))
+        return backoff(refusals)
     # Never before the upstream said; a little after, so that not all come back at once.
     return timedelta(seconds=max(seconds, error.retry_after_seconds) * uniform(1.0, 1.2))
 

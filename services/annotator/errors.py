@@ -113,9 +113,13 @@ class AttemptsUsedUp(PermanentError):
 
 
 class UpstreamUnavailable(TransientError):
-    """The upstream does not answer as it should."""
+    """The upstream does not answer as it should. `is_answer` when it says itself that it failed."""
 
     kind = "upstream-unavailable"
+
+    def __init__(self, detail: str, *, is_answer: bool = False) -> None:
+        super().__init__(detail)
+        self.is_answer = is_answer
 
 
 class UpstreamTruncated(TransientError):

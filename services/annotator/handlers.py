@@ -276,6 +276,14 @@ class Handlers:
         delay = domain.retry_after(batch, error)
         async with self.engine.begin() as tx:
             await annotations.lock_store(tx, batch.source)  # Nobody attaches to what is buried.
+            if domain.is_suspect(batch, error):
+                suspicion = await batches.suspect_genes(tx, batch)
+                if suspicion and suspicion.is_gene:
+                    await batches.halve_batch(tx, batch, problem_of(error))
+                    note_failure(batch, error, "halved")
+                    return []
+                if suspicion and suspicion.is_open and batch.attempt < domain.ATTEMPTS_MAX:
+                    delay = delay or domain.backoff(batch.attempt)
             if isinstance(error, ReleaseMissing) and batch.release_id is not None:
                 await batches.open_release_batches(tx, [batch.source])
                 await staged.unstage_release(tx, batch.release_id)
@@ -293,19 +301,22 @@ class Handlers:
             ):
                 # Decided while this batch was on its way to its end: nobody else looks after it.
                 await batches.open_release_batches(tx, [batch.source])
-        outcome = "dead" if delay is None else "retried"
-        log.warning(
-            "batch_failed",
-            outcome=outcome,
-            batch_id=str(batch.id),
-            source=batch.source,
-            kind=batch.kind,
-            attempt=batch.attempt,
-            refusals=batch.refusals,
-            error=repr(error),
-        )
-        telemetry.BATCHES.labels(batch.source, outcome).inc()
+        note_failure(batch, error, "dead" if delay is None else "retried")
         return facts
+
+
+def note_failure(batch: Batch, error: Exception, outcome: str) -> None:
+    log.warning(
+        "batch_failed",
+        outcome=outcome,
+        batch_id=str(batch.id),
+        source=batch.source,
+        kind=batch.kind,
+        attempt=batch.attempt,
+        refusals=batch.refusals,
+        error=repr(error),
+    )
+    telemetry.BATCHES.labels(batch.source, outcome).inc()
 
 
 async def ask_page(

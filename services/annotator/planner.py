@@ -19,8 +19,18 @@ from services.annotator.errors import (
     SourceRetired,
 )
 from services.annotator.failpoints import Failpoint
-from services.annotator.store import annotations, batches, burials, counting, feeding, runs, staged
+from services.annotator.store import (
+    annotations,
+    batches,
+    burials,
+    counting,
+    feeding,
+    runs,
+    selection,
+    staged,
+)
 from services.annotator.store.feeding import Pace
+from services.annotator.store.selection import Selection
 from services.chassis import database, failpoints, outbox
 from services.chassis.errors import AnnobusError, problem_of
 
@@ -94,9 +104,17 @@ class Planner:
         withdrawn = await runs.drop_withdrawn_genes(tx, run_id)
         gene_count = await runs.count_genes(tx, run_id)
         retired = await runs.retired_sources(tx, run_id)
+        picked = await selection.get_selection(tx, run_id)
+        idle: set[str] = set()
         if gene_count:  # Before any lock: it may wait for a release that is just being accepted.
-            sources = await runs.waiting_sources(tx, run_id)
-            await batches.open_release_batches(tx, (s for s in sources if s not in retired))
+            sources = [s for s in await runs.waiting_sources(tx, run_id) if s not in retired]
+            for name in sources:
+                kind = domain.kind(self.sources[name])
+                if not await selection.has_work(tx, run_id, name, kind, picked):
+                    idle.add(name)
+            await batches.open_release_batches(
+                tx, (s for s in sources if s not in idle), is_forced=picked.strategy == "force"
+            )
         waiting = await runs.lock_waiting_sources(tx, run_id)
         seq = await runs.mark_planned(tx, run_id, gene_count)
         if seq is None:
@@ -117,21 +135,38 @@ class Planner:
                 facts += await counting.fail_source(tx, run_id, source, 0, reason.problem())
         else:
             for source in waiting:
-                facts += await self.plan_source(tx, run_id, source, gene_count, retired)
+                if source in idle:
+                    facts += await self.plan_nothing(tx, run_id, source)
+                else:
+                    facts += await self.plan_source(tx, run_id, source, gene_count, retired, picked)
         completed = await counting.complete_run(tx, run_id)
         return [*facts, completed] if completed else facts
 
     async def plan_source(
-        self, tx: AsyncConnection, run_id: UUID, name: str, gene_count: int, retired: Sequence[str]
+        self,
+        tx: AsyncConnection,
+        run_id: UUID,
+        name: str,
+        gene_count: int,
+        retired: Sequence[str],
+        picked: Selection,
     ) -> list[RunFact]:
         if name in retired:
             problem = problem_of(
                 SourceRetired(f"{name} was removed; a run over the others goes on")
             )
             return await counting.fail_source(tx, run_id, name, gene_count, problem)
-        await runs.set_total(tx, run_id, name, gene_count)
         source = self.sources[name]
-        return await self.plan_api(tx, run_id, source, gene_count) if is_api(source) else []
+        if is_api(source):
+            return await self.plan_api(tx, run_id, source, picked)
+        await runs.set_total(tx, run_id, name, gene_count)
+        return []
+
+    async def plan_nothing(self, tx: AsyncConnection, run_id: UUID, name: str) -> list[RunFact]:
+        """Complete a source of which the run's strategy picks nothing."""
+        await runs.set_total(tx, run_id, name, 0)
+        step = await counting.advance(tx, run_id, name, Counts())
+        return list(step.facts)
 
     async def fail(self, tx: AsyncConnection, run_id: UUID, error: Exception) -> list[RunFact]:
         """End what has not begun of a run that cannot be planned."""
@@ -148,15 +183,18 @@ class Planner:
         return [*facts, completed] if completed else facts
 
     async def plan_api(
-        self, tx: AsyncConnection, run_id: UUID, source: ApiSource, gene_count: int
+        self, tx: AsyncConnection, run_id: UUID, source: ApiSource, picked: Selection
     ) -> list[RunFact]:
         name, identifier = source.declaration.name, source.declaration.identifier
-        asked = await runs.plan_fetches(tx, run_id, name, identifier, source.page_size)
-        silent = await runs.mark_unaskable(tx, run_id, name, identifier)
+        planned = await selection.plan_fetches(
+            tx, run_id, name, identifier, source.page_size, picked
+        )
+        await runs.set_total(tx, run_id, name, planned.total)
+        silent = await runs.mark_unaskable(tx, name, planned.unaskable)
         await outbox.add(tx, *domain.changes(name, None, silent))
-        if asked == gene_count:
+        if planned.total and not planned.unaskable:
             return []
-        step = await counting.advance(tx, run_id, name, Counts(no_data=gene_count - asked))
+        step = await counting.advance(tx, run_id, name, Counts(no_data=len(planned.unaskable)))
         return list(step.facts)
 
     async def emit_once(self) -> int:

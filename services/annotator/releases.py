@@ -100,7 +100,7 @@ class Releases:
                     await self._ask_instead(batch, api)
                 raise  # The files are tried again, for whoever was not answered.
             _require_believable(release)
-            if await self._needs_staging(release, source):
+            if await self._needs_staging(release, source, is_forced=batch.is_forced):
                 await stager.stage(release)
                 failpoints.hit(Failpoint.RELEASE_STAGED)
         async with self.engine.begin() as tx:
@@ -220,7 +220,7 @@ class Releases:
             # One by one: who is ill, or says when to come back, is asked once in an attempt.
             fetched = [
                 await self._fetch_file(
-                    batch.source, file, known, workspace, stager, is_last=file is source.files[-1]
+                    batch, file, known, workspace, stager, is_last=file is source.files[-1]
                 )
                 for file in source.files
             ]
@@ -272,7 +272,7 @@ class Releases:
 
     async def _fetch_file(
         self,
-        source: str,
+        batch: Batch,
         file: RemoteFile,
         known: Release | None,
         workspace: Path,
@@ -284,11 +284,12 @@ class Releases:
         before = known.files.get(file.name) if known else None
         if before is not None and not await self.raw_store.holds(before.sha256):
             before = None  # Its bytes are gone: unchanged would leave us with nothing.
-        downloaded = await self.upstreams[source].download(
+        is_conditional = before is not None and not batch.is_forced
+        downloaded = await self.upstreams[batch.source].download(
             file,
             workspace,
-            before.etag if before else None,
-            before.last_modified if before else None,
+            before.etag if before and is_conditional else None,
+            before.last_modified if before and is_conditional else None,
         )
         if downloaded is None:
             assert known is not None  # Only a known file can be unchanged.
@@ -329,12 +330,15 @@ class Releases:
 
         return await asyncio.to_thread(compare)
 
-    async def _needs_staging(self, release: Release, source: BulkSource) -> bool:
+    async def _needs_staging(
+        self, release: Release, source: BulkSource, *, is_forced: bool
+    ) -> bool:
         """Whether a release must be read again from its bytes, and if so, clears what was."""
         async with self.engine.begin() as tx:
             if release.state == "stored":
                 catalogue_id = await catalogue.current_catalogue_id(tx)
-                if source.declaration.is_catalogue or release.catalogue_id == catalogue_id:
+                is_matched = source.declaration.is_catalogue or release.catalogue_id == catalogue_id
+                if is_matched and not is_forced:
                     return False
                 await slices.delete_slices(tx, release.id)
             elif release.state != "fetched" and await staged.is_staged(tx, release.id):

@@ -271,7 +271,7 @@ async def _raise_for_status(response: httpx2.Response, refusal: Refusal | None) 
         raise UpstreamBlocked(detail) if seconds is None else _shut_out(detail, seconds)
     _refuse_limited(response, start, refusal)
     if status == 408 or status >= 500:
-        raise UpstreamUnavailable(detail)
+        raise UpstreamUnavailable(detail, is_answer=status >= 500)
     raise UpstreamRefused(detail)
 
 

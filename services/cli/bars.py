@@ -130,7 +130,7 @@ class Bars:
             self._progress.update(
                 self._tasks[name],
                 total=None if source.total_count is None else max(source.total_count, 1),
-                completed=counted(source),
+                completed=1 if source.total_count == 0 else counted(source),
                 source=source,
                 rate=self._rates.note(name, counted(source), time.monotonic()),
                 is_paused=snapshot.status == "paused",

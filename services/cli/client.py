@@ -23,6 +23,8 @@ Document = dict[str, Any]
 ADVICE = {
     "catalogue-empty": "Fill the catalogue first: annobus runs start --all --watch",
     "gene-unknown": "Look for it: annobus genes list --filter symbol=…",
+    "run-identical": "Watch that one: annobus runs watch ID; or end it: annobus runs cancel ID",
+    "run-not-failed": "See what became of it: annobus runs show ID",
     "run-unknown": "See the runs there are: annobus runs list",
     "release-unknown": "See the releases there are: annobus sources releases NAME",
     "source-unknown": "See the sources there are: annobus sources list",

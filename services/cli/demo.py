@@ -100,11 +100,29 @@ async def _unless_broken(system: System, job: Coroutine[Any, Any, int]) -> int:
         await asyncio.wait({working, broken})
 
 
+async def _find_running(client: Client) -> str | None:
+    """A run of everything that was stopped with the system, and goes on: the same again would be
+    refused."""
+    sources = (await client.get("/api/sources"))["data"]
+    known = {one["id"] for one in sources if not one["attributes"]["is_retired"]}
+    for run in (await client.get("/api/progress/status"))["data"]:
+        ordered = run["attributes"]
+        is_whole = ordered["gene_count"] is None and ordered["retries"] is None
+        is_going = ordered["state"] in ("planning", "running")
+        if is_whole and is_going and known <= {*ordered["sources"]}:
+            return str(run["id"])
+    return None
+
+
 async def _job(client: Client, options: Options, say: _Clock, json: bool) -> int:
     began = time.monotonic()
-    ordered = await client.post("/api/progress/trigger/annotation_pipeline")
-    run_id = ordered["data"]["id"]
-    say(f"run {run_id}: all genes from all sources")
+    run_id = await _find_running(client)
+    if run_id is not None:
+        say(f"run {run_id}, of before, goes on: all genes from all sources")
+    else:
+        ordered = await client.post("/api/progress/trigger/annotation_pipeline")
+        run_id = ordered["data"]["id"]
+        say(f"run {run_id}: all genes from all sources")
     with bars.display() as display:
         async for snapshot in watch.follow(client, run_id):
             display.show(snapshot)

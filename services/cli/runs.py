@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 from typer import Argument, Option
 
-from contracts.messages import ControlAction, Priority
+from contracts.messages import ControlAction, Priority, Strategy
 from services.cli import bars, gene_list, output, watch
 from services.cli.client import Client, Document, connect, fetch, find_url, send
 from services.cli.errors import PARTIAL, RUN_FAILED, Refused
@@ -41,6 +41,14 @@ STATE_STYLES = {
 app = typer.Typer(no_args_is_help=True, help="Order runs and watch them.")
 
 RunId = Annotated[str, Argument(metavar="ID", help="The run's id, as `runs start` printed it.")]
+RunSource = Annotated[
+    str | None, Option("--source", metavar="NAME", help="Only this source of the run.")
+]
+Watched = Annotated[bool, Option("--watch", help="Follow it to its end.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Option("--idempotency-key", metavar="KEY", help="The same key and order: the same run."),
+]
 
 
 @app.command("start")
@@ -56,11 +64,16 @@ def start(
     priority: Annotated[
         Priority, Option("--priority", help="high: before all other runs; low: a quarter's share.")
     ] = "normal",
-    watched: Annotated[bool, Option("--watch", help="Follow it to its end.")] = False,
-    idempotency_key: Annotated[
-        str | None,
-        Option("--idempotency-key", metavar="KEY", help="The same key and order: the same run."),
-    ] = None,
+    strategy: Annotated[
+        Strategy,
+        Option(
+            "--strategy",
+            help="stale: what is too old, failed or pending; missing: what failed or is pending;"
+            " force: read files anew although they are the same.",
+        ),
+    ] = "full",
+    watched: Watched = False,
+    idempotency_key: IdempotencyKey = None,
     url: Url = None,
     folder: State = DEFAULT_STATE,
     json: Json = False,
@@ -69,11 +82,43 @@ def start(
     body = _order(genes or [], all_genes, file, sources, name)
     if priority != "normal":
         body["priority"] = priority
+    if strategy != "full":
+        body["strategy"] = strategy
+    _send_order("/api/runs", body, idempotency_key, url, folder, watched=watched, json=json)
+
+
+@app.command("retry")
+def retry(
+    run_id: RunId,
+    source: RunSource = None,
+    name: Annotated[str | None, Option("--name", help="What people will call the new run.")] = None,
+    watched: Watched = False,
+    idempotency_key: IdempotencyKey = None,
+    url: Url = None,
+    folder: State = DEFAULT_STATE,
+    json: Json = False,
+) -> None:
+    """Order a new run over what has failed in this one, and nothing else."""
+    body = {} if name is None else {"name": name}
+    path = f"{_place(run_id, source)}/retry"
+    _send_order(path, body, idempotency_key, url, folder, watched=watched, json=json)
+
+
+def _send_order(
+    path: str,
+    body: Document,
+    idempotency_key: str | None,
+    url: str | None,
+    folder: Path,
+    *,
+    watched: bool,
+    json: bool,
+) -> None:
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
 
     async def ordered() -> Document:
         async with connect(find_url(url, folder)) as client:
-            document = await client.post("/api/runs", body, headers)
+            document = await client.post(path, body, headers)
             run_id = document["data"]["id"]
             if not watched:
                 output.say(f"run {run_id} is ordered; watch it: annobus runs watch {run_id}")
@@ -101,11 +146,6 @@ def watch_run(
             return await _watched(client, run_id)
 
     _finish(asyncio.run(watching()), json)
-
-
-RunSource = Annotated[
-    str | None, Option("--source", metavar="NAME", help="Only this source of the run.")
-]
 
 
 @app.command("pause")
@@ -187,14 +227,16 @@ def _control(
     folder: Path,
     json: bool,
 ) -> None:
-    place = f"/api/runs/{quote(run_id, safe='')}"
-    if source is not None:
-        place += f"/sources/{quote(source, safe='')}"
-    document = send(url, folder, f"{place}/{action}", None)
+    document = send(url, folder, f"{_place(run_id, source)}/{action}", None)
     what = f"{source} in run {run_id}" if source else f"run {run_id}"
     output.say(f"{what}: {action} is accepted; see how it is: annobus runs show {run_id}")
     if json:
         output.print_json(document)
+
+
+def _place(run_id: str, source: str | None) -> str:
+    run = f"/api/runs/{quote(run_id, safe='')}"
+    return run if source is None else f"{run}/sources/{quote(source, safe='')}"
 
 
 async def _watched(client: Client, run_id: str) -> Document:

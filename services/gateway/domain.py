@@ -4,10 +4,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, Literal
 from uuid import UUID
 
-from contracts.messages import ACTIVE_STATES, ControlAction, Priority, RunProgress, SourceProgress
+from contracts.messages import (
+    ACTIVE_STATES,
+    ControlAction,
+    Priority,
+    RunProgress,
+    SourceProgress,
+    Strategy,
+)
 from services.gateway.errors import RunUnknown
 
 # What became of a text that may name a gene, and how the text names the gene: by one of its ids,
@@ -116,7 +124,27 @@ class Run:
     progress: RunProgress
     desired_state: DesiredState = "running"  # What was asked last; `progress.state` is true.
     priority: Priority = "normal"
+    strategy: Strategy = "full"
+    retries: UUID | None = None
     source_times: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def failed_sources(progress: RunProgress) -> list[str]:
+    """Those of which something has failed by now."""
+    return [
+        name
+        for name, source in progress.sources.items()
+        if source.failed_count or source.state == "failed"
+    ]
+
+
+def scope_of(genes: Sequence[str] | None) -> bytes:
+    """What two orders over the same genes have in common; None for all genes."""
+    return sha256(b"all" if genes is None else "\n".join(sorted(genes)).encode()).digest()
+
+
+def scope_of_retry(run_id: UUID) -> bytes:
+    return sha256(f"retry {run_id}".encode()).digest()
 
 
 def is_active(progress: RunProgress) -> bool:
@@ -149,6 +177,8 @@ def sentence(progress: RunProgress) -> str:
         paused = ["paused"] if progress.state == "paused" else []
         return "; ".join(paused + begun) or "running"
     state = progress.state.replace("_", " ")
+    if progress.total_count == 0 and progress.state == "completed":
+        return "completed: there was nothing to do"
     cancelled = f", {progress.cancelled_count:,} cancelled" if progress.cancelled_count else ""
     return (
         f"{state}: {progress.done_count:,} annotations, {progress.no_data_count:,} without data, "

@@ -5,6 +5,8 @@ RequestError
 ├── ParameterInvalid        400  a query parameter or a header whose value does not fit
 ├── RunUnknown              404
 ├── RunEnded                409  a control of a run, or of a source of it, that has ended
+├── RunNotFailed            409  a retry of what has not failed
+├── RunIdentical            409  an order for what another run is fetching just now
 ├── RunUnfinished           409  a run whose end is asked for while it goes on, or too soon after it
 ├── GeneUnknown             404
 ├── GeneNotBuilt            404  the catalogue has the gene, its document is not built yet
@@ -24,6 +26,7 @@ RequestError
 ├── DecisionInvalid         422  a decision with other fields
 ├── NamesInvalid            422  a list of names with other fields
 ├── OrderInvalid            422  an order that contradicts itself
+├── RetryInvalid            422  a retry with other fields
 ├── SourcesRefused          422  sources of an order; `errors` has an entry for each
 ├── GenesRefused            422  genes of an order; `errors` has an entry for each
 └── IdempotencyMismatch     422  the same key with another order
@@ -63,6 +66,20 @@ class RunEnded(RequestError):
     """The run cannot be controlled any more."""
 
     kind = "run-ended"
+    status = 409
+
+
+class RunNotFailed(RequestError):
+    """Nothing of the run has failed."""
+
+    kind = "run-not-failed"
+    status = 409
+
+
+class RunIdentical(RequestError):
+    """Another run fetches the same."""
+
+    kind = "run-identical"
     status = 409
 
 
@@ -216,6 +233,13 @@ class OrderInvalid(RequestError):
     """The order contradicts itself."""
 
     kind = "order-invalid"
+    status = 422
+
+
+class RetryInvalid(RequestError):
+    """The retry has other fields."""
+
+    kind = "retry-invalid"
     status = 422
 
 

@@ -47,6 +47,7 @@ class SlowUpstream:
     requests_per_second: float = 0  # That annotators may ask; 0: as fast as it answers.
     url: str = ""
     calls: list[Call] = field(default_factory=list)
+    poison: set[str] = field(default_factory=set)  # Who asks for one of these ids is refused.
 
     def upstreams(self) -> dict[str, dict[str, str | float]]:
         return {
@@ -67,6 +68,8 @@ class SlowUpstream:
         done, _ = await asyncio.wait({left}, timeout=ANSWER_SECONDS)
         left.cancel()
         call.answered = not done
+        if self.poison & set(call.ids):
+            return Response(status_code=404)
         return _json({id_: {"id": id_, **GENE} for id_ in call.ids})
 
 

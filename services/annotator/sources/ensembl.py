@@ -118,7 +118,7 @@ class Ensembl:
             response = await client.post(LOOKUP, {"ids": ids})
         except UpstreamRefused as error:
             if INTERNAL_FAILURE in str(error):
-                raise UpstreamUnavailable(str(error)) from error
+                raise UpstreamUnavailable(str(error), is_answer=True) from error
             raise
         found = _object(response.url, response.content)
         if absent := [id_ for id_ in ids if id_ not in found]:

@@ -1,7 +1,7 @@
 """Batches: opened, claimed under a lease, renewed, finished or given back; and which are due."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,8 +9,8 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.annotator.domain import ATTEMPTS_MAX, Batch
-from services.annotator.errors import LeaseLost
+from services.annotator.domain import ATTEMPTS_MAX, BLIND_HALVINGS_MAX, Batch
+from services.annotator.errors import LeaseLost, ReleaseMissing
 from services.chassis.errors import Problem
 
 LEASE = timedelta(seconds=6)
@@ -22,21 +22,24 @@ QUEUED_MAX = timedelta(seconds=60)
 SWEPT_MAX = 500
 
 
-async def open_release_batches(tx: AsyncConnection, sources: Iterable[str]) -> None:
-    """Have somebody look what is new at these sources, unless somebody does already.
+async def open_release_batches(
+    tx: AsyncConnection, sources: Iterable[str], *, is_forced: bool = False
+) -> None:
+    """Have somebody look what is new at these sources, unless somebody does already. Who has begun
+    when this one is forced begins anew.
 
     A batch that is open stays locked until the caller commits: whoever finishes it then sees
     what the caller wrote, and a run that waits for it is never forgotten.
     """
     await tx.execute(
         text("""
-            INSERT INTO batch (kind, source)
-            SELECT 'release', name FROM unnest(CAST(:sources AS text[])) AS s (name)
+            INSERT INTO batch (kind, source, is_forced)
+            SELECT 'release', name, :is_forced FROM unnest(CAST(:sources AS text[])) AS s (name)
             ORDER BY name  -- One order for all, so that two of these cannot deadlock.
             ON CONFLICT (source) WHERE kind = 'release' AND state NOT IN ('done', 'dead')
-            DO UPDATE SET source = excluded.source  -- Only for the lock.
+            DO UPDATE SET is_forced = batch.is_forced OR excluded.is_forced  -- And for the lock.
         """),
-        {"sources": sorted(sources)},
+        {"sources": sorted(sources), "is_forced": is_forced},
     )
 
 
@@ -57,8 +60,9 @@ async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch 
                   SELECT FROM run JOIN run_source rs ON rs.run_id = run.id
                   WHERE run.id = batch.run_id AND rs.source = batch.source
                     AND run.state = 'running' AND NOT rs.is_paused))
-            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt, refusals,
-                      lease_token, clock_timestamp() AS claimed_at, coalesce((
+            RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
+                      refusals, is_forced, halvings, lease_token,
+                      clock_timestamp() AS claimed_at, coalesce((
                           SELECT greatest(run.control_epoch, rs.control_epoch)
                           FROM run JOIN run_source rs ON rs.run_id = run.id
                           WHERE run.id = batch.run_id AND rs.source = batch.source), 0)
@@ -106,17 +110,20 @@ async def save_checkpoint(tx: AsyncConnection, batch: Batch, gene_count: int) ->
 
 
 async def finish_batch(tx: AsyncConnection, batch: Batch) -> None:
-    """Raises LeaseLost."""
-    finished = await tx.execute(
+    """Raises LeaseLost, and ReleaseMissing when it was forced since it was claimed."""
+    is_forced = await tx.scalar(
         text("""
             UPDATE batch SET state = 'done', finished_at = now(), lease_owner = NULL,
                              lease_until = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+            RETURNING is_forced
         """),
         {"batch_id": batch.id, "token": batch.lease_token},
     )
-    if finished.rowcount == 0:
+    if is_forced is None:
         raise LeaseLost(batch.id, batch.lease_token)
+    if is_forced and not batch.is_forced:
+        raise ReleaseMissing(f"{batch.source} is to be read anew, which was ordered meanwhile")
 
 
 async def give_back_batch(
@@ -143,6 +150,8 @@ async def give_back_batch(
                              next_attempt_at = now() + coalesce(CAST(:delay AS interval), '0s'),
                              problem = CAST(:problem AS jsonb),
                              attempt = attempt - :uncounted,
+                             failing_since = CASE WHEN :uncounted = 0
+                                 THEN coalesce(failing_since, now()) ELSE failing_since END,
                              refusals = refusals + :refused,
                              lease_owner = NULL, lease_until = NULL, queued_at = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
@@ -160,6 +169,72 @@ async def give_back_batch(
     if checkpoint is None:
         raise LeaseLost(batch.id, batch.lease_token)
     return replace(batch, checkpoint=checkpoint)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What is known of the source since the batch began to fail."""
+
+    is_gene: bool  # Other genes were answered, or it is worth a look whether they are.
+    is_open: bool  # Others of its run are being looked at: soon one knows.
+
+
+async def suspect_genes(tx: AsyncConnection, batch: Batch) -> Suspicion | None:
+    """Whether a gene is the cause, or the upstream is. None for a batch of one gene, which has no
+    other that could be saved. The caller holds the store lock of the source, so that of two parts
+    of a batch the second one sees what became of the first. Raises LeaseLost."""
+    row = (
+        await tx.execute(
+            text("""
+                SELECT cardinality(genes) - checkpoint AS left_count, EXISTS (
+                    SELECT FROM batch other
+                    WHERE other.source = batch.source AND other.kind = 'fetch'
+                      AND other.state = 'done' AND other.finished_at > batch.failing_since
+                ) AS is_answered, EXISTS (
+                    SELECT FROM batch part
+                    WHERE part.run_id = batch.run_id AND part.source = batch.source
+                      AND part.halvings > 0 AND part.state IN ('pending', 'queued', 'leased')
+                      AND part.id <> batch.id
+                ) AS is_open
+                FROM batch
+                WHERE id = :batch_id AND state = 'leased' AND lease_token = :token FOR UPDATE
+            """),
+            {"batch_id": batch.id, "token": batch.lease_token},
+        )
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(batch.id, batch.lease_token)
+    if row.left_count < 2:
+        return None
+    may_look = batch.halvings > 0 or not row.is_open  # Of a run's pages, one at a time.
+    is_blind = may_look and batch.halvings < BLIND_HALVINGS_MAX
+    return Suspicion(is_gene=row.is_answered or is_blind, is_open=row.is_open)
+
+
+async def halve_batch(tx: AsyncConnection, batch: Batch, problem: Problem) -> None:
+    """Keep the first half of what it has not done, and let a new batch have the second; both begin
+    afresh. The caller has just seen that the lease is ours and that there are two genes."""
+    await tx.execute(
+        text("""
+            WITH kept AS (
+                UPDATE batch SET state = 'pending', attempt = 0, halvings = halvings + 1,
+                    genes = genes[1 : checkpoint + (cardinality(genes) - checkpoint) / 2],
+                    failing_since = coalesce(failing_since, now()), next_attempt_at = now(),
+                    problem = CAST(:problem AS jsonb),
+                    lease_owner = NULL, lease_until = NULL, queued_at = NULL
+                WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
+                RETURNING kind, source, run_id, new.halvings, failing_since, problem,
+                          old.genes[cardinality(new.genes) + 1 : cardinality(old.genes)] AS others
+            )
+            INSERT INTO batch (kind, source, run_id, halvings, failing_since, problem, genes)
+            SELECT * FROM kept
+        """),
+        {
+            "batch_id": batch.id,
+            "token": batch.lease_token,
+            "problem": orjson.dumps(problem).decode(),
+        },
+    )
 
 
 async def lay_down_batch(tx: AsyncConnection, batch: Batch) -> None:

@@ -1,7 +1,6 @@
 """Runs: what was ordered, its plan, its facts and where it stands."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import get_args
 from uuid import UUID
 
 import orjson
@@ -9,20 +8,25 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import RunFact, RunProgress, SourceProgress, StartRun
-from services.annotator.domain import Identifier
+from services.annotator.errors import RunUnknown
 from services.annotator.store import scope
 
 
 async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
-    """Note what is ordered. False when this run is known: the command came twice.
+    """Note what is ordered. False when this run is known: the command came twice. Raises RunUnknown
+    for a retry of a run that never was.
 
     A run over all genes waits for the catalogue when that is missing or older than its source's
     time to live; a list was resolved against the catalogue there was.
     """
+    all_genes, genes = command.genes is None, list(command.genes or ())
+    if command.retries is not None:
+        all_genes, genes = await _failed_scope(tx, command.retries, command.sources)
     inserted = await tx.execute(
         text("""
-            INSERT INTO run (id, priority, all_genes, awaits_catalogue, open_sources)
-            SELECT :run_id, :priority, :all_genes, :all_genes AND NOT EXISTS (
+            INSERT INTO run (id, priority, strategy, retries, all_genes, awaits_catalogue,
+                             open_sources)
+            SELECT :run_id, :priority, :strategy, :retries, :all_genes, :all_genes AND NOT EXISTS (
                 SELECT FROM release r JOIN source s ON s.name = r.source
                 WHERE s.is_catalogue AND r.state IN ('accepted', 'stored')
                   AND r.checked_at > now() - s.ttl
@@ -32,7 +36,9 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
         {
             "run_id": command.run_id,
             "priority": command.priority,
-            "all_genes": command.genes is None,
+            "strategy": command.strategy,
+            "retries": command.retries,
+            "all_genes": all_genes,
             "open_sources": len(set(command.sources)),
         },
     )
@@ -43,7 +49,7 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
             INSERT INTO run_gene (run_id, hgnc_id)
             SELECT DISTINCT CAST(:run_id AS uuid), unnest(CAST(:genes AS text[]))
         """),
-        {"run_id": command.run_id, "genes": list(command.genes or ())},
+        {"run_id": command.run_id, "genes": genes},
     )
     await tx.execute(
         text("""
@@ -53,6 +59,43 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
         {"run_id": command.run_id, "sources": list(command.sources)},
     )
     return True
+
+
+async def _failed_scope(
+    tx: AsyncConnection, run_id: UUID, sources: Sequence[str]
+) -> tuple[bool, list[str]]:
+    """Over which genes a retry of a run is: all of them, or these. Raises RunUnknown.
+
+    For a bulk source they are the run's own; where APIs alone are asked, what failed there.
+    """
+    row = (
+        await tx.execute(
+            text("""
+                WITH retried AS (
+                    SELECT s.name, s.kind, NOT EXISTS (
+                        SELECT FROM batch b WHERE b.run_id = :run_id AND b.source = s.name
+                    ) AS has_no_batch
+                    FROM source s WHERE s.name = ANY (CAST(:sources AS text[]))
+                ), failed AS (
+                    SELECT unnest(b.genes[b.checkpoint + 1 : cardinality(b.genes)]) AS hgnc_id
+                    FROM batch b JOIN retried ON retried.name = b.source
+                    WHERE b.run_id = :run_id AND b.state = 'dead'
+                ), whole AS (
+                    SELECT coalesce(bool_or(kind = 'bulk' OR has_no_batch), false) AS is_whole
+                    FROM retried
+                )
+                SELECT is_whole AND run.all_genes AS all_genes, CASE
+                    WHEN NOT is_whole THEN ARRAY(SELECT DISTINCT hgnc_id FROM failed)
+                    ELSE ARRAY(SELECT hgnc_id FROM run_gene WHERE run_gene.run_id = run.id)
+                    END AS genes
+                FROM run, whole WHERE run.id = :run_id
+            """),
+            {"run_id": run_id, "sources": list(sources)},
+        )
+    ).one_or_none()
+    if row is None:
+        raise RunUnknown(f"run {run_id}, which is to be retried, was never noted here")
+    return bool(row.all_genes), list(row.genes)
 
 
 async def awaits_catalogue(tx: AsyncConnection, run_id: UUID) -> bool:
@@ -174,45 +217,16 @@ async def set_total(tx: AsyncConnection, run_id: UUID, source: str, total: int) 
     )
 
 
-async def plan_fetches(
-    tx: AsyncConnection, run_id: UUID, source: str, identifier: Identifier, batch_size: int
-) -> int:
-    """Cut a run's genes into batches for an API source. Returns how many it can be asked for."""
-    assert identifier in get_args(Identifier)  # It becomes a column's name.
-    planned = await tx.scalar(
-        text(f"""
-            WITH askable AS (
-                SELECT g.hgnc_id, row_number() OVER (ORDER BY g.hgnc_number) - 1 AS place
-                FROM run CROSS JOIN LATERAL ({scope.GENES}) s JOIN gene g USING (hgnc_id)
-                WHERE run.id = :run_id AND g.{identifier} IS NOT NULL
-            ), planned AS (
-                INSERT INTO batch (kind, source, run_id, genes)
-                SELECT 'fetch', :source, :run_id, array_agg(hgnc_id ORDER BY place)
-                FROM askable GROUP BY place / :batch_size ORDER BY place / :batch_size
-                RETURNING cardinality(genes) AS genes
-            )
-            SELECT coalesce(sum(genes), 0) FROM planned
-        """),
-        {"run_id": run_id, "source": source, "batch_size": batch_size},
-    )
-    return int(planned or 0)
-
-
-async def mark_unaskable(
-    tx: AsyncConnection, run_id: UUID, source: str, identifier: Identifier
-) -> list[str]:
+async def mark_unaskable(tx: AsyncConnection, source: str, genes: Sequence[str]) -> list[str]:
     """Note that genes without the identifier a source needs have no data there.
 
     Returns those for which that is news.
     """
-    assert identifier in get_args(Identifier)
     rows = await tx.execute(
-        text(f"""
+        text("""
             INSERT INTO checked (hgnc_id, source, checked_at, retrieved_at, outcome)
             SELECT g.hgnc_id, :source, now(), now(), 'empty'
-            FROM run CROSS JOIN LATERAL ({scope.GENES}) s JOIN gene g USING (hgnc_id)
-            WHERE run.id = :run_id AND g.{identifier} IS NULL
-            ORDER BY g.hgnc_id
+            FROM unnest(CAST(:genes AS text[])) AS g (hgnc_id) ORDER BY g.hgnc_id
             -- A value from when it had one stays, and grows stale: nobody has said that it is gone.
             ON CONFLICT (hgnc_id, source) DO UPDATE SET
                 checked_at = excluded.checked_at, retrieved_at = excluded.retrieved_at,
@@ -223,7 +237,7 @@ async def mark_unaskable(
                   AND a.valid_to = 'infinity' AND a.value IS NOT NULL)
             RETURNING new.hgnc_id, old.outcome IS DISTINCT FROM new.outcome AS changed
         """),
-        {"run_id": run_id, "source": source},
+        {"source": source, "genes": list(genes)},
     )
     return [row.hgnc_id for row in rows if row.changed]
 

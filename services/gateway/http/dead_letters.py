@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import GENES_MAX, StartRun
 from services.chassis import outbox
 from services.chassis.http import field_error
-from services.gateway import jsonapi
+from services.gateway import domain, jsonapi
 from services.gateway.errors import (
     DeadLetterDecided,
     DeadLetterUnsendable,
@@ -223,7 +223,7 @@ async def _retry(tx: AsyncConnection, rows: Sequence[Row], verdict: Verdict) -> 
     for source, genes, ids in _orders(await dead_letters.list_undone(tx, batches)):
         name = f"retry of dead letter {ids[0]}" if len(ids) == 1 else f"retry of {len(ids)} batches"
         count = None if genes is None else len(genes)
-        run_id = await runs.insert_run(tx, name, (source,), count)
+        run_id = await runs.insert_run(tx, name, (source,), count, scope=domain.scope_of(genes))
         await outbox.add(tx, StartRun(run_id=run_id, sources=(source,), genes=genes))
         await dead_letters.decide(tx, ids, verdict, run_id)
         sent.ids += ids

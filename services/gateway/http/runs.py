@@ -1,5 +1,6 @@
 """Runs: order one, read them, see which are active."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from fastapi.responses import Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import ControlAction, Priority, StartRun
+from contracts.messages import ControlAction, Priority, StartRun, Strategy
 from services.chassis import failpoints, outbox
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
@@ -21,7 +22,10 @@ from services.gateway.errors import (
     IdempotencyMismatch,
     OrderInvalid,
     ParameterInvalid,
+    RetryInvalid,
     RunEnded,
+    RunIdentical,
+    RunNotFailed,
     SourcesRefused,
     SourceUnknown,
 )
@@ -56,6 +60,32 @@ class Order(Body):
     )
     # `high` goes before all other runs; `low` has a quarter of the share of a normal one.
     priority: Priority = "normal"
+    # `stale` takes what is older than its source's time to live, failed or pending; `missing` what
+    # failed or is pending; `force` downloads and matches files anew although they are the same.
+    strategy: Strategy = "full"
+
+
+class RetryOfSource(Body):
+    """What the run that works one failed source again is called."""
+
+    invalid = RetryInvalid
+
+    name: str | None = Field(
+        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT
+    )
+
+
+class Retry(Body):
+    """Which of a run's failed sources to work again; without any, all of them."""
+
+    invalid = RetryInvalid
+
+    sources: list[Text] | None = Field(
+        default=None, min_length=1, max_length=SOURCES_MAX, fail_fast=True
+    )
+    name: str | None = Field(
+        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT
+    )
 
 
 @dataclass(frozen=True)
@@ -67,12 +97,12 @@ class RunRoutes:
     ) -> Response:
         """Accept a run. Its progress is at `/ws/jobs/{run_id}`."""
         _NOTHING.parse(request.query_params)
-        return await self._accept(order, idempotency_key)
+        return await self._order(order, idempotency_key)
 
     async def start_all(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Accept a run over all genes and all sources."""
         _NOTHING.parse(request.query_params)
-        return await self._accept(Order(all=True), idempotency_key)
+        return await self._order(Order(all=True), idempotency_key)
 
     async def start_source(
         self, request: Request, source: str, idempotency_key: IdempotencyKey = None
@@ -85,7 +115,47 @@ class RunRoutes:
             accepted = ", ".join(["annotation_pipeline", *known])
             error = field_error("path source", source, accepted)
             raise SourceUnknown(f"no source {source!r}; known: {accepted}", [error])
-        return await self._accept(Order(all=True, sources=[source]), idempotency_key)
+        return await self._order(Order(all=True, sources=[source]), idempotency_key)
+
+    async def retry_run(
+        self,
+        request: Request,
+        run_id: str,
+        retry: Retry | None = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Accept a new run over what has failed in this one so far, and nothing else."""
+        _NOTHING.parse(request.query_params)
+        return await self._retry(parse_run_id(run_id), retry or Retry(), None, idempotency_key)
+
+    async def retry_source(
+        self,
+        request: Request,
+        run_id: str,
+        source: str,
+        retry: RetryOfSource | None = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Accept a new run over what has failed of one source in this run so far."""
+        _NOTHING.parse(request.query_params)
+        chosen = Retry(name=retry.name if retry else None)
+        return await self._retry(parse_run_id(run_id), chosen, source, idempotency_key)
+
+    async def _retry(
+        self, run_id: UUID, retry: Retry, source: str | None, key: str | None
+    ) -> Response:
+        said = f"retry {run_id} {source} {retry.model_dump_json()}"
+
+        async def start(tx: AsyncConnection) -> UUID:
+            return await _start_again(tx, run_id, retry, source)
+
+        return await self._accept(said, start, key)
+
+    async def _order(self, order: Order, key: str | None) -> Response:
+        async def start(tx: AsyncConnection) -> UUID:
+            return await _start(tx, order)
+
+        return await self._accept(order.model_dump_json(), start, key)
 
     async def list_runs(self, request: Request) -> Response:
         """The runs there were, newest first."""
@@ -153,9 +223,12 @@ class RunRoutes:
             headers={"Location": address(run)},
         )
 
-    async def _accept(self, order: Order, key: str | None) -> Response:
-        """State, key and command are one transaction; the relay sends what was committed."""
-        digest = sha256(order.model_dump_json().encode()).digest()
+    async def _accept(
+        self, said: str, start: Callable[[AsyncConnection], Awaitable[UUID]], key: str | None
+    ) -> Response:
+        """State, key and command are one transaction; the relay sends what was committed. `said`
+        is what the same key has to say again."""
+        digest = sha256(said.encode()).digest()
         async with self.engine.begin() as tx:
             earlier = None
             if key is not None:
@@ -167,7 +240,7 @@ class RunRoutes:
                     raise _mismatch(str(key))
                 run_id = earlier.run_id
             else:
-                run_id = await _start(tx, order)
+                run_id = await start(tx)
                 if key is not None:
                     await runs.save_key(tx, key, digest, run_id)
             run = await runs.get_run(tx, run_id)
@@ -191,6 +264,8 @@ class RunRoutes:
         router.add_api_route(f"{one}/pause", self.pause_run, **accepted)
         router.add_api_route(f"{one}/resume", self.resume_run, **accepted)
         router.add_api_route(f"{one}/cancel", self.cancel_run, **accepted)
+        router.add_api_route(f"{one}/retry", self.retry_run, **accepted)
+        router.add_api_route(f"{its_source}/retry", self.retry_source, **accepted)
         router.add_api_route(f"{its_source}/pause", self.pause_source, **accepted)
         router.add_api_route(f"{its_source}/resume", self.resume_source, **accepted)
         router.add_api_route(f"{its_source}/cancel", self.cancel_source, **accepted)
@@ -205,11 +280,104 @@ async def _start(tx: AsyncConnection, order: Order) -> UUID:
     sources = await _choose_sources(tx, order.sources)
     hgnc_ids = await _resolve(tx, order)
     gene_count = None if hgnc_ids is None else len(hgnc_ids)
-    run_id = await runs.insert_run(tx, order.name, sources, gene_count, order.priority)
+    scope = domain.scope_of(hgnc_ids)
+    await _refuse_identical(tx, scope, sources)
+    run_id = await runs.insert_run(
+        tx,
+        order.name,
+        sources,
+        gene_count,
+        order.priority,
+        scope=scope,
+        strategy=order.strategy,
+    )
     await outbox.add(
-        tx, StartRun(run_id=run_id, sources=sources, genes=hgnc_ids, priority=order.priority)
+        tx,
+        StartRun(
+            run_id=run_id,
+            sources=sources,
+            genes=hgnc_ids,
+            priority=order.priority,
+            strategy=order.strategy,
+        ),
     )
     return run_id
+
+
+async def _start_again(
+    tx: AsyncConnection, failed_id: UUID, retry: Retry, source: str | None
+) -> UUID:
+    """A run over what has failed in another. Raises RunUnknown, SourceUnknown, SourcesRefused,
+    RunNotFailed, RunIdentical."""
+    failed = await runs.get_run(tx, failed_id)
+    if source is not None:
+        _require_source(failed, source)
+    sources = await _choose_failed(tx, failed, [source] if source else retry.sources)
+    scope = domain.scope_of_retry(failed_id)
+    await _refuse_identical(tx, scope, sources)
+    gene_count = failed.gene_count
+    if not set(sources) & await catalogue.list_bulk_names(tx):
+        # Of an API, the genes that failed; those of two may be the same ones.
+        gene_count = sum(failed.progress.sources[name].failed_count for name in sources)
+        if failed.gene_count is not None:
+            gene_count = min(gene_count, failed.gene_count)
+    run_id = await runs.insert_run(
+        tx, retry.name, sources, gene_count, failed.priority, scope=scope, retries=failed_id
+    )
+    await outbox.add(
+        tx,
+        StartRun(run_id=run_id, sources=sources, retries=failed_id, priority=failed.priority),
+    )
+    return run_id
+
+
+async def _choose_failed(
+    tx: AsyncConnection, run: Run, chosen: list[str] | None
+) -> tuple[str, ...]:
+    """Those that are to be retried, in the order of the run."""
+    failed = domain.failed_sources(run.progress)
+    if chosen is None:
+        known = set(await catalogue.list_source_names(tx))
+        wanted = [name for name in failed if name in known]
+    else:
+        wanted = list(await _choose_sources(tx, chosen))
+    refused = [name for name in wanted if name not in failed]
+    if wanted and not refused:
+        return tuple(wanted)
+    if not failed:
+        accepted, detail = "a run of which something has failed", "nothing of it has failed so far"
+    elif refused:
+        accepted = f"some of {', '.join(failed)}"
+        detail = f"{', '.join(refused)} has not failed so far; accepted: {accepted}"
+    else:
+        accepted = "a run of which a source has failed that is still asked"
+        detail = f"{', '.join(failed)} has failed, and is not asked any more"
+    errors = [
+        field_error(f"/sources/{place}", name, accepted)
+        for place, name in enumerate(wanted)
+        if name in refused
+    ]
+    raise RunNotFailed(
+        f"run {run.id}: {detail}", errors or [field_error("path run_id", str(run.id), accepted)]
+    )
+
+
+async def _refuse_identical(tx: AsyncConnection, scope: bytes, sources: Sequence[str]) -> None:
+    """Raises RunIdentical. Files are fetched once for all runs that wait for them; an API would be
+    asked twice."""
+    await runs.lock_scope(tx, scope)
+    other = await runs.find_fetching(tx, scope, sources)
+    if other is None:
+        return
+    where = f"/api/runs/{other.run_id}"
+    named = ", ".join(other.sources)
+    rest = ", ".join(name for name in sources if name not in other.sources)
+    accepted = f"{f'{rest} alone, ' if rest else ''}its end, or its cancelling at {where}/cancel"
+    raise RunIdentical(
+        f"run {other.run_id} ({where}) asks {named} for the same genes just now;"
+        f" accepted: {accepted}",
+        [field_error("/sources", named, accepted) | {"run": where}],
+    )
 
 
 async def _choose_sources(tx: AsyncConnection, chosen: list[str] | None) -> tuple[str, ...]:
@@ -281,11 +449,7 @@ async def _is_news(
         state: str = run.progress.state
         desired = run.desired_state
     else:
-        if source not in run.progress.sources:
-            accepted = ", ".join(run.progress.sources)
-            error = field_error("path source", source, accepted)
-            known = f"the run has no source {error['value']!r}; it has {accepted}"
-            raise SourceUnknown(known, [error])
+        _require_source(run, source)
         state = run.progress.sources[source].state
         desired = await runs.desired_source_state(tx, run.id, source)
         ended = ended or state in _ENDED
@@ -295,6 +459,14 @@ async def _is_news(
             raise _ended(run, source, state, action)
         return False
     return desired != DESIRED[action]
+
+
+def _require_source(run: Run, source: str) -> None:
+    if source not in run.progress.sources:
+        accepted = ", ".join(run.progress.sources)
+        error = field_error("path source", source, accepted)
+        known = f"the run has no source {error['value']!r}; it has {accepted}"
+        raise SourceUnknown(known, [error])
 
 
 def _ended(run: Run, source: str | None, state: str, action: ControlAction) -> RunEnded:
@@ -317,6 +489,8 @@ def resource(run: Run) -> dict[str, Any]:
         "state": progress.state,
         "desired_state": run.desired_state,
         "priority": run.priority,
+        "strategy": run.strategy,
+        "retries": None if run.retries is None else str(run.retries),
         "progress": domain.percent(progress),
         "message": domain.sentence(progress),
         "seq": progress.seq,

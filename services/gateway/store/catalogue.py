@@ -21,6 +21,14 @@ async def list_source_names(connection: AsyncConnection) -> list[str]:
     return list(rows)
 
 
+async def list_bulk_names(connection: AsyncConnection) -> frozenset[str]:
+    """Sources whose files are worked as a whole."""
+    rows = await connection.scalars(
+        text("SELECT name FROM annotator.source_v1 WHERE kind = 'bulk'")
+    )
+    return frozenset(rows)
+
+
 _SOURCES = """
     SELECT name, title, kind, is_catalogue, identifier, joins, homepage, licence, citation,
            wire_format, parser_version, requests_per_second, concurrency, page_size, score,

@@ -16,6 +16,7 @@ from contracts.messages import (
     RunProgress,
     SourceProgress,
     StartRun,
+    Strategy,
 )
 from contracts.topics import FIXED
 from services.gateway.domain import DESIRED, DesiredState, Run
@@ -29,7 +30,7 @@ UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """
     SELECT r.id, r.name, r.sources AS ordered_sources, r.gene_count, r.requested_at,
-           r.priority, r.desired_state,
+           r.priority, r.desired_state, r.strategy, r.retries,
            a.state, a.seq, a.started_at, a.finished_at, s.sources::text AS sources
     FROM run r
     LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
@@ -82,20 +83,74 @@ async def insert_run(
     sources: Sequence[str],
     gene_count: int | None,
     priority: Priority = "normal",
+    *,
+    scope: bytes,
+    strategy: Strategy = "full",
+    retries: UUID | None = None,
 ) -> UUID:
     run_id = await tx.scalar(
         text("""
-            INSERT INTO run (name, sources, gene_count, priority)
-            VALUES (:name, CAST(:sources AS text[]), :gene_count, :priority) RETURNING id
+            INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries)
+            VALUES (:name, CAST(:sources AS text[]), :gene_count, :priority, :scope, :strategy,
+                    :retries)
+            RETURNING id
         """),
         {
             "name": name,
             "sources": list(sources),
             "gene_count": gene_count,
             "priority": priority,
+            "scope": scope,
+            "strategy": strategy,
+            "retries": retries,
         },
     )
     return UUID(str(run_id))
+
+
+async def lock_scope(tx: AsyncConnection, scope: bytes) -> None:
+    """Let two orders over the same genes pass one after the other, until the commit."""
+    await tx.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended('scope:' || :scope, 0))"),
+        {"scope": scope.hex()},
+    )
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """A run that asks APIs, these sources, for the same genes."""
+
+    run_id: UUID
+    sources: Sequence[str]
+
+
+async def find_fetching(
+    tx: AsyncConnection, scope: bytes, sources: Sequence[str]
+) -> Fetching | None:
+    """The oldest active run with an API in common that has not ended there, and is not to end: one
+    that is cancelled, or whose source is, is no reason to wait."""
+    row = (
+        await tx.execute(
+            text("""
+                SELECT r.id, array_agg(s.name ORDER BY s.name) AS sources
+                FROM run r
+                JOIN annotator.source_v1 s ON s.kind = 'api' AND s.name = ANY (r.sources)
+                    AND s.name = ANY (CAST(:sources AS text[]))
+                LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
+                LEFT JOIN annotator.run_source_v1 rs ON rs.run_id = r.id AND rs.source = s.name
+                LEFT JOIN run_source wanted ON wanted.run_id = r.id AND wanted.source = s.name
+                WHERE r.scope = :scope AND r.desired_state <> 'cancelled'
+                  AND coalesce(wanted.desired_state, 'running') <> 'cancelled'
+                  AND CASE WHEN a.run_id IS NULL
+                      THEN r.requested_at > now() - CAST(:unheard_max AS interval)
+                      ELSE a.state IN ('planning', 'running', 'paused') END
+                  AND coalesce(rs.state, 'waiting') IN ('waiting', 'running', 'paused')
+                GROUP BY r.id ORDER BY r.requested_at, r.id LIMIT 1
+            """),
+            {"scope": scope, "sources": list(sources), "unheard_max": UNHEARD_MAX},
+        )
+    ).one_or_none()
+    return None if row is None else Fetching(UUID(str(row.id)), row.sources)
 
 
 async def lock_run(tx: AsyncConnection, run_id: UUID) -> None:
@@ -220,6 +275,8 @@ def _run(row: RowMapping) -> Run:
         progress=RunProgress.of(run_id, row["seq"] or 0, row["state"] or "planning", sources),
         desired_state=row["desired_state"],
         priority=row["priority"],
+        strategy=row["strategy"],
+        retries=None if row["retries"] is None else UUID(bytes=row["retries"].bytes),
         source_times={name: _times(published.get(name, {})) for name in sources},
     )
 

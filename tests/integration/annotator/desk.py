@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.messages import TYPES, AnnotateBatch, Message, StartRun
+from contracts.messages import TYPES, AnnotateBatch, Message, StartRun, Strategy
 from services.annotator.domain import Source
 from services.annotator.handlers import Handlers
 from services.annotator.planner import Planner
@@ -56,12 +56,21 @@ class Desk:
         )
         self.planner.sources = sources
 
-    async def order(self, sources: Iterable[str], genes: Iterable[str] | None = None) -> UUID:
+    async def order(
+        self,
+        sources: Iterable[str],
+        genes: Iterable[str] | None = None,
+        *,
+        strategy: Strategy = "full",
+        retries: UUID | None = None,
+    ) -> UUID:
         run_id = uuid4()
         command = StartRun(
             run_id=run_id,
             sources=tuple(sources),
             genes=None if genes is None else tuple(genes),
+            strategy=strategy,
+            retries=retries,
         )
         await self.handlers.on_start_run(command)
         return run_id

@@ -2,7 +2,7 @@
 real rows, with workers that fail, freeze and die at every call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -35,6 +35,7 @@ from contracts.messages import (
 from services.annotator import domain, handlers
 from services.annotator.domain import (
     ATTEMPTS_MAX,
+    WHOLE_ATTEMPTS,
     Answer,
     Batch,
     Client,
@@ -69,10 +70,17 @@ STEPS = 50
 PASSES_MAX = 60  # Until all that was ordered has ended, when nothing more is done to it.
 SETTLE_SECONDS = 0.001
 STEP_SECONDS_MAX = 20.0
+BLIND_HALVINGS_MAX = 1  # Of batches this small, twice would leave nothing to find out.
 
 OPEN = ("pending", "queued", "leased")
 
 Place = Literal["run", "source"]
+Failure = Literal["no answer", "answered 500", "answered 400"]
+ERRORS: Mapping[Failure, Callable[[], Exception]] = {
+    "no answer": lambda: UpstreamUnavailable("it is away"),
+    "answered 500": lambda: UpstreamUnavailable("500", is_answer=True),
+    "answered 400": lambda: UpstreamRefused("400"),
+}
 
 T = TypeVar("T")
 
@@ -106,6 +114,14 @@ class Upstream:
             for place, gene in enumerate(genes)
         ]
         return Page("http://made.up", b"{}", answers)
+
+
+class Line:
+    """Stands for the client of it: nothing waits for a turn, what is called is sent."""
+
+    def telling(self, sent: Callable[[], None]) -> "Line":
+        sent()
+        return self
 
 
 @dataclass(repr=False)
@@ -178,6 +194,14 @@ class ModelBatch:
     owner: str | None = None
     is_due: bool = True
     is_lapsed: bool = False  # Its lease, or its hint.
+    halvings: int = 0
+    failing_since: int | None = None
+    done_at: int | None = None
+
+    @property
+    def left(self) -> int:
+        return len(self.genes) - self.checkpoint
+
     hinted_for: timedelta = timedelta()
 
     def let_go(self, state: str) -> None:
@@ -196,6 +220,7 @@ class Runs(RuleBasedStateMachine):
         self.hinted: set[UUID] = set()
         self.facts: list[RunFact] = []
         self.epoch = 0
+        self.moment = 0  # Counted by what ends an attempt.
         self.workers = {name: self.hire(name) for name in WORKERS}
         self.do(self.empty())
 
@@ -209,6 +234,7 @@ class Runs(RuleBasedStateMachine):
             self.desk.handlers,
             instance=name,
             sources={**self.desk.handlers.sources, SOURCE: upstream},
+            upstreams={**self.desk.handlers.upstreams, SOURCE: Line()},  # type: ignore[dict-item]
             in_flight=set(),
             holding=Holding(),
         )
@@ -511,6 +537,7 @@ class Runs(RuleBasedStateMachine):
             done = sum(hgnc_id in KNOWN for hgnc_id in page)
             if batch.checkpoint == len(batch.genes):
                 batch.let_go("done")
+                batch.done_at = self.tick()
             elif work.action == "pause":
                 batch.let_go("pending")
                 batch.is_due = False
@@ -518,22 +545,98 @@ class Runs(RuleBasedStateMachine):
             batch.run.count(done, len(page) - done)
         await self.settle()
 
+    def tick(self) -> int:
+        self.moment += 1
+        return self.moment
+
     def holds(self, work: Task) -> bool:
         return work.batch.state == "leased" and work.batch.token == work.token
 
     @precondition(is_any_at_work)
-    @rule(data=st.data(), is_final=st.sampled_from([False, False, False, True]))
-    def the_upstream_fails(self, data: st.DataObject, is_final: bool) -> None:
+    @rule(data=st.data(), failure=st.sampled_from([*ERRORS]))
+    def the_upstream_fails(self, data: st.DataObject, failure: Failure) -> None:
         worker, work = self.draw_work(data)
-        error = UpstreamRefused("400") if is_final else UpstreamUnavailable("503")
-        worker.upstream.calls[work.batch.id].set_exception(error)
-        if self.holds(work):
-            if is_final or work.attempt >= ATTEMPTS_MAX:
-                self.bury(work.batch)
-            else:
-                work.batch.let_go("pending")
-                work.batch.is_due = False
-        self.do(self.settle())
+        self.do(self.fail(worker, work, failure))
+
+    @precondition(is_any_at_work)
+    @rule(data=st.data(), failure=st.sampled_from(["answered 500", "answered 400"]))
+    def a_gene_of_a_page_is_bad(self, data: st.DataObject, failure: Failure) -> None:
+        """Until what has it dies, or is halved."""
+        worker, work = self.draw_work(data)
+        batch, halvings = work.batch, work.batch.halvings
+        while batch.state == "leased" and batch.halvings == halvings:
+            if not self.holds(work) or work.action is not None:
+                return
+            self.do(self.fail(worker, work, failure))
+            self.do(self.pass_time(LAPSED))
+            if batch.state != "pending" or not self.may_claim(worker, batch):
+                return
+            self.do(self.deliver(worker, batch.id))
+            work = worker.tasks[batch.id]
+
+    @precondition(lambda self: self.claimable())
+    @rule(data=st.data(), failure=st.sampled_from(["answered 500", "answered 400"]))
+    def every_page_of_a_run_fails(self, data: st.DataObject, failure: Failure) -> None:
+        """No gene of any is the cause, and soon one knows."""
+        worker, first = self.draw(data, self.claimable())
+        for batch in [one for one in self.batches.values() if one.run is first.run]:
+            if batch.id in self.hinted and self.may_claim(worker, batch):
+                self.do(self.deliver(worker, batch.id))
+                work = worker.tasks.get(batch.id)
+                if work is not None and self.holds(work):
+                    self.do(self.fail(worker, work, failure))
+
+    async def fail(self, worker: Worker, work: Task, failure: Failure) -> None:
+        batch = work.batch
+        worker.upstream.calls[batch.id].set_exception(ERRORS[failure]())
+        holds = self.holds(work)
+        halved = holds and self.note_failure(work, failure)
+        await self.settle()
+        if halved:
+            await self.note_other_half(batch)
+
+    def note_failure(self, work: Task, failure: Failure) -> bool:
+        """True when the batch is halved."""
+        batch, is_final, moment = work.batch, failure == "answered 400", self.tick()
+        others = [one for one in self.batches.values() if one is not batch]
+        is_open = any(one.run is batch.run and one.halvings and one.state in OPEN for one in others)
+        since = batch.failing_since
+        is_answered = since is not None and any(
+            one.done_at and one.done_at > since for one in others
+        )
+        is_suspect = batch.left > 1 and (
+            is_final
+            or (failure == "answered 500" and (batch.halvings or work.attempt >= WHOLE_ATTEMPTS))
+        )
+        batch.failing_since = moment if since is None else since
+        may_look = batch.halvings > 0 or not is_open
+        if is_suspect and (is_answered or (may_look and batch.halvings < BLIND_HALVINGS_MAX)):
+            batch.attempt, batch.is_due = 0, True
+            batch.halvings += 1
+            batch.let_go("pending")
+            return True
+        waits = is_suspect and is_open
+        if work.attempt >= ATTEMPTS_MAX or (is_final and not waits):
+            self.bury(batch)
+        else:
+            batch.let_go("pending")
+            batch.is_due = False
+        return False
+
+    async def note_other_half(self, batch: ModelBatch) -> None:
+        rows = await self.desk.rows("SELECT id, genes FROM batch WHERE kind = 'fetch'")
+        (other,) = [row for row in rows if row.id not in self.batches]
+        kept = len(batch.genes) - len(other.genes)
+        assert (batch.left - len(other.genes)) - batch.left // 2 == 0
+        assert [*batch.genes[kept:]] == [*other.genes]
+        batch.genes = batch.genes[:kept]
+        self.batches[other.id] = ModelBatch(
+            other.id,
+            batch.run,
+            other.genes,
+            halvings=batch.halvings,
+            failing_since=batch.failing_since,
+        )
 
     @precondition(is_any_at_work)
     @rule(data=st.data())
@@ -580,13 +683,24 @@ class Runs(RuleBasedStateMachine):
     def the_rows_are_as_the_model_says(self) -> None:
         rows = self.do(self.desk.rows("SELECT * FROM batch WHERE kind = 'fetch'"))
         found = {
-            row.id: (row.state, row.attempt, row.checkpoint, row.lease_token, row.lease_owner)
+            row.id: (
+                *(row.state, row.attempt, row.checkpoint, row.lease_token, row.lease_owner),
+                *(row.halvings, list(row.genes)),
+            )
             for row in rows
         }
         assert found == {
-            one.id: (one.state, one.attempt, one.checkpoint, one.token, one.owner)
+            one.id: (
+                *(one.state, one.attempt, one.checkpoint, one.token, one.owner),
+                *(one.halvings, list(one.genes)),
+            )
             for one in self.batches.values()
         }
+        for run in self.runs.values():
+            own = [
+                hgnc_id for one in self.batches.values() if one.run is run for hgnc_id in one.genes
+            ]
+            assert sorted(own) == sorted(ASKABLE[: run.total])
         rows = self.do(
             self.desk.rows("""
                 SELECT run.id, run.state, rs.is_paused, run.control_epoch, rs.done_count,
@@ -685,6 +799,7 @@ def test_every_history_of_runs_is_as_the_model_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(handlers, "RENEW_SECONDS", 3_600.0)  # It is a rule.
+    monkeypatch.setattr(batches, "BLIND_HALVINGS_MAX", BLIND_HALVINGS_MAX)
     for module, name in (
         (batches, "LEASE"),
         (batches, "LAID_DOWN"),

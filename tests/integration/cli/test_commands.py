@@ -307,6 +307,45 @@ def test_a_run_or_a_source_of_it_is_controlled(stub: Stub, annobus: Annobus, act
     ]
 
 
+def test_a_retry_is_ordered_of_a_run_or_of_a_source_of_it(stub: Stub, annobus: Annobus) -> None:
+    other = "01a201c6-0d50-7337-b027-43817636677b"
+    for place in (f"/api/runs/{other}", f"/api/runs/{other}/sources/hpo"):
+        stub.answer(f"{place}/retry", run_document("planning", 0))
+    ended = annobus("runs", "retry", other, "--name", "again", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"{RUN_ID}\n"
+    ended = annobus("runs", "retry", other, "--source", "hpo", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert [(path, json.loads(body)) for _, path, body in stub.asked] == [
+        (f"/api/runs/{other}/retry", {"name": "again"}),
+        (f"/api/runs/{other}/sources/hpo/retry", {}),
+    ]
+
+
+def test_a_strategy_is_sent_unless_it_is_the_usual_one(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/runs", run_document("planning", 0))
+    for strategy in ("stale", "full"):
+        ended = annobus("runs", "start", "--all", "--strategy", strategy, "--url", stub.url)
+        assert ended.returncode == 0, ended.stderr
+    assert [json.loads(body) for _, _, body in stub.asked] == [
+        {"all": True, "strategy": "stale"},
+        {"all": True},
+    ]
+    assert annobus("runs", "start", "--all", "--strategy", "fast").returncode == 2
+
+
+def test_an_order_for_what_is_being_fetched_is_refused_with_the_way_out(
+    stub: Stub, annobus: Annobus
+) -> None:
+    detail = f"run {RUN_ID} asks ensembl for the same genes just now"
+    problem = {"type": "urn:annobus:problem:run-identical", "title": "The same", "detail": detail}
+    stub.answer("/api/runs", problem, 409)
+    ended = annobus("runs", "start", "--all", "--url", stub.url)
+    assert ended.returncode == 2
+    assert detail in ended.stderr
+    assert "annobus runs watch ID" in ended.stderr
+
+
 def test_a_control_that_comes_too_late_is_refused_in_words(stub: Stub, annobus: Annobus) -> None:
     detail = f"run {RUN_ID} is completed: nobody can pause it any more"
     problem = {

@@ -183,7 +183,7 @@ async def dead_batch(
     run_id: UUID | None = None,
 ) -> BatchDead:
     """A batch that was given up, as the annotator leaves it, and the fact that says so."""
-    run_id = run_id or await desk.start(all=True)
+    run_id = run_id or await desk.start(all=True, sources=["hpo"])
     async with desk.database.begin("annotator") as tx:
         await tx.execute(
             text("""
@@ -510,7 +510,7 @@ async def test_a_dead_look_at_an_api_is_retried_for_the_genes_that_waited_for_it
 ) -> None:
     """And not for all there are: each is a call."""
     look = await dead_batch(desk, [], kind="release")
-    other_run = await desk.start(all=True)
+    other_run = await desk.start(all=True, sources=["hpo"])
     for genes, run_id, source in (
         (["HGNC:1", "HGNC:2", "HGNC:3"], look.run_id, "ensembl"),
         (["HGNC:4"], look.run_id, "gnomad"),

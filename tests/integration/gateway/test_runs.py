@@ -206,7 +206,7 @@ async def test_a_run_shows_what_the_annotator_publishes(stocked: Desk) -> None:
 
 
 async def test_runs_are_listed_newest_first_in_pages(desk: Desk) -> None:
-    ids = [str(await desk.start()) for _ in range(3)]
+    ids = [str(await desk.start(all=True, sources=["hpo"])) for _ in range(3)]
     first = (await desk.client.get("/api/runs", params={"page[size]": "2"})).json()
     assert [item["id"] for item in first["data"]] == [ids[2], ids[1]]
     second = (await desk.client.get(first["links"]["next"])).json()
@@ -229,15 +229,15 @@ async def test_who_asks_which_runs_are_active_reads_those_and_none_that_ended(de
     """Each second, while somebody watches, however many runs there were."""
     await desk.execute(
         """WITH ended AS (
-               INSERT INTO gateway.run (sources, requested_at)
-               SELECT ARRAY['hpo'], now() - interval '30 days' FROM generate_series(1, 2000)
+               INSERT INTO gateway.run (sources, scope, requested_at)
+               SELECT ARRAY['hpo'], '', now() - interval '30 days' FROM generate_series(1, 2000)
                RETURNING id)
            INSERT INTO annotator.run (id, all_genes, awaits_catalogue, open_sources, state,
                                       started_at, finished_at)
            SELECT id, true, false, 0, 'completed', now() - interval '30 days', now() FROM ended"""
     )
     await desk.execute("ANALYZE")
-    noted, unheard_of = await desk.start(), await desk.start()
+    noted, unheard_of = [await desk.start(all=True, sources=["hpo"]) for _ in range(2)]
     await desk.plan(noted, total=10)
     async with desk.engine.connect() as connection:
         assert await runs.list_active_ids(connection) == [unheard_of, noted]

@@ -223,7 +223,7 @@ async def test_all_active_runs_share_a_socket(desk: Desk) -> None:
         first = await desk.start()
         await desk.plan(first)
         await frames_until(socket, type="snapshot", run_id=str(first), status="running")
-        second = await desk.start()
+        second = await desk.start(all=True, sources=["hpo"])
         # Both go on while one is told of often.
         await frames_until(socket, run_id=str(second), status="planning")
         await desk.work(first, done=5)

@@ -170,6 +170,9 @@ CREATE TABLE run (
         CHECK (state IN ('planning', 'running', 'paused', 'completed', 'completed_with_errors',
                          'failed', 'cancelled')),
     priority text NOT NULL DEFAULT 'normal' CHECK (priority IN ('high', 'normal', 'low')),
+    strategy text NOT NULL DEFAULT 'full'
+        CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
+    retries uuid REFERENCES run,  -- The run whose failures it works again, and nothing else.
     all_genes boolean NOT NULL,
     awaits_catalogue boolean NOT NULL,
     gene_count integer,
@@ -182,6 +185,7 @@ CREATE TABLE run (
     CHECK ((finished_at IS NOT NULL)
            = (state IN ('completed', 'completed_with_errors', 'failed', 'cancelled'))),
     CHECK (finished_at IS NULL OR open_sources = 0),
+    CHECK (retries IS NULL OR (strategy = 'full' AND retries <> id)),
     CHECK (state <> 'running' OR planned_all),
     CHECK (state <> 'paused' OR control_epoch > 0)
 );
@@ -256,7 +260,12 @@ CREATE TABLE batch (
     next_attempt_at timestamptz NOT NULL DEFAULT now(),
     queued_at timestamptz,
     finished_at timestamptz,
+    failing_since timestamptz,  -- The first failure of what it is, or is a part of.
+    is_forced boolean NOT NULL DEFAULT false,  -- Whatever is published is downloaded and matched.
+    halvings integer NOT NULL DEFAULT 0,  -- How often what it is a part of failed and was halved.
     problem jsonb,
+    CHECK (NOT is_forced OR kind = 'release'),
+    CHECK (halvings = 0 OR (kind = 'fetch' AND failing_since IS NOT NULL)),
     CHECK ((kind = 'fetch') = (run_id IS NOT NULL)),
     CHECK ((kind = 'store') = (release_id IS NOT NULL)),
     CHECK ((kind = 'release') = (genes = '{}')),
@@ -272,6 +281,8 @@ CREATE UNIQUE INDEX batch_one_open_release ON batch (source)
     WHERE kind = 'release' AND state NOT IN ('done', 'dead');
 CREATE INDEX batch_pending ON batch (source, run_id, id) WHERE state = 'pending';
 CREATE INDEX batch_in_flight ON batch (source) WHERE state IN ('queued', 'leased');
+CREATE INDEX batch_part ON batch (run_id, source)
+    WHERE halvings > 0 AND state IN ('pending', 'queued', 'leased');
 CREATE INDEX batch_of_release ON batch (release_id) WHERE kind = 'store';
 
 -- Who plans and feeds is woken by what gives it work; it looks at the tables itself.

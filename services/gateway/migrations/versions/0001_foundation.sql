@@ -4,12 +4,18 @@ CREATE TABLE run (  -- What the user asked; what is true of its execution is ann
     sources text[] NOT NULL CHECK (sources <> '{}'),
     gene_count integer,  -- NULL: all genes of the catalogue.
     priority text NOT NULL DEFAULT 'normal' CHECK (priority IN ('high', 'normal', 'low')),
+    strategy text NOT NULL DEFAULT 'full'
+        CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
+    retries uuid REFERENCES run,  -- The run whose failures it works again.
+    scope bytea NOT NULL,  -- A hash of the genes it is over: two with the same one are compared.
     requested_at timestamptz NOT NULL DEFAULT now(),
     desired_state text NOT NULL DEFAULT 'running'
         CHECK (desired_state IN ('running', 'paused', 'cancelled')),
     control_epoch bigint NOT NULL DEFAULT 0,  -- Of the newest control of the run or of a source.
-    CHECK (desired_state = 'running' OR control_epoch > 0)
+    CHECK (desired_state = 'running' OR control_epoch > 0),
+    CHECK (retries IS NULL OR (strategy = 'full' AND retries <> id))
 );
+CREATE INDEX run_scope ON run (scope, requested_at);
 CREATE INDEX run_newest ON run (requested_at DESC, id DESC);
 
 CREATE TABLE run_source (  -- What the user asked of one source; without a row: that it runs.
