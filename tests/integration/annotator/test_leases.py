@@ -1,6 +1,7 @@
 """Who may work a batch: the claim rule, the lease, the token."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -208,15 +209,15 @@ async def test_a_lease_is_renewed_while_its_worker_works(
     monkeypatch.setattr(handlers, "RENEW_SECONDS", 0.05)
     batch_id = await hinted_batch(desk)
     upstream = desk.handlers.upstreams["ensembl"]
-    ask = upstream.post
+    ask = upstream._call  # noqa: SLF001  # Every call passes through it, whoever makes it.
     asked, go_on = asyncio.Event(), asyncio.Event()
 
-    async def answer_late(path: str, body: object) -> domain.Response:
+    async def answer_late(method: str, path: str, **arguments: Any) -> domain.Response:
         asked.set()
         await go_on.wait()
-        return await ask(path, body)
+        return await ask(method, path, **arguments)
 
-    monkeypatch.setattr(upstream, "post", answer_late)
+    monkeypatch.setattr(upstream, "_call", answer_late)
     hint = AnnotateBatch(batch_id=batch_id, source="ensembl")
     working = asyncio.create_task(desk.handlers.on_annotate_batch(hint))
     await soon(asked)
