@@ -223,5 +223,5 @@ async def test_a_run_with_nothing_to_do_is_whole(desk: Desk) -> None:
     await desk.finish(run_id)
     run = (await desk.client.get(f"/api/runs/{run_id}")).json()["data"]["attributes"]
     assert (run["progress"], run["total_count"]) == (100.0, 0)
-    assert run["message"] == "completed: there was nothing to do"
+    assert run["message"] == "completed: nothing was to be fetched"
     assert len(run["sources"]) == len(SOURCES)
