@@ -75,7 +75,9 @@ async def test_what_a_dry_run_says_of_a_release_is_what_a_run_does_without_anoth
         "severities": {"none": 0, "minor": 0, "major": 0, "clinical": 0},
     }
 
+    before = await readable(desk)
     again = await dry_run(desk, "hpo")
+    assert await readable(desk) == before  # Nor that it was seen a moment ago.
     assert (again.preview["is_new_release"], again.preview["unchanged_count"]) == (False, stored.n)
 
     publisher = await publish(desk, "hpo")
