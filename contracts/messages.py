@@ -72,6 +72,7 @@ class StartRun(RunMessage):
     genes: tuple[str, ...] | None = Field(default=None, max_length=GENES_MAX)
     strategy: Strategy = "full"
     retries: UUID | None = None
+    dry_run: bool = False  # Only say what it would fetch and change.
     priority: Priority = "normal"  # `high` goes before all others; `low` has a quarter's share.
 
 

@@ -164,6 +164,7 @@ class RunSourceV1(View):
     problem: Any | None
     started_at: datetime | None
     finished_at: datetime | None
+    preview: Any | None  # Of a dry run: what it would fetch, or change.
     waits_for: str | None  # An upstream that is left alone: its own, or who stands in for it.
     waits_until: datetime | None
     waits_because: str | None

@@ -460,6 +460,7 @@ class Batch:
     lease_token: int
     claimed_at: datetime  # The database's clock: whatever is fetched now is no older.
     control_epoch: int = 0  # The newest control of its run that the claim knew.
+    is_dry: bool = False  # What is new is staged and compared, and not accepted.
     is_forced: bool = False  # Whatever is published is downloaded and matched.
     halvings: int = 0  # How often what it is a part of failed and was halved.
     refusals: int = 0  # Answers of 429 so far.

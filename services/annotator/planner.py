@@ -25,6 +25,7 @@ from services.annotator.store import (
     burials,
     counting,
     feeding,
+    previews,
     runs,
     selection,
     staged,
@@ -112,8 +113,11 @@ class Planner:
                 kind = domain.kind(self.sources[name])
                 if not await selection.has_work(tx, run_id, name, kind, picked):
                     idle.add(name)
+            asked = [s for s in sources if s not in idle]
+            if picked.is_dry:  # An API is not asked at all.
+                asked = [s for s in asked if not is_api(self.sources[s])]
             await batches.open_release_batches(
-                tx, (s for s in sources if s not in idle), is_forced=picked.strategy == "force"
+                tx, asked, is_forced=picked.strategy == "force", is_dry=picked.is_dry
             )
         waiting = await runs.lock_waiting_sources(tx, run_id)
         seq = await runs.mark_planned(tx, run_id, gene_count)
@@ -158,9 +162,28 @@ class Planner:
             return await counting.fail_source(tx, run_id, name, gene_count, problem)
         source = self.sources[name]
         if is_api(source):
-            return await self.plan_api(tx, run_id, source, picked)
-        await runs.set_total(tx, run_id, name, gene_count)
+            plan = self.preview_api if picked.is_dry else self.plan_api
+            return await plan(tx, run_id, source, picked)
+        await runs.set_total(tx, run_id, name, 0 if picked.is_dry else gene_count)
         return []
+
+    async def preview_api(
+        self, tx: AsyncConnection, run_id: UUID, source: ApiSource, picked: Selection
+    ) -> list[RunFact]:
+        """Say what a run would ask an API for, and how long at least that takes."""
+        name = source.declaration.name
+        genes = await selection.count_fetches(
+            tx, run_id, source.declaration.identifier, name, picked
+        )
+        requests = -(-genes // source.page_size)
+        pace = self.paces.get(name)
+        preview = {
+            "gene_count": genes,
+            "request_count": requests,
+            "seconds": round(requests / pace.per_second, 1) if pace else None,
+        }
+        await runs.set_total(tx, run_id, name, 0)
+        return await previews.complete_source(tx, run_id, name, preview)
 
     async def plan_nothing(self, tx: AsyncConnection, run_id: UUID, name: str) -> list[RunFact]:
         """Complete a source of which the run's strategy picks nothing."""

@@ -36,6 +36,7 @@ from services.annotator.store import (
     batches,
     catalogue,
     counting,
+    previews,
     releases,
     runs,
     slices,
@@ -100,7 +101,7 @@ class Releases:
                     await self._ask_instead(batch, api)
                 raise  # The files are tried again, for whoever was not answered.
             _require_believable(release)
-            if await self._needs_staging(release, source, is_forced=batch.is_forced):
+            if await self._needs_staging(release, source, batch):
                 await stager.stage(release)
                 failpoints.hit(Failpoint.RELEASE_STAGED)
         async with self.engine.begin() as tx:
@@ -111,19 +112,26 @@ class Releases:
             _require_believable(release)
             if release.state == "fetched":
                 raise ReleaseMissing(f"release {release.id} of {batch.source} was unstaged again")
-            if release.state == "staged":
-                if source.declaration.is_catalogue:
-                    await self._rewrite_catalogue(tx, release)
-                await releases.accept_release(tx, release.id)
-                await slices.cut_slices(tx, release)
-                await counting.detach_runs(tx, batch.source, release.id)
-            await slices.revive_slices(tx, release.id)
-            facts = await counting.attach_runs(tx, batch.source, release.id, is_api=False)
+            facts = await previews.preview_runs(tx, release)  # Before anything of it is stored.
+            if not batch.is_dry:
+                facts += await self._accept(tx, release, source)
             await runs.save_facts(tx, facts)
             await outbox.add(tx, *facts)
             failpoints.hit(Failpoint.ACCEPTANCE_WRITTEN)
         log.info("release_prepared", source=batch.source, version=release.version)
         return facts
+
+    async def _accept(
+        self, tx: AsyncConnection, release: Release, source: BulkSource
+    ) -> list[RunFact]:
+        if release.state == "staged":
+            if source.declaration.is_catalogue:
+                await self._rewrite_catalogue(tx, release)
+            await releases.accept_release(tx, release.id)
+            await slices.cut_slices(tx, release)
+            await counting.detach_runs(tx, release.source, release.id)
+        await slices.revive_slices(tx, release.id)
+        return await counting.attach_runs(tx, release.source, release.id, is_api=False)
 
     async def _rewrite_catalogue(self, tx: AsyncConnection, release: Release) -> None:
         rewritten = await catalogue.rewrite_catalogue(tx, release.id)
@@ -235,7 +243,8 @@ class Releases:
                 == (declared.parser_version, declared.method)
                 and _same(known, files)
             ):
-                await releases.mark_release_checked(tx, known.id)
+                if not batch.is_dry:  # Or what readers have would seem to be fresher.
+                    await releases.mark_release_checked(tx, known.id)
                 return known
             release_id = await releases.insert_fetched_release(
                 tx,
@@ -330,21 +339,22 @@ class Releases:
 
         return await asyncio.to_thread(compare)
 
-    async def _needs_staging(
-        self, release: Release, source: BulkSource, *, is_forced: bool
-    ) -> bool:
+    async def _needs_staging(self, release: Release, source: BulkSource, batch: Batch) -> bool:
         """Whether a release must be read again from its bytes, and if so, clears what was."""
+        if batch.is_dry and release.state not in ("fetched", "staged"):
+            return False  # Readers have it, or are getting it.
         async with self.engine.begin() as tx:
+            catalogue_id = await catalogue.current_catalogue_id(tx)
+            is_matched = source.declaration.is_catalogue or release.catalogue_id == catalogue_id
             if release.state == "stored":
-                catalogue_id = await catalogue.current_catalogue_id(tx)
-                is_matched = source.declaration.is_catalogue or release.catalogue_id == catalogue_id
-                if is_matched and not is_forced:
+                if is_matched and not batch.is_forced:
                     return False
                 await slices.delete_slices(tx, release.id)
             elif release.state != "fetched" and await staged.is_staged(tx, release.id):
-                # While it waited for a person, the catalogue may have become another.
-                catalogue_id = await catalogue.current_catalogue_id(tx)
-                if not release.is_decided or release.catalogue_id == catalogue_id:
+                # While it waited, for a person or after a dry run, the catalogue may have become
+                # another.
+                has_waited = release.is_decided or release.state == "staged"
+                if is_matched or not has_waited:
                     return False
             await staged.unstage_release(tx, release.id)
         return True

@@ -72,6 +72,9 @@ def start(
             " force: read files anew although they are the same.",
         ),
     ] = "full",
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Only say what it would fetch and change; shown at its end.")
+    ] = False,
     watched: Watched = False,
     idempotency_key: IdempotencyKey = None,
     url: Url = None,
@@ -84,6 +87,8 @@ def start(
         body["priority"] = priority
     if strategy != "full":
         body["strategy"] = strategy
+    if dry_run:
+        body["dry_run"] = True
     _send_order("/api/runs", body, idempotency_key, url, folder, watched=watched, json=json)
 
 
@@ -281,6 +286,9 @@ def print_run(document: Document) -> None:
     ]
     columns = ("source", "state", *numbers, "release")
     output.print_table(columns, rows, numbers=numbers, styles=STATE_STYLES)
+    for name, attributes in document["data"]["attributes"]["sources"].items():
+        if (preview := attributes.get("preview")) is not None:
+            output.print_line(f"{name}: {_previewed(preview)}")
     for name, source in snapshot.sources.items():
         if source.problem is not None:
             title, detail = source.problem.get("title"), source.problem.get("detail")
@@ -288,6 +296,25 @@ def print_run(document: Document) -> None:
     for name, source in snapshot.sources.items():
         if said := bars.waits(name, source):
             output.print_line(said[0].upper() + said[1:])
+
+
+def _previewed(preview: Document) -> str:
+    """What a dry run found out of a source, in words."""
+    if "request_count" in preview:
+        seconds = preview["seconds"]
+        pace = "" if seconds is None else f", which takes {seconds:,g} s at the least"
+        return (
+            f"would ask for {preview['gene_count']:,} genes in {preview['request_count']:,}"
+            f" requests{pace}"
+        )
+    weights = [f"{count:,} {name}" for name, count in preview["severities"].items() if count]
+    weighed = f"; of these {', '.join(reversed(weights))}" if weights else ""
+    news = "would store release" if preview["is_new_release"] else "has stored release"
+    return (
+        f"{news} {preview['release']}: {preview['new_count']:,} new,"
+        f" {preview['changed_count']:,} changed, {preview['withdrawn_count']:,} withdrawn"
+        f"{weighed}; {preview['unchanged_count']:,} unchanged"
+    )
 
 
 def _order(

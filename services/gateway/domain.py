@@ -125,6 +125,7 @@ class Run:
     desired_state: DesiredState = "running"  # What was asked last; `progress.state` is true.
     priority: Priority = "normal"
     strategy: Strategy = "full"
+    dry_run: bool = False
     retries: UUID | None = None
     source_times: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -178,7 +179,7 @@ def sentence(progress: RunProgress) -> str:
         return "; ".join(paused + begun) or "running"
     state = progress.state.replace("_", " ")
     if progress.total_count == 0 and progress.state == "completed":
-        return "completed: there was nothing to do"
+        return "completed: nothing was to be fetched"
     cancelled = f", {progress.cancelled_count:,} cancelled" if progress.cancelled_count else ""
     return (
         f"{state}: {progress.done_count:,} annotations, {progress.no_data_count:,} without data, "

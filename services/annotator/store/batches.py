@@ -23,23 +23,29 @@ SWEPT_MAX = 500
 
 
 async def open_release_batches(
-    tx: AsyncConnection, sources: Iterable[str], *, is_forced: bool = False
+    tx: AsyncConnection,
+    sources: Iterable[str],
+    *,
+    is_forced: bool = False,
+    is_dry: bool = False,
 ) -> None:
     """Have somebody look what is new at these sources, unless somebody does already. Who has begun
-    when this one is forced begins anew.
+    when this one is forced, or the first that is not dry, begins anew.
 
     A batch that is open stays locked until the caller commits: whoever finishes it then sees
     what the caller wrote, and a run that waits for it is never forgotten.
     """
     await tx.execute(
         text("""
-            INSERT INTO batch (kind, source, is_forced)
-            SELECT 'release', name, :is_forced FROM unnest(CAST(:sources AS text[])) AS s (name)
+            INSERT INTO batch (kind, source, is_forced, is_dry)
+            SELECT 'release', name, :is_forced, :is_dry
+            FROM unnest(CAST(:sources AS text[])) AS s (name)
             ORDER BY name  -- One order for all, so that two of these cannot deadlock.
             ON CONFLICT (source) WHERE kind = 'release' AND state NOT IN ('done', 'dead')
-            DO UPDATE SET is_forced = batch.is_forced OR excluded.is_forced  -- And for the lock.
+            DO UPDATE SET is_forced = batch.is_forced OR excluded.is_forced,  -- And for the lock.
+                          is_dry = batch.is_dry AND excluded.is_dry
         """),
-        {"sources": sorted(sources), "is_forced": is_forced},
+        {"sources": sorted(sources), "is_forced": is_forced, "is_dry": is_dry},
     )
 
 
@@ -61,7 +67,7 @@ async def claim_batch(tx: AsyncConnection, batch_id: UUID, owner: str) -> Batch 
                   WHERE run.id = batch.run_id AND rs.source = batch.source
                     AND run.state = 'running' AND NOT rs.is_paused))
             RETURNING id, kind, source, run_id, release_id, genes, checkpoint, attempt,
-                      refusals, is_forced, halvings, lease_token,
+                      refusals, is_forced, is_dry, halvings, lease_token,
                       clock_timestamp() AS claimed_at, coalesce((
                           SELECT greatest(run.control_epoch, rs.control_epoch)
                           FROM run JOIN run_source rs ON rs.run_id = run.id
@@ -110,20 +116,24 @@ async def save_checkpoint(tx: AsyncConnection, batch: Batch, gene_count: int) ->
 
 
 async def finish_batch(tx: AsyncConnection, batch: Batch) -> None:
-    """Raises LeaseLost, and ReleaseMissing when it was forced since it was claimed."""
-    is_forced = await tx.scalar(
-        text("""
+    """Raises LeaseLost, and ReleaseMissing when more was asked of it since it was claimed."""
+    row = (
+        await tx.execute(
+            text("""
             UPDATE batch SET state = 'done', finished_at = now(), lease_owner = NULL,
                              lease_until = NULL
             WHERE id = :batch_id AND state = 'leased' AND lease_token = :token
-            RETURNING is_forced
+            RETURNING is_forced, is_dry
         """),
-        {"batch_id": batch.id, "token": batch.lease_token},
-    )
-    if is_forced is None:
+            {"batch_id": batch.id, "token": batch.lease_token},
+        )
+    ).one_or_none()
+    if row is None:
         raise LeaseLost(batch.id, batch.lease_token)
-    if is_forced and not batch.is_forced:
+    if row.is_forced and not batch.is_forced:
         raise ReleaseMissing(f"{batch.source} is to be read anew, which was ordered meanwhile")
+    if batch.is_dry and not row.is_dry:
+        raise ReleaseMissing(f"{batch.source} is to be stored, which was ordered meanwhile")
 
 
 async def give_back_batch(

@@ -349,7 +349,7 @@ async def attach_runs(
                    END
             FROM run, source, release
             WHERE rs.source = :source AND rs.state = 'waiting' AND run.id = rs.run_id
-              AND source.name = rs.source
+              AND source.name = rs.source AND NOT run.dry_run
               -- A list is not known before it is planned; all genes are planned after this.
               AND (run.planned_all OR run.all_genes AND source.is_catalogue)
               AND release.id = :release_id

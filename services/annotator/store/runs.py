@@ -17,16 +17,18 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
     for a retry of a run that never was.
 
     A run over all genes waits for the catalogue when that is missing or older than its source's
-    time to live; a list was resolved against the catalogue there was.
+    time to live; a list was resolved against the catalogue there was, and a dry run makes do with
+    it.
     """
     all_genes, genes = command.genes is None, list(command.genes or ())
     if command.retries is not None:
         all_genes, genes = await _failed_scope(tx, command.retries, command.sources)
     inserted = await tx.execute(
         text("""
-            INSERT INTO run (id, priority, strategy, retries, all_genes, awaits_catalogue,
+            INSERT INTO run (id, priority, strategy, retries, dry_run, all_genes, awaits_catalogue,
                              open_sources)
-            SELECT :run_id, :priority, :strategy, :retries, :all_genes, :all_genes AND NOT EXISTS (
+            SELECT :run_id, :priority, :strategy, :retries, :dry_run, :all_genes,
+                :all_genes AND NOT :dry_run AND NOT EXISTS (
                 SELECT FROM release r JOIN source s ON s.name = r.source
                 WHERE s.is_catalogue AND r.state IN ('accepted', 'stored')
                   AND r.checked_at > now() - s.ttl
@@ -38,6 +40,7 @@ async def insert_run(tx: AsyncConnection, command: StartRun) -> bool:
             "priority": command.priority,
             "strategy": command.strategy,
             "retries": command.retries,
+            "dry_run": command.dry_run,
             "all_genes": all_genes,
             "open_sources": len(set(command.sources)),
         },
@@ -164,7 +167,7 @@ async def waiting_for_few(
                 FROM run_source rs JOIN run ON run.id = rs.run_id
                 JOIN run_gene s ON s.run_id = rs.run_id
                 WHERE rs.source = :source AND rs.state = 'waiting' AND run.planned_all
-                  AND run.state <> 'paused' AND NOT rs.is_paused
+                  AND run.state <> 'paused' AND NOT rs.is_paused AND NOT run.dry_run
                 GROUP BY s.run_id) waiting
             WHERE so_far <= :genes_max
         """),

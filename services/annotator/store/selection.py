@@ -36,6 +36,7 @@ class Selection:
 
     strategy: Strategy
     retries: UUID | None
+    is_dry: bool
 
     @property
     def condition(self) -> str:
@@ -62,10 +63,11 @@ class Planned:
 async def get_selection(tx: AsyncConnection, run_id: UUID) -> Selection:
     row = (
         await tx.execute(
-            text("SELECT strategy, retries FROM run WHERE id = :run_id"), {"run_id": run_id}
+            text("SELECT strategy, retries, dry_run FROM run WHERE id = :run_id"),
+            {"run_id": run_id},
         )
     ).one()
-    return Selection(row.strategy, row.retries)
+    return Selection(row.strategy, row.retries, row.dry_run)
 
 
 async def has_work(
@@ -86,6 +88,22 @@ async def has_work(
         {"run_id": run_id, "source": source, **selection.arguments},
     )
     return bool(found)
+
+
+async def count_fetches(
+    tx: AsyncConnection, run_id: UUID, identifier: Identifier, source: str, selection: Selection
+) -> int:
+    """Of how many genes an API source would be asked."""
+    assert identifier in get_args(Identifier)  # It becomes a column's name.
+    count = await tx.scalar(
+        text(f"""
+            SELECT (SELECT count(*) FROM ({scope.GENES}) s JOIN gene g USING (hgnc_id)
+                    WHERE g.{identifier} IS NOT NULL AND {selection.condition})
+            FROM run WHERE id = :run_id
+        """),
+        {"run_id": run_id, "source": source, **selection.arguments},
+    )
+    return int(count or 0)
 
 
 async def plan_fetches(

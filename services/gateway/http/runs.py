@@ -63,6 +63,8 @@ class Order(Body):
     # `stale` takes what is older than its source's time to live, failed or pending; `missing` what
     # failed or is pending; `force` downloads and matches files anew although they are the same.
     strategy: Strategy = "full"
+    # Only say what it would fetch and, of files, what would change: nothing that is read changes.
+    dry_run: bool = False
 
 
 class RetryOfSource(Body):
@@ -281,7 +283,8 @@ async def _start(tx: AsyncConnection, order: Order) -> UUID:
     hgnc_ids = await _resolve(tx, order)
     gene_count = None if hgnc_ids is None else len(hgnc_ids)
     scope = domain.scope_of(hgnc_ids)
-    await _refuse_identical(tx, scope, sources)
+    if not order.dry_run:
+        await _refuse_identical(tx, scope, sources)
     run_id = await runs.insert_run(
         tx,
         order.name,
@@ -290,6 +293,7 @@ async def _start(tx: AsyncConnection, order: Order) -> UUID:
         order.priority,
         scope=scope,
         strategy=order.strategy,
+        dry_run=order.dry_run,
     )
     await outbox.add(
         tx,
@@ -299,6 +303,7 @@ async def _start(tx: AsyncConnection, order: Order) -> UUID:
             genes=hgnc_ids,
             priority=order.priority,
             strategy=order.strategy,
+            dry_run=order.dry_run,
         ),
     )
     return run_id
@@ -310,6 +315,10 @@ async def _start_again(
     """A run over what has failed in another. Raises RunUnknown, SourceUnknown, SourcesRefused,
     RunNotFailed, RunIdentical."""
     failed = await runs.get_run(tx, failed_id)
+    if failed.dry_run:
+        accepted = "a run that was not dry"
+        error = field_error("path run_id", str(failed_id), accepted)
+        raise RunNotFailed(f"run {failed_id} was a dry run, which nobody retries", [error])
     if source is not None:
         _require_source(failed, source)
     sources = await _choose_failed(tx, failed, [source] if source else retry.sources)
@@ -490,6 +499,7 @@ def resource(run: Run) -> dict[str, Any]:
         "desired_state": run.desired_state,
         "priority": run.priority,
         "strategy": run.strategy,
+        "dry_run": run.dry_run,
         "retries": None if run.retries is None else str(run.retries),
         "progress": domain.percent(progress),
         "message": domain.sentence(progress),

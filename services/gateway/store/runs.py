@@ -30,7 +30,7 @@ UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.
 # A run that the annotator has not seen yet is in state planning, its sources wait.
 _RUNS = """
     SELECT r.id, r.name, r.sources AS ordered_sources, r.gene_count, r.requested_at,
-           r.priority, r.desired_state, r.strategy, r.retries,
+           r.priority, r.desired_state, r.strategy, r.retries, r.dry_run,
            a.state, a.seq, a.started_at, a.finished_at, s.sources::text AS sources
     FROM run r
     LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
@@ -87,12 +87,13 @@ async def insert_run(
     scope: bytes,
     strategy: Strategy = "full",
     retries: UUID | None = None,
+    dry_run: bool = False,
 ) -> UUID:
     run_id = await tx.scalar(
         text("""
-            INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries)
+            INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries, dry_run)
             VALUES (:name, CAST(:sources AS text[]), :gene_count, :priority, :scope, :strategy,
-                    :retries)
+                    :retries, :dry_run)
             RETURNING id
         """),
         {
@@ -103,6 +104,7 @@ async def insert_run(
             "scope": scope,
             "strategy": strategy,
             "retries": retries,
+            "dry_run": dry_run,
         },
     )
     return UUID(str(run_id))
@@ -139,7 +141,7 @@ async def find_fetching(
                 LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
                 LEFT JOIN annotator.run_source_v1 rs ON rs.run_id = r.id AND rs.source = s.name
                 LEFT JOIN run_source wanted ON wanted.run_id = r.id AND wanted.source = s.name
-                WHERE r.scope = :scope AND r.desired_state <> 'cancelled'
+                WHERE r.scope = :scope AND NOT r.dry_run AND r.desired_state <> 'cancelled'
                   AND coalesce(wanted.desired_state, 'running') <> 'cancelled'
                   AND CASE WHEN a.run_id IS NULL
                       THEN r.requested_at > now() - CAST(:unheard_max AS interval)
@@ -276,6 +278,7 @@ def _run(row: RowMapping) -> Run:
         desired_state=row["desired_state"],
         priority=row["priority"],
         strategy=row["strategy"],
+        dry_run=row["dry_run"],
         retries=None if row["retries"] is None else UUID(bytes=row["retries"].bytes),
         source_times={name: _times(published.get(name, {})) for name in sources},
     )
@@ -292,4 +295,5 @@ def _times(published: dict[str, Any]) -> dict[str, Any]:
         "started_at": published.get("started_at"),
         "finished_at": published.get("finished_at"),
         "changed_count": published.get("changed_count", 0),
+        "preview": published.get("preview"),
     }

@@ -63,6 +63,7 @@ class Desk:
         *,
         strategy: Strategy = "full",
         retries: UUID | None = None,
+        dry_run: bool = False,
     ) -> UUID:
         run_id = uuid4()
         command = StartRun(
@@ -71,6 +72,7 @@ class Desk:
             genes=None if genes is None else tuple(genes),
             strategy=strategy,
             retries=retries,
+            dry_run=dry_run,
         )
         await self.handlers.on_start_run(command)
         return run_id

@@ -528,3 +528,33 @@ def test_the_report_of_the_last_release_that_was_read_is_shown(
     assert "--after WyJo" in ended.stderr
     named = annobus("sources", "unmapped", "hpo", "r1", "--json", "--url", stub.url)
     assert json.loads(named.stdout) == UNMAPPED
+
+
+def test_a_dry_run_is_ordered_and_what_it_found_out_is_said(stub: Stub, annobus: Annobus) -> None:
+    stub.answer("/api/runs", run_document("planning", 0))
+    ended = annobus("runs", "start", "--all", "--dry-run", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(stub.asked[-1][2]) == {"all": True, "dry_run": True}
+
+    none = counters("completed", 0)
+    document = run_document("completed", 3, ensembl=dict(none), hpo=dict(none))
+    sources = document["data"]["attributes"]["sources"]
+    sources["ensembl"]["preview"] = {"gene_count": 1200, "request_count": 2, "seconds": 0.1}
+    sources["hpo"]["preview"] = {
+        "release": "2026-11",
+        "is_new_release": True,
+        "new_count": 3,
+        "changed_count": 5,
+        "withdrawn_count": 1,
+        "unchanged_count": 5114,
+        "severities": {"none": 0, "minor": 4, "major": 0, "clinical": 2},
+    }
+    stub.answer(f"/api/runs/{RUN_ID}", document)
+    shown = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
+    assert (
+        "ensembl: would ask for 1,200 genes in 2 requests, which takes 0.1 s at the least" in shown
+    )
+    assert (
+        "hpo: would store release 2026-11: 3 new, 5 changed, 1 withdrawn;"
+        " of these 2 clinical, 4 minor; 5,114 unchanged" in shown
+    )

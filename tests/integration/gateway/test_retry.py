@@ -1,6 +1,7 @@
 """Retries of what failed, and orders for what another run is fetching just now."""
 
 import asyncio
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -223,5 +224,32 @@ async def test_a_run_with_nothing_to_do_is_whole(desk: Desk) -> None:
     await desk.finish(run_id)
     run = (await desk.client.get(f"/api/runs/{run_id}")).json()["data"]["attributes"]
     assert (run["progress"], run["total_count"]) == (100.0, 0)
-    assert run["message"] == "completed: there was nothing to do"
+    assert run["message"] == "completed: nothing was to be fetched"
     assert len(run["sources"]) == len(SOURCES)
+
+
+async def test_a_dry_run_is_no_order_that_another_would_repeat(desk: Desk) -> None:
+    dry = (await post(desk, "/api/runs", 202, all=True, dry_run=True)).json()["data"]
+    assert dry["attributes"]["dry_run"] is True
+    assert (await desk.outbox())[-1]["dry_run"] is True
+    real = (await post(desk, "/api/runs", 202, all=True)).json()["data"]
+    assert real["attributes"]["dry_run"] is False
+    await post(desk, "/api/runs", 409, all=True)
+    await post(desk, "/api/runs", 202, all=True, dry_run=True)
+
+
+async def test_what_a_dry_run_has_found_out_is_shown_and_nobody_retries_it(desk: Desk) -> None:
+    run_id = await desk.start(all=True, dry_run=True)
+    await desk.plan(run_id)
+    preview = {"gene_count": 7, "request_count": 1, "seconds": 0.1}
+    await desk.execute(
+        """UPDATE annotator.run_source SET total_count = 0, preview = $2
+           WHERE run_id = $1 AND source = 'ensembl'""",
+        run_id,
+        json.dumps(preview),
+    )
+    shown = (await desk.client.get(f"/api/runs/{run_id}")).json()["data"]["attributes"]
+    assert shown["sources"]["ensembl"]["preview"] == preview
+    assert shown["sources"]["hpo"]["preview"] is None
+    problem = (await post(desk, f"/api/runs/{run_id}/retry", 409)).json()
+    assert "was a dry run, which nobody retries" in problem["detail"]

@@ -173,6 +173,7 @@ CREATE TABLE run (
     strategy text NOT NULL DEFAULT 'full'
         CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
     retries uuid REFERENCES run,  -- The run whose failures it works again, and nothing else.
+    dry_run boolean NOT NULL DEFAULT false,  -- It only says what it would fetch and change.
     all_genes boolean NOT NULL,
     awaits_catalogue boolean NOT NULL,
     gene_count integer,
@@ -186,6 +187,7 @@ CREATE TABLE run (
            = (state IN ('completed', 'completed_with_errors', 'failed', 'cancelled'))),
     CHECK (finished_at IS NULL OR open_sources = 0),
     CHECK (retries IS NULL OR (strategy = 'full' AND retries <> id)),
+    CHECK (NOT dry_run OR NOT awaits_catalogue),
     CHECK (state <> 'running' OR planned_all),
     CHECK (state <> 'paused' OR control_epoch > 0)
 );
@@ -213,6 +215,7 @@ CREATE TABLE run_source (
     failed_count integer NOT NULL DEFAULT 0 CHECK (failed_count >= 0),
     cancelled_count integer NOT NULL DEFAULT 0 CHECK (cancelled_count >= 0),
     changed_count integer NOT NULL DEFAULT 0 CHECK (changed_count >= 0),
+    preview jsonb,  -- Of a dry run: what it would fetch, or change.
     problem jsonb,
     started_at timestamptz,
     finished_at timestamptz,
@@ -220,6 +223,7 @@ CREATE TABLE run_source (
     CHECK (done_count + no_data_count + failed_count + cancelled_count
            <= coalesce(total_count, 0)),
     CHECK (state = 'cancelled' OR cancelled_count = 0),
+    CHECK (preview IS NULL OR total_count = 0),
     CHECK (NOT is_paused OR (state IN ('waiting', 'running') AND control_epoch > 0)),
     CHECK (state <> 'running' OR (total_count IS NOT NULL AND release_id IS NOT NULL)),
     CHECK ((state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
@@ -261,10 +265,12 @@ CREATE TABLE batch (
     queued_at timestamptz,
     finished_at timestamptz,
     failing_since timestamptz,  -- The first failure of what it is, or is a part of.
+    is_dry boolean NOT NULL DEFAULT false,  -- Nobody waits for it but dry runs: what is new is not accepted.
     is_forced boolean NOT NULL DEFAULT false,  -- Whatever is published is downloaded and matched.
     halvings integer NOT NULL DEFAULT 0,  -- How often what it is a part of failed and was halved.
     problem jsonb,
     CHECK (NOT is_forced OR kind = 'release'),
+    CHECK (NOT is_dry OR kind = 'release'),
     CHECK (halvings = 0 OR (kind = 'fetch' AND failing_since IS NOT NULL)),
     CHECK ((kind = 'fetch') = (run_id IS NOT NULL)),
     CHECK ((kind = 'store') = (release_id IS NOT NULL)),
@@ -533,7 +539,7 @@ SELECT rs.run_id, rs.source, CASE WHEN rs.is_paused THEN 'paused' ELSE rs.state 
        rs.total_count, rs.done_count, rs.no_data_count, rs.failed_count, rs.cancelled_count,
        rs.changed_count, r.version AS release,
        coalesce(r.synthetic, false) AS synthetic, rs.problem, rs.started_at, rs.finished_at,
-       w.waits_for, w.waits_until, w.waits_because
+       rs.preview, w.waits_for, w.waits_until, w.waits_because
 FROM run_source rs
 LEFT JOIN release r ON r.id = rs.release_id
 LEFT JOIN LATERAL (  -- Its own upstream, or else who stands in for it.

@@ -6,6 +6,7 @@ CREATE TABLE run (  -- What the user asked; what is true of its execution is ann
     priority text NOT NULL DEFAULT 'normal' CHECK (priority IN ('high', 'normal', 'low')),
     strategy text NOT NULL DEFAULT 'full'
         CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
+    dry_run boolean NOT NULL DEFAULT false,  -- It only says what it would fetch and change.
     retries uuid REFERENCES run,  -- The run whose failures it works again.
     scope bytea NOT NULL,  -- A hash of the genes it is over: two with the same one are compared.
     requested_at timestamptz NOT NULL DEFAULT now(),
