@@ -6,20 +6,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -49,9 +47,11 @@ from services.annotator.handlers import Handlers
 from services.annotator.holding import Holding
 from services.annotator.sources import SOURCES
 from services.annotator.store import batches
+from services.annotator.upstream import Telling
 from tests.builders import ASKABLE
 from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk, open_desk
+from tests.models import run_model
 from tests.system import Database, Mirror
 
 SOURCE = "ensembl"
@@ -75,6 +75,7 @@ BLIND_HALVINGS_MAX = 1  # Of batches this small, twice would leave nothing to fi
 OPEN = ("pending", "queued", "leased")
 
 Place = Literal["run", "source"]
+PLACES: Mapping[Place, str | None] = {"run": None, "source": SOURCE}
 Failure = Literal["no answer", "answered 500", "answered 400"]
 ERRORS: Mapping[Failure, Callable[[], Exception]] = {
     "no answer": lambda: UpstreamUnavailable("it is away"),
@@ -105,7 +106,9 @@ class Upstream:
     async def version(self, _: Client) -> Version:
         return Version("115", synthetic=True)
 
-    async def fetch(self, _: Client, genes: Sequence[Gene]) -> Page:
+    async def fetch(self, client: Client, genes: Sequence[Gene]) -> Page:
+        assert isinstance(client, Telling)
+        client.sent()  # Nothing waits for a turn.
         call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.calls[asking.get()] = call
         await call
@@ -114,14 +117,6 @@ class Upstream:
             for place, gene in enumerate(genes)
         ]
         return Page("http://made.up", b"{}", answers)
-
-
-class Line:
-    """Stands for the client of it: nothing waits for a turn, what is called is sent."""
-
-    def telling(self, sent: Callable[[], None]) -> "Line":
-        sent()
-        return self
 
 
 @dataclass(repr=False)
@@ -234,7 +229,6 @@ class Runs(RuleBasedStateMachine):
             self.desk.handlers,
             instance=name,
             sources={**self.desk.handlers.sources, SOURCE: upstream},
-            upstreams={**self.desk.handlers.upstreams, SOURCE: Line()},  # type: ignore[dict-item]
             in_flight=set(),
             holding=Holding(),
         )
@@ -324,8 +318,7 @@ class Runs(RuleBasedStateMachine):
         if not is_late or epoch == 0:
             self.epoch += 1
             epoch = self.epoch
-        source = SOURCE if place == "source" else None
-        command = ControlRun(run_id=run.id, action=action, source=source, epoch=epoch)
+        command = ControlRun(run_id=run.id, action=action, source=PLACES[place], epoch=epoch)
         self.do(self.control(command, hearing))
         self.note_control(run, place, action, epoch)
         for name in sorted(hearing):
@@ -364,10 +357,9 @@ class Runs(RuleBasedStateMachine):
         if epoch <= known:
             return
         worker.heard[run.id, place] = (epoch, action)
-        places: Sequence[Place] = ("run", "source")
         for work in worker.tasks.values():
             if work.batch.run is run:
-                heard = [worker.heard.get((run.id, one), (0, "")) for one in places]
+                heard = [worker.heard.get((run.id, one), (0, "")) for one in PLACES]
                 actions = {action for epoch, action in heard if epoch > work.epoch}
                 work.action = next((one for one in ("cancel", "pause") if one in actions), None)
 
@@ -654,7 +646,7 @@ class Runs(RuleBasedStateMachine):
             checkpoint=0,
             attempt=work.attempt,
             lease_token=work.token,
-            claimed_at=None,  # type: ignore[arg-type]  # Nobody stores by this one.
+            claimed_at=datetime.now(UTC),  # Nobody stores by this one.
         )
         is_ours = self.do(worker.handlers.keep_lease_once(claimed))
         assert is_ours == self.holds(work)
@@ -751,15 +743,15 @@ class Runs(RuleBasedStateMachine):
 
     async def finish(self) -> None:
         for run in self.runs.values():
-            for place, source in (("run", None), ("source", SOURCE)):
+            for place, source in PLACES.items():
                 self.epoch += 1
                 command = ControlRun(
                     run_id=run.id, action="resume", source=source, epoch=self.epoch
                 )
                 await self.control(command, set(WORKERS))
-                self.note_control(run, place, "resume", self.epoch)  # type: ignore[arg-type]
+                self.note_control(run, place, "resume", self.epoch)
                 for worker in self.workers.values():
-                    self.note_heard(worker, run, place, "resume", self.epoch)  # type: ignore[arg-type]
+                    self.note_heard(worker, run, place, "resume", self.epoch)
         worker = self.workers[WORKERS[0]]
         for _ in range(PASSES_MAX):
             if not any(run.is_open for run in self.runs.values()):
@@ -810,20 +802,7 @@ def test_every_history_of_runs_is_as_the_model_says(
     monkeypatch.setattr(batches, "QUEUED_MAX", QUEUED_MAX)
     opened = open_small_desk(database, mirror, tmp_path)
     desk = runner.run(opened.__aenter__())
-
-    class OnThisDesk(Runs):
-        def __init__(self) -> None:
-            super().__init__(runner, desk)
-
     try:
-        run_state_machine_as_test(
-            OnThisDesk,
-            settings=settings(
-                max_examples=EXAMPLES,
-                stateful_step_count=STEPS,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run_model(lambda: Runs(runner, desk), histories=EXAMPLES, steps=STEPS)
     finally:
         runner.run(opened.__aexit__(None, None, None))

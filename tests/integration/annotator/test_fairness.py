@@ -8,13 +8,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import Priority
 from services.annotator.store import feeding
 from services.annotator.store.feeding import Pace
+from tests.models import run_model
 from tests.system import Database
 
 SOURCES = ("ensembl", "hpo")  # Any two will do: a run's batches are fed alike.
@@ -398,21 +397,8 @@ def test_every_history_of_feeding_keeps_what_was_promised(database: Database) ->
         engine = runner.run(opened.__aenter__())
         autocommit = engine.execution_options(isolation_level="AUTOCOMMIT").connect()
         connection = runner.run(autocommit.__aenter__())
-
-        class Here(Feeding):
-            def __init__(self) -> None:
-                super().__init__(runner, connection)
-
         try:
-            run_state_machine_as_test(
-                Here,
-                settings=settings(
-                    max_examples=EXAMPLES,
-                    stateful_step_count=STEPS,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            run_model(lambda: Feeding(runner, connection), histories=EXAMPLES, steps=STEPS)
         finally:
             runner.run(autocommit.__aexit__(None, None, None))
             runner.run(opened.__aexit__(None, None, None))

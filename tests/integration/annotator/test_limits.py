@@ -6,20 +6,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.annotator.store import limits
 from services.annotator.store.limits import Lease
+from tests.models import run_model
 from tests.system import Database
 
 NAME = "ensembl"
@@ -245,21 +244,8 @@ def test_every_history_of_an_upstream_is_as_the_model_says(database: Database) -
         connection = runner.run(autocommit.__aenter__())
         clock = Clock(runner, connection)
         clock.run("SET search_path = frozen, annotator, pg_catalog")
-
-        class OnThisClock(Limits):
-            def __init__(self) -> None:
-                super().__init__(clock)
-
         try:
-            run_state_machine_as_test(
-                OnThisClock,
-                settings=settings(
-                    max_examples=EXAMPLES,
-                    stateful_step_count=STEPS,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            run_model(lambda: Limits(clock), histories=EXAMPLES, steps=STEPS)
         finally:
             runner.run(autocommit.__aexit__(None, None, None))
             runner.run(opened.__aexit__(None, None, None))

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +21,7 @@ from contracts.messages import InvalidateNamespace, Message, NamespaceInvalidate
 from services.chassis import outbox
 from services.chassis.database import open_session
 from services.chassis.errors import TopicShut
+from tests.models import run_model
 from tests.system import Database
 
 ROWS_MAX = 4  # In one pass, so that few rows are several passes.
@@ -226,20 +225,7 @@ def test_every_history_of_an_outbox_is_told_whole_and_in_order(
         of = database.settings("gateway")
         session = runner.run(stack.enter_async_context(open_session(of, "test-relay")))
         slow = runner.run(stack.enter_async_context(open_session(of, "test-slow")))
-
-        class OnThisOutbox(Outbox):
-            def __init__(self) -> None:
-                super().__init__(runner.run, session, slow)
-
         try:
-            run_state_machine_as_test(
-                OnThisOutbox,
-                settings=settings(
-                    max_examples=EXAMPLES,
-                    stateful_step_count=STEPS,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            run_model(lambda: Outbox(runner.run, session, slow), histories=EXAMPLES, steps=STEPS)
         finally:
             runner.run(stack.aclose())
