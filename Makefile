@@ -18,9 +18,10 @@ help: ## list these targets
 demo: .venv/ready ## run the main job on 44,000 genes and stay up (ONCE=1: stop afterwards)
 	@.venv/bin/python -m services.cli demo $(if $(ONCE),--once)
 
-# Two at a time: most tests wait for something. Each has a cluster of its own; a file stays together.
+# Two at a time: most tests wait for something. Each has a cluster of its own; a file stays together,
+# and the files in the order of tests/conftest.py.
 test: .venv/ready-dev ## run every test, with a real PostgreSQL and a real Kafka
-	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	@.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready-dev ## format, lint, types, imports, schema drift, unit tests
 	@.venv/bin/ruff check

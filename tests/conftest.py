@@ -25,6 +25,7 @@ TEMPLATE = "annobus_template"
 UPSTREAM_DATA = ROOT.parent / "shared" / "data"
 BACKEND = os.environ.get("ANNOBUS_TEST_BACKEND", "embedded")
 BACKENDS = ("embedded", "docker")
+LONG = ("e2e", "faults")
 
 
 def pytest_configure() -> None:
@@ -39,6 +40,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What takes longest begins first: at the end nobody waits for one long file.
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in LONG)
     if BACKEND != "embedded":
         skip = pytest.mark.skip(reason=f"about the embedded cluster, and this session is {BACKEND}")
         for item in items:
