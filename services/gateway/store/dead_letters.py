@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import BatchDead
 from contracts.topics import DEAD_LETTERS, RECORD_BYTES_MAX, topics
 from services.chassis.dead_letters import Letter
+from services.chassis.errors import DETAIL_CHARACTERS_MAX, Problem
 from services.chassis.outbox import read_headers, write_headers
 from services.gateway.errors import DeadLetterUnknown
 
@@ -21,6 +22,7 @@ FRAMING_BYTES = 512  # Of a record that is sent again: its batch, and the header
 RETRY_BYTES_MAX = RECORD_BYTES_MAX - FRAMING_BYTES
 HEADER_BYTES = 10  # What a header takes besides its name and its value, at most.
 READ_BYTES_MAX = 256 * 1024  # Of a body that is asked what it is about: a few ms of the loop.
+PROBLEM_BYTES_MAX = 16 * 1024  # Ours is half as long; anybody may write to the topic.
 TYPE_CHARACTERS_MAX = 200
 SOURCE_CHARACTERS_MAX = 100
 MS_MAX = 4_102_444_800_000  # The year 2100: a clock that says so is no clock.
@@ -92,7 +94,7 @@ async def keep_message(tx: AsyncConnection, letter: Letter) -> None:
             "service": letter.service,
             "group": letter.group,
             "attempts": letter.attempts,
-            "problem": orjson.dumps(letter.problem).decode(),
+            "problem": _problem(letter.problem),
             "run_ids": run_ids,
             "source": source,
             "batch_id": batch_id,
@@ -171,6 +173,17 @@ def _subject(payload: bytes | None) -> tuple[list[UUID], str | None, UUID | None
     if not isinstance(source, str) or "\x00" in source or len(source) > SOURCE_CHARACTERS_MAX:
         source = None
     return [run_id] if run_id else [], source, _uuid(body.get("batch_id"))
+
+
+def _problem(problem: Problem) -> str:
+    """Cut where it is longer than any of ours: a page of a list has 200 of them."""
+    whole = orjson.dumps(problem)
+    if len(whole) > PROBLEM_BYTES_MAX:
+        members = ("type", "title", "detail")
+        whole = orjson.dumps(
+            {name: str(problem.get(name, ""))[:DETAIL_CHARACTERS_MAX] for name in members}
+        )
+    return whole.decode()
 
 
 def _time(milliseconds: int) -> datetime | None:
