@@ -41,6 +41,15 @@ _RUNS = """
     ) s ON true
 """
 
+# Runs that are not at their end: those that the annotator works, and those it has not heard of yet.
+_ACTIVE = """
+    SELECT a.run_id FROM annotator.run_v1 a WHERE a.state IN ('planning', 'running', 'paused')
+    UNION ALL
+    SELECT r.id FROM run r
+    WHERE r.requested_at > now() - CAST(:unheard_max AS interval)
+      AND NOT EXISTS (SELECT FROM annotator.run_v1 a WHERE a.run_id = r.id)
+"""
+
 
 @dataclass(frozen=True)
 class Earlier:
@@ -133,19 +142,15 @@ async def find_fetching(
     that is cancelled, or whose source is, is no reason to wait."""
     row = (
         await tx.execute(
-            text("""
+            text(f"""
                 SELECT r.id, array_agg(s.name ORDER BY s.name) AS sources
-                FROM run r
+                FROM ({_ACTIVE}) active JOIN run r ON r.id = active.run_id
                 JOIN annotator.source_v1 s ON s.kind = 'api' AND s.name = ANY (r.sources)
                     AND s.name = ANY (CAST(:sources AS text[]))
-                LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
                 LEFT JOIN annotator.run_source_v1 rs ON rs.run_id = r.id AND rs.source = s.name
                 LEFT JOIN run_source wanted ON wanted.run_id = r.id AND wanted.source = s.name
                 WHERE r.scope = :scope AND NOT r.dry_run AND r.desired_state <> 'cancelled'
                   AND coalesce(wanted.desired_state, 'running') <> 'cancelled'
-                  AND CASE WHEN a.run_id IS NULL
-                      THEN r.requested_at > now() - CAST(:unheard_max AS interval)
-                      ELSE a.state IN ('planning', 'running', 'paused') END
                   AND coalesce(rs.state, 'waiting') IN ('waiting', 'running', 'paused')
                 GROUP BY r.id ORDER BY r.requested_at, r.id LIMIT 1
             """),
@@ -207,9 +212,14 @@ async def get_run(connection: AsyncConnection, run_id: UUID) -> Run:
 
 
 async def list_runs(connection: AsyncConnection, *, limit: int, offset: int) -> list[Run]:
-    """The newest first."""
+    """The newest first. What is skipped is not joined with anything."""
     rows = await connection.execute(
-        text(f"{_RUNS} ORDER BY r.requested_at DESC, r.id DESC LIMIT :limit OFFSET :offset"),
+        text(f"""
+            {_RUNS} WHERE r.id IN (
+                SELECT id FROM run ORDER BY requested_at DESC, id DESC
+                LIMIT :limit OFFSET :offset)
+            ORDER BY r.requested_at DESC, r.id DESC
+        """),
         {"limit": limit, "offset": offset},
     )
     return [_run(row) for row in rows.mappings()]
@@ -218,15 +228,9 @@ async def list_runs(connection: AsyncConnection, *, limit: int, offset: int) -> 
 async def list_active_ids(connection: AsyncConnection) -> list[UUID]:
     """Runs that are not at their end, the newest first; those that ended are not read."""
     rows = await connection.scalars(
-        text("""
-            SELECT id FROM (
-                SELECT r.id, r.requested_at FROM annotator.run_v1 a JOIN run r ON r.id = a.run_id
-                WHERE a.state IN ('planning', 'running', 'paused')
-                UNION ALL
-                SELECT r.id, r.requested_at FROM run r
-                WHERE r.requested_at > now() - CAST(:unheard_max AS interval)
-                  AND NOT EXISTS (SELECT FROM annotator.run_v1 a WHERE a.run_id = r.id)
-            ) active ORDER BY requested_at DESC, id DESC LIMIT :limit
+        text(f"""
+            SELECT r.id FROM ({_ACTIVE}) active JOIN run r ON r.id = active.run_id
+            ORDER BY r.requested_at DESC, r.id DESC LIMIT :limit
         """),
         {"unheard_max": UNHEARD_MAX, "limit": ACTIVE_RUNS_MAX},
     )
