@@ -12,14 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import (
     ControlAction,
     ControlRun,
-    Priority,
     RunProgress,
     SourceProgress,
     StartRun,
-    Strategy,
 )
 from contracts.topics import FIXED
-from services.gateway.domain import DESIRED, DesiredState, Run
+from services.gateway.domain import DESIRED, DesiredState, NewRun, Run
 from services.gateway.errors import RunUnknown
 from services.gateway.frames import FACTS_MAX, Fact
 
@@ -86,18 +84,7 @@ async def save_key(tx: AsyncConnection, key: str, body_sha256: bytes, run_id: UU
     )
 
 
-async def insert_run(
-    tx: AsyncConnection,
-    name: str | None,
-    sources: Sequence[str],
-    gene_count: int | None,
-    priority: Priority = "normal",
-    *,
-    scope: bytes,
-    strategy: Strategy = "full",
-    retries: UUID | None = None,
-    dry_run: bool = False,
-) -> UUID:
+async def insert_run(tx: AsyncConnection, new: NewRun) -> UUID:
     run_id = await tx.scalar(
         text("""
             INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries, dry_run)
@@ -106,14 +93,14 @@ async def insert_run(
             RETURNING id
         """),
         {
-            "name": name,
-            "sources": list(sources),
-            "gene_count": gene_count,
-            "priority": priority,
-            "scope": scope,
-            "strategy": strategy,
-            "retries": retries,
-            "dry_run": dry_run,
+            "name": new.name,
+            "sources": list(new.sources),
+            "gene_count": new.gene_count,
+            "priority": new.priority,
+            "scope": new.scope,
+            "strategy": new.strategy,
+            "retries": new.retries,
+            "dry_run": new.dry_run,
         },
     )
     return UUID(str(run_id))

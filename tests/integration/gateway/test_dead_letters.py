@@ -172,6 +172,16 @@ async def test_whatever_it_is_made_of_it_is_kept_and_shown(desk: Desk, name: str
     assert len(await listed(desk)) == 1
 
 
+async def test_a_problem_longer_than_any_of_ours_is_cut(desk: Desk) -> None:
+    """Anybody may write to the topic, and a page of a list holds 200 of them."""
+    forged = {"title": "a\x00b", "detail": "x" * 900_000, "more": "y" * 900_000}
+    (letter_id,) = await keep(desk, letter(problem=dict(forged)))
+    shown = (await get(desk, letter_id))["attributes"]["problem"]
+    assert shown == {"type": "", "title": "a\x00b", "detail": "x" * 2_000}
+    answer = await desk.client.get(ADDRESS)
+    assert len(answer.content) < 10_000
+
+
 async def dead_batch(
     desk: Desk,
     genes: Sequence[str],
@@ -542,6 +552,29 @@ async def test_what_a_later_run_has_had_done_and_what_nobody_works_is_not_retrie
     assert await commands(desk, [done.run_id, retired.run_id]) == []
 
 
+async def test_a_batch_is_not_retried_while_its_genes_are_asked_for(desk: Desk) -> None:
+    """Two letters over the same genes, or a run that was ordered meanwhile, would ask twice."""
+    first = await dead_batch(desk, ["HGNC:1", "HGNC:2"])
+    second = await dead_batch(desk, ["HGNC:2", "HGNC:1"])
+    ids = {
+        entry["attributes"]["batch_id"]: entry["id"]
+        for entry in await listed(desk, **{"filter[kind]": "batch"})
+    }
+    answer = await retry(desk, ids[str(first.batch_id)])
+    run = answer.json()["data"]["links"]["retry_run"]
+    answer = await retry(desk, ids[str(second.batch_id)])
+    assert answer.status_code == 409
+    problem = answer.json()
+    assert problem["type"] == "urn:annobus:problem:run-identical"
+    (error,) = problem["errors"]
+    assert (error["pointer"], error["run"]) == ("path letter_id", run)
+    assert (await get(desk, ids[str(second.batch_id)]))["attributes"]["state"] == "open"
+    assert (await many(desk, "retry", **BY, kind="batch", max=10)).status_code == 409
+    assert len(await commands(desk, [first.run_id, second.run_id])) == 1
+    assert (await desk.client.post(f"{run}/cancel")).status_code == 202
+    assert (await retry(desk, ids[str(second.batch_id)])).status_code == 202
+
+
 # ----------------------------------------------------------------------------------- many
 
 
@@ -569,11 +602,31 @@ async def test_many_are_discarded_by_filter_the_oldest_first_and_only_open_ones(
 async def test_many_are_retried_in_order_and_what_cannot_be_sent_stays(desk: Desk) -> None:
     left = letter(3, key=None, headers=(), value=None, is_left_at_origin=True)
     await keep(desk, left, *(letter(number, value=b"%d" % number) for number in (5, 4, 6)))
-    answer = await many(desk, "retry", **BY, max=2)
+    answer = await many(desk, "retry", **BY, all=True, max=2)
     assert answer.json()["meta"] == {"retried_count": 2, "left_count": 2, "runs": []}
     answer = await many(desk, "retry", **BY, kind="message", max=1_000)
     assert answer.json()["meta"] == {"retried_count": 1, "left_count": 1, "runs": []}
     assert [row["payload"] for row in await sent(desk)] == [b"5", b"4", b"6"]
+
+
+async def test_two_who_decide_about_many_at_once_decide_about_each_once(desk: Desk) -> None:
+    await keep(desk, *(letter(number, value=b"%d" % number) for number in range(30)))
+    await dead_batch(desk, ["HGNC:1"])
+    answers = await asyncio.gather(
+        *(many(desk, what, **REASONS, all=True, max=9) for what in ("retry", "discard") * 4)
+    )
+    assert {answer.status_code for answer in answers} == {202}, [one.text for one in answers]
+    metas = [answer.json()["meta"] for answer in answers]
+    counts = {
+        state: sum(meta.get(f"{state}_count", 0) for meta in metas)
+        for state in ("retried", "discarded")
+    }
+    assert sum(counts.values()) == 31
+    for state, count in counts.items():
+        parameters = {"filter[state]": state, "page[size]": "100"}
+        assert len(await listed(desk, **parameters)) == count
+    payloads = [row["payload"] for row in await sent(desk)]
+    assert len(payloads) == len(set(payloads))
 
 
 async def test_many_batches_of_a_source_are_one_run(desk: Desk) -> None:
@@ -602,7 +655,7 @@ async def test_more_genes_than_a_command_holds_are_more_runs(
 ) -> None:
     monkeypatch.setattr(routes, "GENES_MAX", 3)
     facts = [await dead_batch(desk, [f"HGNC:{n}", f"HGNC:{n + 1}"]) for n in (1, 2, 3, 4, 5)]
-    answer = await many(desk, "retry", **BY, max=10)
+    answer = await many(desk, "retry", **BY, all=True, max=10)
     assert answer.json()["meta"]["retried_count"] == 5
     orders = await commands(desk, [fact.run_id for fact in facts])
     assert [len(command["genes"]) for command in orders] == [3, 3, 2]
@@ -614,7 +667,8 @@ async def test_as_many_bytes_go_out_at_once_as_a_transaction_moves(
     monkeypatch.setattr(routes, "BULK_BYTES_MAX", 250)
     await keep(desk, *(letter(number, value=b"x" * 100) for number in range(3)))
     counts = [
-        (await many(desk, "retry", **BY, max=10)).json()["meta"]["retried_count"] for _ in range(3)
+        (await many(desk, "retry", **BY, all=True, max=10)).json()["meta"]["retried_count"]
+        for _ in range(3)
     ]
     assert counts == [1, 1, 1]
 
@@ -631,6 +685,12 @@ async def test_as_many_bytes_go_out_at_once_as_a_transaction_moves(
         ({"max": 5, "state": "retried"}, "open"),
         ({"max": 5, "colour": "red"}, "colour"),
         ({"max": 5, "topic": ","}, "pipeline.commands.v1"),
+        ({"max": 5, "run": ","}, "one value at least"),
+        ({"max": 5, "type": " "}, "one value at least"),
+        ({"max": 5}, "which letters? accepted: some of /kind"),
+        ({"max": 5, "source": None, "state": "open"}, "or /all: true"),
+        ({"max": 5, "all": False}, "or /all: true"),
+        ({"max": 5, "all": True, "kind": "message"}, "or /all: true"),
         ({"max": 5, "type": "\x00"}, "type"),
     ],
 )
