@@ -13,6 +13,7 @@ from services.cli.errors import CommandFailed
 
 COLUMN_GAP = "  "
 ARROW, ASCII_ARROW = "→", "->"
+LINE_BREAKS = "\n\t"  # What a text of ours has, and a cell of a table has not.
 
 # Rich obeys NO_COLOR, FORCE_COLOR and TERM=dumb; nothing here is markup, so no text can become it.
 data = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -39,12 +40,21 @@ def has_live_display(console: Console) -> bool:
     return console.file.isatty() and not console.is_dumb_terminal
 
 
+def plain(text: str, keeping: str = "") -> str:
+    """Anybody may have written it: what a terminal would obey is shown, and not done."""
+    return "".join(one if one.isprintable() or one in keeping else repr(one)[1:-1] for one in text)
+
+
 def say(line: str, style: str = "") -> None:
-    talk.print(line, style=style or None)
+    talk.print(plain(line, LINE_BREAKS), style=style or None)
+
+
+def say_ordered(run_id: str) -> None:
+    say(f"run {run_id} is ordered; watch it: annobus runs watch {run_id}")
 
 
 def print_line(line: str) -> None:
-    data.print(line)
+    data.print(plain(line, LINE_BREAKS))
 
 
 def print_json(document: object) -> None:
@@ -63,6 +73,7 @@ def print_table(
     styles: Mapping[str, str] | None = None,
 ) -> None:
     """Rows under a header; `numbers` are columns set right, `styles` colours by cell text."""
+    rows = [[plain(cell) for cell in row] for row in rows]
     if not has_live_display(data):
         _print_plain(columns, rows, numbers)
         return
@@ -90,11 +101,11 @@ def _print_plain(
 
 def show_failure(error: CommandFailed) -> None:
     """The sentence, its particulars and what to do next, on stderr."""
-    talk.print(Text.assemble(("error: ", "bold red"), str(error)))
+    talk.print(Text.assemble(("error: ", "bold red"), plain(str(error), LINE_BREAKS)))
     for particular in error.particulars:
-        talk.print(f"  {particular}")
+        say(f"  {particular}")
     if error.advice:
-        talk.print(f"{arrow(talk)} {error.advice}", style="cyan")
+        say(f"{arrow(talk)} {error.advice}", style="cyan")
 
 
 def count(number: int | None) -> str:
