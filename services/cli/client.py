@@ -23,6 +23,10 @@ Document = dict[str, Any]
 ADVICE = {
     "catalogue-empty": "Fill the catalogue first: annobus runs start --all --watch",
     "gene-unknown": "Look for it: annobus genes list --filter symbol=…",
+    "dead-letter-decided": "See what was decided: annobus dead-letters show ID",
+    "dead-letter-unknown": "See the letters there are: annobus dead-letters list",
+    "dead-letter-unsendable": "Give it up instead: annobus dead-letters discard ID",
+    "run-ended": "See what became of it: annobus runs show ID",
     "run-identical": "Watch that one: annobus runs watch ID; or end it: annobus runs cancel ID",
     "run-not-failed": "See what became of it: annobus runs show ID",
     "run-unknown": "See the runs there are: annobus runs list",

@@ -538,6 +538,7 @@ def test_a_dry_run_is_ordered_and_what_it_found_out_is_said(stub: Stub, annobus:
 
     none = counters("completed", 0)
     document = run_document("completed", 3, ensembl=dict(none), hpo=dict(none))
+    document["data"]["attributes"]["dry_run"] = True
     sources = document["data"]["attributes"]["sources"]
     sources["ensembl"]["preview"] = {"gene_count": 1200, "request_count": 2, "seconds": 0.1}
     sources["hpo"]["preview"] = {
@@ -551,10 +552,80 @@ def test_a_dry_run_is_ordered_and_what_it_found_out_is_said(stub: Stub, annobus:
     }
     stub.answer(f"/api/runs/{RUN_ID}", document)
     shown = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
-    assert (
-        "ensembl: would ask for 1,200 genes in 2 requests, which takes 0.1 s at the least" in shown
+    header, columns, *rows = shown.splitlines()
+    assert header == f"run {RUN_ID}: completed (dry run)"
+    assert columns.split() == ["source", "state", "found"]
+    assert [row.split("completed  ")[1] for row in rows] == [
+        "would ask for 1,200 genes in 2 requests, which takes 0.1 s at the least",
+        (
+            "would store release 2026-11: 3 new, 5 changed, 1 withdrawn; of these 2 clinical,"
+            " 4 minor; 5,114 unchanged"
+        ),
+    ]
+
+
+def test_a_dry_run_is_watched_without_counts_of_genes(stub: Stub, annobus: Annobus) -> None:
+    path = f"/api/runs/{RUN_ID}"
+    first = run_document("planning", 0, hpo=counters("waiting", None))
+    final = run_document("completed", 9, hpo=counters("completed", 0))
+    for document in (first, final):
+        document["data"]["attributes"]["dry_run"] = True
+        stub.answer(path, document)
+    stub.sockets.append(
+        [
+            frame("running", 3, hpo=counters("waiting", 0)),
+            frame("completed", 9, hpo=counters("completed", 0)),
+        ]
     )
-    assert (
-        "hpo: would store release 2026-11: 3 new, 5 changed, 1 withdrawn;"
-        " of these 2 clinical, 4 minor; 5,114 unchanged" in shown
+    ended = annobus("runs", "watch", RUN_ID, "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "planning: hpo looks what there is"
+    assert lines[-1] == "completed: hpo has been looked at"
+
+
+def test_what_is_unusual_of_a_run_is_said(stub: Stub, annobus: Annobus) -> None:
+    document = run_document("running", 4, hpo=counters("running", 10))
+    document["data"]["attributes"] |= {
+        "name": "kidneys\x1b[2J",
+        "strategy": "stale",
+        "priority": "high",
+        "desired_state": "paused",
+    }
+    stub.answer(f"/api/runs/{RUN_ID}", document)
+    shown = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
+    assert shown.splitlines()[0] == (
+        f"run {RUN_ID}: running"
+        r" (kidneys\x1b[2J; strategy stale; priority high; a pause is asked for)"
     )
+
+
+def test_runs_are_listed_with_what_was_ordered(stub: Stub, annobus: Annobus) -> None:
+    usual = run_document("completed", 4, hpo=counters("completed", 10))["data"]
+    others = [
+        {"dry_run": True},
+        {"retries": RUN_ID, "strategy": "full"},
+        {"strategy": "stale", "sources": {name: {} for name in "abcd"}},
+    ]
+    runs = [usual | {"attributes": usual["attributes"] | other} for other in ({}, *others)]
+    stub.answer("/api/runs", {"data": runs, "links": {"next": "more"}})
+    ended = annobus("runs", "list", "--page", "3", "--url", stub.url)
+    header, *rows = ended.stdout.splitlines()
+    place = header.index("order")
+    assert [row[place:].split("  ")[0].strip() for row in rows] == [
+        *("full", "dry run", "retry", "stale")
+    ]
+    assert "4 sources" in rows[-1]
+    assert "more: the same command with --page 4" in ended.stderr
+
+
+def test_whatever_is_given_as_an_id_is_one_part_of_the_address(
+    stub: Stub, annobus: Annobus
+) -> None:
+    problem = {"type": "urn:annobus:problem:run-unknown", "title": "No such run", "detail": "x"}
+    for command in ("show", "watch", "pause"):
+        suffix = "/pause" if command == "pause" else ""
+        stub.answer(f"/api/runs/../sources?x{suffix}", problem, 404)
+        ended = annobus("runs", command, "../sources?x", "--url", stub.url)
+        assert ended.returncode == 2, ended.stderr
+        assert "annobus runs list" in ended.stderr

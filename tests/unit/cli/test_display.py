@@ -8,6 +8,7 @@ from rich.console import Console
 
 from contracts.messages import SourceProgress, SourceState
 from services.cli import bars, output
+from services.cli.errors import CommandFailed
 from services.cli.watch import Snapshot
 
 
@@ -61,8 +62,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return terminal
 
 
-def snapshot(**sources: SourceProgress) -> Snapshot:
-    return Snapshot(run_id="1", seq=1, status="running", sources=sources)
+def snapshot(*, dry_run: bool = False, **sources: SourceProgress) -> Snapshot:
+    return Snapshot(run_id="1", seq=1, status="running", sources=sources, dry_run=dry_run)
 
 
 def test_a_terminal_has_a_bar_per_source_and_failures_in_words(shown: Terminal) -> None:
@@ -140,3 +141,60 @@ def test_whom_a_source_waits_for_is_said_at_once_in_lines(
     lines.show(snapshot(ensembl=source(1000, done=100)))
     lines.show(snapshot(ensembl=WAITING))
     assert pipe.getvalue().splitlines()[1].endswith(":10: 429, Retry-After 30 s")
+
+
+def test_a_dry_run_shows_no_count_of_what_it_does_not_count(
+    shown: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {
+        "hgnc": source(None, state="waiting"),
+        "hpo": source(0, state="waiting"),
+        "ensembl": source(0, state="completed"),
+    }
+    with bars.display() as display:
+        display.show(snapshot(dry_run=True, **sources))
+    pipe = io.StringIO()
+    monkeypatch.setattr(output, "talk", Console(file=pipe, width=200))
+    bars.Lines().show(snapshot(dry_run=True, **sources))
+    assert pipe.getvalue().strip() == (
+        "running: hgnc looks what there is · hpo looks what there is · ensembl has been looked at"
+    )
+    for said in (shown.getvalue(), pipe.getvalue()):
+        assert "looks what there is" in said
+        assert "has been looked at" in said
+        assert "genes" not in said
+        assert "%" not in said
+
+
+def test_a_source_of_which_nothing_is_picked_has_nothing_to_fetch(shown: Terminal) -> None:
+    with bars.display() as display:
+        display.show(snapshot(hpo=source(0, state="completed")))
+    assert "100% " in shown.getvalue()
+    assert "nothing to fetch" in shown.getvalue()
+
+
+def test_a_paused_run_is_paused_wherever_it_has_not_ended(shown: Terminal) -> None:
+    sources = {name: source(None, state="waiting") for name in ("hgnc", "hpo")}
+    sources["ensembl"] = source(5, done=5, state="completed")
+    paused = snapshot(dry_run=False, **sources)
+    with bars.display() as display:
+        display.show(paused.model_copy(update={"status": "paused"}))
+    assert shown.getvalue().count("paused") >= 2
+    assert "waiting" not in shown.getvalue()
+
+
+def test_what_a_terminal_would_obey_is_shown_and_not_done(
+    shown: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = "\x1b]0;mine\x07\x1b[2J\x9b2J\r"
+    with bars.display() as display:
+        display.show(snapshot(hpo=WAITING.model_copy(update={"waits_because": evil})))
+    assert r"\x1b]0;mine" in "".join(shown.getvalue().split())
+    assert "\x1b]0;" not in shown.getvalue()
+    for console in ("data", "talk"):
+        monkeypatch.setattr(output, console, Console(file=(pipe := io.StringIO()), width=200))
+        output.print_table(("name",), [(evil + "\n",)])
+        output.print_line(evil)
+        output.say(evil)
+        output.show_failure(CommandFailed(evil, [evil], evil))
+        assert not set("\x1b\x07\x9b\r") & set(pipe.getvalue())
