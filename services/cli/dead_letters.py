@@ -26,7 +26,6 @@ from services.cli.options import (
 MANY_MAX = 1_000
 LISTED_CHARACTERS_MAX = 100  # Of a problem's first line; `show` has all of it.
 SHOWN_CHARACTERS_MAX = 2_000  # Of one part; --json has all of it.
-SECONDS = len("2026-11-28T07:00:00")  # Of a time, in UTC.
 ADDRESS = "/api/dead-letters"
 STATE_STYLES = {"open": "yellow", "retried": "green", "discarded": "bright_black"}
 
@@ -154,13 +153,15 @@ def _decide(
 def _say_many(meta: Document) -> None:
     (state,) = (name for name in ("retried", "discarded") if f"{name}_count" in meta)
     left = f"; {output.count(meta['left_count'])} more are open" if meta["left_count"] else ""
-    output.say(f"{output.count(meta[f'{state}_count'])} letters are {state}{left}")
+    decided = meta[f"{state}_count"]
+    output.say(f"{output.many(decided, 'letter')} {'is' if decided == 1 else 'are'} {state}{left}")
     for place in meta["runs"]:
         _say_run(place)
 
 
 def _say_run(place: str) -> None:
-    output.say_ordered(place.rpartition("/")[2])
+    run_id = place.rpartition("/")[2]
+    output.say_next(f"run {run_id} is ordered", f"annobus runs watch {run_id}")
 
 
 def _print_letter(document: Document) -> None:
@@ -171,14 +172,15 @@ def _print_letter(document: Document) -> None:
     lines = {
         "what": f"{letter['kind']} {_what(letter)}",
         "problem": _cut(": ".join(dict.fromkeys(one for one in (title, _why(letter)) if one))),
-        "parked": f"{letter['parked_at']}{f' by {by}' if by else ''}",
+        "parked": f"{output.moment(letter['parked_at'])}{f' by {by}' if by else ''}",
         "attempts": letter["attempts"],
         "source": letter["source"],
         "runs": ", ".join(letter["run_ids"]),
         "batch": letter["batch_id"],
         "work": letter["batch"] and _work(letter["batch"]),
         "retry of": letter["retry_of"],
-        "decided": letter["decided_at"] and f"{letter['decided_at']} by {letter['decided_by']}",
+        "decided": letter["decided_at"]
+        and f"{output.moment(letter['decided_at'])} by {letter['decided_by']}",
         "note": letter["note"],
         "retried by": letter["retry_run_id"] and f"run {letter['retry_run_id']}",
         "no retry": letter["refusal"] if letter["state"] == "open" else None,
@@ -207,7 +209,7 @@ def _letter(item: Document) -> tuple[str, ...]:
         letter["state"],
         letter["kind"],
         _what(letter),
-        letter["parked_at"][:SECONDS],
+        output.moment(letter["parked_at"]),
         str(letter["attempts"] or ""),
         _first_line(letter),
     )

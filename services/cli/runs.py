@@ -119,7 +119,7 @@ def _send_order(
             document = await client.post(path, body, headers)
             run_id = document["data"]["id"]
             if not watched:
-                output.say_ordered(run_id)
+                output.say_next(f"run {run_id} is ordered", f"annobus runs watch {run_id}")
                 return document
             output.say(f"run {run_id} is ordered")
             return await _watched(client, run_id)
@@ -218,7 +218,7 @@ def _control(
 ) -> None:
     document = send(url, folder, f"{_place(run_id, source)}/{action}", None)
     what = f"{source} in run {run_id}" if source else f"run {run_id}"
-    output.say(f"{what}: {action} is accepted; see how it is: annobus runs show {run_id}")
+    output.say_next(f"{what}: {action} is accepted", f"annobus runs show {run_id}")
     if json:
         output.print_json(document)
 
@@ -234,7 +234,7 @@ async def _watched(client: Client, run_id: str) -> Document:
             async for snapshot in watch.follow(client, run_id):
                 display.show(snapshot)
         except asyncio.CancelledError:
-            output.say(f"run {run_id} goes on; watch it again: annobus runs watch {run_id}")
+            output.say_next(f"run {run_id} goes on", f"annobus runs watch {run_id}")
             raise
     return await client.get(watch.address(run_id))
 

@@ -85,7 +85,7 @@ def _release(item: Document) -> tuple[str, ...]:
         "synthetic" if release["synthetic"] else "real",
         output.count(release["row_count"]),
         output.count(release["unmapped_count"]),
-        release["retrieved_at"],
+        output.moment(release["retrieved_at"]),
         _why(release),
     )
 

@@ -1,6 +1,7 @@
 """How a run's counters become words and bars."""
 
 import io
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -198,3 +199,51 @@ def test_what_a_terminal_would_obey_is_shown_and_not_done(
         output.say(evil)
         output.show_failure(CommandFailed(evil, [evil], evil))
         assert not set("\x1b\x07\x9b\r") & set(pipe.getvalue())
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 60 columns."""
+    terminal = Terminal()
+    environment = {"TERM": "xterm", "NO_COLOR": "1"}
+    console = Console(
+        file=terminal, width=60, force_terminal=True, highlight=False, _environ=environment
+    )
+    for name in ("data", "talk"):
+        monkeypatch.setattr(output, name, console)
+    return terminal
+
+
+ID = "01a221e1-05f1-7972-a367-e4ef456bf2a5"
+
+
+def test_an_id_is_never_cut_and_what_has_no_room_is_told_below(narrow: Terminal) -> None:
+    columns = ("id", "state", "attempts", "what", "problem")
+    rows = [(ID, "open", "1", f"ensembl {ID}", "answers 400"), ("short", "retried", "12", "", "x")]
+    output.print_table(columns, rows, numbers=("attempts",))
+    plain = re.sub(r"\x1b\[\d*m", "", narrow.getvalue())
+    assert [line.rstrip() for line in plain.splitlines()] == [
+        "id                                    state    attempts",
+        f"{ID}  open            1",
+        "  what: ensembl 01a221e1-05f1-7972-a367-e4ef456bf2a5 ·",
+        "  problem: answers 400",
+        "short                                 retried        12",
+        "  problem: x",
+    ]
+
+
+def test_lines_end_between_words_on_a_terminal_and_a_command_has_its_own(narrow: Terminal) -> None:
+    said = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    output.say(said)
+    output.show_failure(CommandFailed(said))
+    output.say_next("run 1 is ordered", f"annobus runs watch {ID}")
+    lines = [line.rstrip() for line in narrow.getvalue().splitlines()]
+    assert all(len(line) <= 60 or "\x1b" in line for line in lines)
+    assert " ".join(lines[:2]) == said
+    assert lines[-1].endswith(f"annobus runs watch {ID}")
+
+
+def test_a_time_is_shown_as_its_readers_clock_has_it() -> None:
+    utc = datetime(2026, 11, 28, 14, 3, 10, tzinfo=UTC)
+    assert output.moment(utc.isoformat()) == f"{utc.astimezone():%Y-%m-%d %H:%M:%S}"
+    assert output.moment(None) == ""
