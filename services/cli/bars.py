@@ -59,11 +59,16 @@ def standing(source: SourceProgress, *, is_dry: bool) -> str:
     """How far a source is, in words. A dry run counts no gene: it looks, and has looked."""
     if is_dry:
         if source.state in ENDED:
-            return "has been looked at" if source.state == "completed" else "has no answer"
+            return "has been looked at" if source.state == "completed" else "was not looked at"
         return "looks what there is"
     if source.total_count == 0 and source.state == "completed":
         return "100% nothing to fetch"
     return f"{percentage(source)} {counted(source):,} of {output.count(source.total_count)} genes"
+
+
+def state_of(source: SourceProgress, *, is_paused: bool) -> str:
+    """Of a paused run nothing goes on, whatever its sources are at."""
+    return "paused" if is_paused and source.state not in ENDED else source.state
 
 
 def waits(name: str, source: SourceProgress) -> str:
@@ -188,10 +193,9 @@ class _Rate(_Cell):
     def draw(self, task: Task, source: SourceProgress) -> Text:
         if said := waits(task.description, source):
             return Text(output.plain(said), "yellow")
-        if task.fields["is_paused"] and source.state in ("waiting", "running"):
-            return Text("paused", "yellow")
-        if source.state != "running":
-            return Text(source.state, "dim")
+        state = state_of(source, is_paused=task.fields["is_paused"])
+        if state != "running":
+            return Text(state, "yellow" if state == "paused" else "dim")
         return Text(f"{task.fields['rate'] or 0:,.0f} genes/s", "cyan")
 
 

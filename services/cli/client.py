@@ -17,6 +17,7 @@ from services.cli.errors import CommandFailed, NotAuthorised, NotReachable, Refu
 TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 SHOWN_CHARACTERS_MAX = 200  # Of an answer that is no document.
+TOLD = ("value", "accepted")  # Of an error.
 
 Document = dict[str, Any]
 
@@ -150,8 +151,10 @@ def failure(response: httpx2.Response) -> CommandFailed:
     title = document.get("title") or f"the gateway answered {status} {response.reason_phrase}"
     detail = document.get("detail") or ""
     message = f"{title}: {detail}" if detail else str(title)
-    errors = document.get("errors")
-    particulars = [_line(error) for error in errors if isinstance(error, dict)] if errors else []
+    errors = [error for error in document.get("errors") or () if isinstance(error, dict)]
+    if len(errors) == 1 and all(str(errors[0].get(name)) in detail for name in TOLD):
+        errors = []  # The detail has said it.
+    particulars = [_line(error) for error in errors]
     advice = _advice(status, str(document.get("type", "")), response.headers.get("Retry-After"))
     return _kind(status)(message, particulars, advice)
 

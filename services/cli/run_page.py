@@ -1,6 +1,6 @@
 """A run as `annobus runs show` and `runs list` print it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contracts.messages import ACTIVE_STATES, SourceProgress
@@ -20,7 +20,7 @@ ASKED = {
     "running": "a resume is asked for",
     "cancelled": "a cancel is asked for",
 }
-LIST_COLUMNS = ("run", "state", "order", "genes", "sources", "name")
+LIST_COLUMNS = ("run", "state", "requested", "order", "genes", "sources", "name")
 SOURCES_NAMED_MAX = 3
 
 
@@ -34,14 +34,14 @@ def print_run(document: Document) -> None:
     if snapshot.dry_run:
         _print_found(snapshot.sources, run["sources"])
     else:
-        _print_counts(snapshot.sources)
-    for name, source in snapshot.sources.items():
-        if source.problem is not None:
-            title, detail = source.problem.get("title"), source.problem.get("detail")
-            output.print_line(f"{name}: {title}: {detail}")
+        _print_counts(snapshot)
+    for problem, names in _problems(snapshot.sources).items():
+        output.print_line(f"{', '.join(names)}: {problem}")
     for name, source in snapshot.sources.items():
         if said := bars.waits(name, source):
             output.print_line(said[0].upper() + said[1:])
+    if snapshot.is_final and not snapshot.dry_run and _has_failed(snapshot.sources):
+        output.say_next("what failed can be tried again", f"annobus runs retry {snapshot.run_id}")
 
 
 def list_row(item: Document) -> tuple[str, ...]:
@@ -50,7 +50,10 @@ def list_row(item: Document) -> tuple[str, ...]:
     genes = "all" if run.get("gene_count") is None else output.count(run["gene_count"])
     sources = list(run["sources"])
     named = ", ".join(sources) if len(sources) <= SOURCES_NAMED_MAX else f"{len(sources)} sources"
-    return (item["id"], run["state"], order_of(run), genes, named, run.get("name") or "")
+    return (
+        *(item["id"], run["state"], output.moment(run.get("requested_at"))),
+        *(order_of(run), genes, named, run.get("name") or ""),
+    )
 
 
 def order_of(run: Mapping[str, Any]) -> str:
@@ -79,14 +82,29 @@ def _asked(state: str, desired: str) -> str | None:
     return None if is_there or state not in ACTIVE_STATES else ASKED[desired]
 
 
-def _print_counts(sources: Mapping[str, SourceProgress]) -> None:
+def _problems(sources: Mapping[str, SourceProgress]) -> Mapping[str, Sequence[str]]:
+    """Which sources have which problem: it may be one for all of them."""
+    found: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        if source.problem is not None:
+            said = f"{source.problem.get('title')}: {source.problem.get('detail')}"
+            found.setdefault(said, []).append(name)
+    return found
+
+
+def _has_failed(sources: Mapping[str, SourceProgress]) -> bool:
+    return any(source.failed_count or source.state == "failed" for source in sources.values())
+
+
+def _print_counts(snapshot: watch.Snapshot) -> None:
+    sources = snapshot.sources
     # Most runs are never cancelled, and their table stays narrow.
     is_cut = any(source.cancelled_count for source in sources.values())
     numbers = ("genes", "done", "no data", "failed", *(("cancelled",) if is_cut else ()))
     rows = [
         (
             name,
-            source.state,
+            bars.state_of(source, is_paused=snapshot.status == "paused"),
             *map(
                 output.count,
                 (
@@ -97,12 +115,18 @@ def _print_counts(sources: Mapping[str, SourceProgress]) -> None:
                     source.cancelled_count,
                 )[: len(numbers)],
             ),
-            f"{source.release or ''}{' (synthetic)' if source.synthetic else ''}",
+            _release(source),
         )
         for name, source in sources.items()
     ]
     columns = ("source", "state", *numbers, "release")
     output.print_table(columns, rows, numbers=numbers, styles=STATE_STYLES)
+
+
+def _release(source: SourceProgress) -> str:
+    """Most that are made up say so in their name."""
+    name = source.release or ""
+    return f"{name} (synthetic)" if source.synthetic and "synthetic" not in name else name
 
 
 def _print_found(sources: Mapping[str, SourceProgress], attributes: Mapping[str, Document]) -> None:
@@ -119,8 +143,8 @@ def _previewed(preview: Document) -> str:
     if "request_count" in preview:
         seconds = preview["seconds"]
         pace = "" if seconds is None else f", which takes {seconds:,g} s at the least"
-        genes = _many(preview["gene_count"], "gene")
-        return f"would ask for {genes} in {_many(preview['request_count'], 'request')}{pace}"
+        genes = output.many(preview["gene_count"], "gene")
+        return f"would ask for {genes} in {output.many(preview['request_count'], 'request')}{pace}"
     weights = [f"{count:,} {name}" for name, count in preview["severities"].items() if count]
     weighed = f"; of these {', '.join(reversed(weights))}" if weights else ""
     news = "would store release" if preview["is_new_release"] else "has stored release"
@@ -129,7 +153,3 @@ def _previewed(preview: Document) -> str:
         f" {preview['changed_count']:,} changed, {preview['withdrawn_count']:,} withdrawn"
         f"{weighed}; {preview['unchanged_count']:,} unchanged"
     )
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"

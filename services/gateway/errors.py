@@ -224,7 +224,7 @@ class BodyUnexpected(RequestError):
 
 
 class DecisionInvalid(RequestError):
-    """The decision has other fields."""
+    """The decision does not fit."""
 
     kind = "decision-invalid"
     status = 422

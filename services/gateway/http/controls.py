@@ -102,7 +102,11 @@ async def _is_news(
 
 def _ended(run: Run, source: str | None, state: str, action: ControlAction) -> RunEnded:
     what = f"run {run.id}" if source is None else f"{source} in run {run.id}"
-    accepted = "a run, and a source of it, that has not ended"
-    error = field_error("path run_id" if source is None else "path source", what, accepted)
+    accepted = "one that has not ended"
+    error = (
+        field_error("path run_id", str(run.id), accepted)
+        if source is None
+        else field_error("path source", source, accepted)
+    )
     said = state.replace("_", " ")
     return RunEnded(f"{what} is {said}: nobody can {action} it any more", [error])

@@ -629,3 +629,50 @@ def test_whatever_is_given_as_an_id_is_one_part_of_the_address(
         ended = annobus("runs", command, "../sources?x", "--url", stub.url)
         assert ended.returncode == 2, ended.stderr
         assert "annobus runs list" in ended.stderr
+
+
+def test_one_problem_of_many_sources_is_told_once_and_a_retry_is_named(
+    stub: Stub, annobus: Annobus
+) -> None:
+    problem = {"title": "The catalogue is empty", "detail": "no gene is known"}
+    failed = counters("failed", 3, failed=3) | {"problem": problem}
+    sources = {"hgnc": failed, "hpo": failed, "ensembl": counters("completed", 3, done=3)}
+    stub.answer(f"/api/runs/{RUN_ID}", run_document("completed_with_errors", 9, **sources))
+    ended = annobus("runs", "show", RUN_ID, "--url", stub.url)
+    assert ended.stdout.splitlines()[-1] == "hgnc, hpo: The catalogue is empty: no gene is known"
+    assert ended.stderr.splitlines()[-1] == f"→ annobus runs retry {RUN_ID}"
+    dry = run_document("failed", 9, **sources)
+    dry["data"]["attributes"]["dry_run"] = True
+    stub.answers.clear()
+    stub.answer(f"/api/runs/{RUN_ID}", dry)
+    assert annobus("runs", "show", RUN_ID, "--url", stub.url).stderr == ""
+
+
+def test_of_a_paused_run_nothing_goes_on(stub: Stub, annobus: Annobus) -> None:
+    states = {"hgnc": "completed", "hpo": "running", "ensembl": "waiting"}
+    sources = {name: counters(state, 3) for name, state in states.items()}
+    stub.answer(f"/api/runs/{RUN_ID}", run_document("paused", 9, **sources))
+    rows = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout.splitlines()[2:]
+    assert [row.split()[1] for row in rows] == ["completed", "paused", "paused"]
+
+
+def test_a_release_that_is_made_up_says_so_once(stub: Stub, annobus: Annobus) -> None:
+    made_up = {"synthetic": True}
+    sources = {
+        "ensembl": counters("completed", 3) | made_up | {"release": "115-synthetic"},
+        "hpo": counters("completed", 3) | made_up,
+    }
+    stub.answer(f"/api/runs/{RUN_ID}", run_document("completed", 9, **sources))
+    shown = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
+    assert shown.splitlines()[-2].endswith("  115-synthetic")
+    assert shown.splitlines()[-1].endswith("  2025-01-16 (synthetic)")
+
+
+def test_what_the_detail_of_a_refusal_says_is_not_said_again(stub: Stub, annobus: Annobus) -> None:
+    error = {"pointer": "/kind", "value": "parcel", "accepted": "message, batch"}
+    problem = {"title": "No", "detail": "kind=parcel; accepted: message, batch", "errors": [error]}
+    stub.answer("/api/runs", problem, 422)
+    stub.answer("/api/runs", problem | {"detail": "message, batch"}, 422)
+    stub.answer("/api/runs", problem | {"errors": [error, error]}, 422)
+    told = [annobus("runs", "list", "--url", stub.url).stderr for _ in range(3)]
+    assert [said.count("/kind 'parcel'") for said in told] == [0, 1, 2]
