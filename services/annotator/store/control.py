@@ -63,10 +63,11 @@ async def cancel(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
     for source in open_sources:  # In one order, so that two of these cannot deadlock.
         await annotations.lock_store(tx, source)
     await batches.lock_feeding(tx)
-    for source in open_sources:
-        await batches.cancel_batches(tx, command.run_id, source)
-    # Again: a source may have ended while its store was waited for.
+    # Again: a source may have ended while its store was waited for. And its plan may be about to be
+    # written: with the row locked, all batches that it will ever have are seen.
     still_open = await _open_sources(tx, command, "FOR UPDATE OF rs")
+    for source in still_open:
+        await batches.cancel_batches(tx, command.run_id, source)
     if command.source is not None and not still_open:
         return []
     seq = await _note_cancel(tx, command)

@@ -330,6 +330,23 @@ async def test_a_run_can_be_controlled_before_it_is_planned(
         assert source.cancelled_count == source.total_count == len(IDS)
 
 
+@pytest.mark.parametrize("source", [None, "ensembl"])
+async def test_a_run_that_is_cancelled_while_its_plan_is_written_keeps_no_open_batch(
+    desk: Desk, source: str | None
+) -> None:
+    await write_catalogue(desk)
+    case = Case(desk, Slow(), await desk.order(["ensembl"], ASKABLE))
+    async with desk.engine.begin() as planning:
+        facts = await desk.planner.plan(planning, case.run_id)
+        await runs.save_facts(planning, facts)
+        cancelling = asyncio.create_task(case.control("cancel", 1, source))
+        await desk.until_waiting(1, cancelling)
+    await soon_done(cancelling)
+
+    assert (await case.run()).state == (await case.source()).state == "cancelled"
+    assert (await case.batch()).state == "cancelled"
+
+
 async def test_one_source_is_paused_and_resumed_by_itself(desk: Desk) -> None:
     case = await begin(desk, ["hgnc", "ensembl"])
     case.slow.go_on.set()
