@@ -29,6 +29,7 @@ from services.gateway.store.dead_letters import RETRY_BYTES_MAX, Row, Undone, Ve
 BULK_MAX = 1_000  # Letters that one request decides about.
 BULK_BYTES_MAX = 32 * 1024 * 1024  # Of messages that one request sends again.
 FILTER_CHARACTERS_MAX = 2_000
+HEADERS_SHOWN_MAX = 200  # Of one letter; a record of nothing else has 100,000.
 
 STATES = ("open", "retried", "discarded")
 KINDS = ("message", "batch")
@@ -123,7 +124,11 @@ class DeadLetterRoutes:
         document["attributes"] |= {
             "refusal": _refusal(row),
             "key": _bytes(content.key),
-            "headers": [{"name": name, **_bytes(value)} for name, value in content.headers],
+            "header_count": len(content.headers),
+            "headers": [
+                {"name": name, **_bytes(value)}
+                for name, value in content.headers[:HEADERS_SHOWN_MAX]
+            ],
             "payload": _payload(content.payload),
             "batch": content.batch,
         }

@@ -380,19 +380,28 @@ class Undone:
 
 async def list_undone(tx: AsyncConnection, ids: Sequence[UUID]) -> list[Undone]:
     """A look at what an API publishes has no genes itself: those of its runs that waited for it,
-    and were given up with it, are left."""
+    and were given up with it, are left. They are looked for once, however many looks there are."""
     rows = await tx.execute(
         text("""
-            SELECT l.id, l.source, CASE
-                WHEN b.kind = 'release' AND s.kind = 'api' THEN ARRAY(
-                    SELECT DISTINCT unnest(waited.genes_left)
-                    FROM annotator.batch_v1 waited
-                    WHERE waited.kind = 'fetch' AND waited.state = 'dead'
-                      AND waited.source = l.source AND waited.run_id = ANY (l.run_ids))
-                ELSE b.genes_left END AS genes
-            FROM dead_letter l JOIN annotator.batch_v1 b ON b.batch_id = l.batch_id
-            JOIN annotator.source_v1 s ON s.name = l.source
-            WHERE l.id = ANY (CAST(:ids AS uuid[])) ORDER BY l.source, l.id
+            WITH chosen AS (
+                SELECT l.id, l.source, l.run_ids, b.genes_left,
+                       b.kind = 'release' AND s.kind = 'api' AS is_look
+                FROM dead_letter l JOIN annotator.batch_v1 b ON b.batch_id = l.batch_id
+                JOIN annotator.source_v1 s ON s.name = l.source
+                WHERE l.id = ANY (CAST(:ids AS uuid[]))
+            ), waited AS (
+                SELECT looks.id, array_agg(DISTINCT gene.hgnc_id) AS genes
+                FROM (SELECT id, source, unnest(run_ids) AS run_id FROM chosen
+                      WHERE is_look) looks
+                JOIN annotator.batch_v1 b ON b.run_id = looks.run_id AND b.source = looks.source
+                    AND b.kind = 'fetch' AND b.state = 'dead'
+                CROSS JOIN unnest(b.genes_left) gene (hgnc_id)
+                GROUP BY looks.id
+            )
+            SELECT chosen.id, chosen.source,
+                   CASE WHEN is_look THEN coalesce(genes, '{}') ELSE genes_left END AS genes
+            FROM chosen LEFT JOIN waited ON waited.id = chosen.id
+            ORDER BY chosen.source, chosen.id
         """),
         {"ids": list(ids)},
     )

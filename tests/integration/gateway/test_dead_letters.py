@@ -18,6 +18,7 @@ from services.chassis.database import open_session
 from services.chassis.dead_letters import Letter
 from services.gateway.handlers import count_letters
 from services.gateway.http import dead_letters as routes
+from services.gateway.store import dead_letters as store
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX
 from tests.integration.gateway.desk import Desk
 from tests.waiting import until
@@ -737,3 +738,42 @@ async def test_what_is_not_drawn_cannot_be_written(desk: Desk, name: str) -> Non
     async with desk.database.connect("gateway") as connection:
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.execute(IMPOSSIBLE[name])
+
+
+async def test_of_thousands_of_headers_the_first_are_shown_and_all_are_counted(desk: Desk) -> None:
+    headers = tuple((f"h{number}", b"\xff") for number in range(5_000))
+    (letter_id,) = await keep(desk, letter(headers=headers))
+    shown = (await get(desk, letter_id))["attributes"]
+    assert shown["header_count"] == 5_000
+    assert [one["name"] for one in shown["headers"]] == [
+        f"h{number}" for number in range(routes.HEADERS_SHOWN_MAX)
+    ]
+    await retry(desk, letter_id)
+    (row,) = await sent(desk)
+    assert outbox.read_headers(row["raw_headers"]) == list(headers)
+
+
+async def test_many_looks_are_one_search_for_what_waited_for_them(desk: Desk) -> None:
+    """Batches are never thrown away: 30 searches among those of a year took longer than a
+    transaction may."""
+    waiting = await dead_batch(desk, ["HGNC:1", "HGNC:2"])
+    looks = [
+        await dead_batch(desk, [], kind="release", run_id=waiting.run_id, seq=100 + number)
+        for number in range(20)
+    ]
+    await desk.execute(
+        """INSERT INTO annotator.batch (kind, source, run_id, genes, state, finished_at)
+           SELECT 'fetch', 'ensembl', $1, ARRAY['HGNC:3'], 'done', now()
+           FROM generate_series(1, 2000)""",
+        waiting.run_id,
+    )
+    await desk.execute("ANALYZE annotator.batch")
+    rows = await desk.rows("SELECT id FROM gateway.dead_letter")
+    async with desk.engine.connect() as connection:
+        undone = await store.list_undone(connection, [row["id"] for row in rows])
+        read = await connection.scalar(
+            text("SELECT seq_tup_read FROM pg_stat_xact_all_tables WHERE relname = 'batch'")
+        )
+    assert len(undone) == len(looks) + 1
+    assert {tuple(one.genes or ()) for one in undone} == {("HGNC:1", "HGNC:2")}
+    assert read <= 3 * 2_021
