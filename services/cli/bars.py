@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
+from rich.table import Column
 from rich.text import Text
 
 from contracts.messages import SourceProgress
@@ -19,6 +20,7 @@ REFRESHES_PER_SECOND = 8
 RATE_SECONDS = 5.0  # A rate is that of the last few seconds.
 BAR_WIDTH = 20
 SHOWN_STATES = ("failed", "paused", "cancelled")  # Those that a count does not show.
+ENDED = ("completed", "failed", "cancelled")  # States of a source.
 
 
 class Display(Protocol):
@@ -34,8 +36,7 @@ def display() -> Iterator[Display]:
     progress = Progress(
         _Name(),
         BarColumn(bar_width=BAR_WIDTH),
-        _Percentage(),
-        _Genes(),
+        _Standing(),
         _Rate(),
         _Failed(),
         console=output.talk,
@@ -52,6 +53,22 @@ def percentage(source: SourceProgress) -> str:
     if source.total_count == 0:
         return "100%" if source.state == "completed" else "0%"
     return f"{100 * counted(source) // source.total_count}%"
+
+
+def standing(source: SourceProgress, *, is_dry: bool) -> str:
+    """How far a source is, in words. A dry run counts no gene: it looks, and has looked."""
+    if is_dry:
+        if source.state in ENDED:
+            return "has been looked at" if source.state == "completed" else "was not looked at"
+        return "looks what there is"
+    if source.total_count == 0 and source.state == "completed":
+        return "100% nothing to fetch"
+    return f"{percentage(source)} {counted(source):,} of {output.count(source.total_count)} genes"
+
+
+def state_of(source: SourceProgress, *, is_paused: bool) -> str:
+    """Of a paused run nothing goes on, whatever its sources are at."""
+    return "paused" if is_paused and source.state not in ENDED else source.state
 
 
 def waits(name: str, source: SourceProgress) -> str:
@@ -101,13 +118,15 @@ class Lines:
         due = now - self._shown_at >= PLAIN_SECONDS or snapshot.is_final
         if due or states != self._states:
             self._shown_at, self._states = now, states
-            parts = [_plain(name, s, rates[name]) for name, s in snapshot.sources.items()]
+            parts = [
+                _plain(name, source, rates[name], is_dry=snapshot.dry_run)
+                for name, source in snapshot.sources.items()
+            ]
             output.say(f"{snapshot.status}: {' · '.join(parts) or snapshot.message}")
 
 
-def _plain(name: str, source: SourceProgress, rate: float | None) -> str:
-    total = output.count(source.total_count)
-    line = f"{name} {percentage(source)} {counted(source):,} of {total} genes"
+def _plain(name: str, source: SourceProgress, rate: float | None, *, is_dry: bool) -> str:
+    line = f"{name} {standing(source, is_dry=is_dry)}"
     if source.state == "running" and rate:
         line += f", {rate:,.0f} genes/s"
     if source.failed_count:
@@ -127,13 +146,15 @@ class Bars:
         for name, source in snapshot.sources.items():
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(name, total=None)
+            is_whole = source.total_count == 0 and source.state in ENDED
             self._progress.update(
                 self._tasks[name],
-                total=None if source.total_count is None else max(source.total_count, 1),
-                completed=1 if source.total_count == 0 else counted(source),
+                total=1 if is_whole else source.total_count or None,  # None moves to and fro.
+                completed=1 if is_whole else counted(source),
                 source=source,
                 rate=self._rates.note(name, counted(source), time.monotonic()),
                 is_paused=snapshot.status == "paused",
+                is_dry=snapshot.dry_run,
             )
 
 
@@ -148,31 +169,33 @@ class _Cell(ProgressColumn):
         raise NotImplementedError
 
 
-class _Name(_Cell):
+class _Whole(_Cell):
+    """One that is never broken over lines: what waits for somebody gives way."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
+
+
+class _Name(_Whole):
     def draw(self, task: Task, source: SourceProgress) -> Text:
         style = "bold red" if source.state == "failed" else "bold"
         return Text(task.description, style)
 
 
-class _Percentage(_Cell):
-    def draw(self, task: Task, source: SourceProgress) -> Text:  # noqa: ARG002
-        return Text(percentage(source).rjust(4))
-
-
-class _Genes(_Cell):
-    def draw(self, task: Task, source: SourceProgress) -> Text:  # noqa: ARG002
-        total = output.count(source.total_count)
-        return Text(f"{counted(source):,} of {total} genes".rjust(22))
+class _Standing(_Whole):
+    def draw(self, task: Task, source: SourceProgress) -> Text:
+        said = standing(source, is_dry=task.fields["is_dry"])
+        share, _, genes = said.partition("% ")
+        return Text(f"{share.rjust(3)}% {genes.rjust(22)}" if genes else said)
 
 
 class _Rate(_Cell):
     def draw(self, task: Task, source: SourceProgress) -> Text:
         if said := waits(task.description, source):
-            return Text(said, "yellow")
-        if source.state != "running":
-            return Text(source.state, "dim")
-        if task.fields["is_paused"]:
-            return Text("paused", "yellow")
+            return Text(output.plain(said), "yellow")
+        state = state_of(source, is_paused=task.fields["is_paused"])
+        if state != "running":
+            return Text(state, "yellow" if state == "paused" else "dim")
         return Text(f"{task.fields['rate'] or 0:,.0f} genes/s", "cyan")
 
 

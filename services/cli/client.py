@@ -17,12 +17,17 @@ from services.cli.errors import CommandFailed, NotAuthorised, NotReachable, Refu
 TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 SHOWN_CHARACTERS_MAX = 200  # Of an answer that is no document.
+TOLD = ("value", "accepted")  # Of an error.
 
 Document = dict[str, Any]
 
 ADVICE = {
     "catalogue-empty": "Fill the catalogue first: annobus runs start --all --watch",
     "gene-unknown": "Look for it: annobus genes list --filter symbol=…",
+    "dead-letter-decided": "See what was decided: annobus dead-letters show ID",
+    "dead-letter-unknown": "See the letters there are: annobus dead-letters list",
+    "dead-letter-unsendable": "Give it up instead: annobus dead-letters discard ID",
+    "run-ended": "See what became of it: annobus runs show ID",
     "run-identical": "Watch that one: annobus runs watch ID; or end it: annobus runs cancel ID",
     "run-not-failed": "See what became of it: annobus runs show ID",
     "run-unknown": "See the runs there are: annobus runs list",
@@ -146,8 +151,10 @@ def failure(response: httpx2.Response) -> CommandFailed:
     title = document.get("title") or f"the gateway answered {status} {response.reason_phrase}"
     detail = document.get("detail") or ""
     message = f"{title}: {detail}" if detail else str(title)
-    errors = document.get("errors")
-    particulars = [_line(error) for error in errors if isinstance(error, dict)] if errors else []
+    errors = [error for error in document.get("errors") or () if isinstance(error, dict)]
+    if len(errors) == 1 and all(str(errors[0].get(name)) in detail for name in TOLD):
+        errors = []  # The detail has said it.
+    particulars = [_line(error) for error in errors]
     advice = _advice(status, str(document.get("type", "")), response.headers.get("Retry-After"))
     return _kind(status)(message, particulars, advice)
 

@@ -7,15 +7,25 @@ from urllib.parse import quote
 import typer
 from typer import Argument, Option
 
-from services.cli import output
+from services.cli import output, pages
 from services.cli.client import Document, fetch, send
 from services.cli.errors import Refused
-from services.cli.options import DEFAULT_STATE, PAGE_SIZE, Json, Page, PageSize, State, Url
+from services.cli.options import (
+    DEFAULT_STATE,
+    PAGE_SIZE,
+    By,
+    Json,
+    Note,
+    OptionalNote,
+    Page,
+    PageSize,
+    State,
+    Url,
+)
 
 MANY_MAX = 1_000
 LISTED_CHARACTERS_MAX = 100  # Of a problem's first line; `show` has all of it.
 SHOWN_CHARACTERS_MAX = 2_000  # Of one part; --json has all of it.
-SECONDS = len("2026-11-28T07:00:00")  # Of a time, in UTC.
 ADDRESS = "/api/dead-letters"
 STATE_STYLES = {"open": "yellow", "retried": "green", "discarded": "bright_black"}
 
@@ -39,9 +49,6 @@ Run = Annotated[str | None, Option("--run", metavar="ID,ID", help="Only of these
 Type = Annotated[str | None, Option("--type", metavar="A,B", help="Only messages of these types.")]
 All = Annotated[bool, Option("--all", help="Every open letter.")]
 Max = Annotated[int, Option("--max", min=1, max=MANY_MAX, help="At most so many, oldest first.")]
-By = Annotated[str, Option("--by", help="Who decides; kept with the letter.")]
-OptionalNote = Annotated[str | None, Option("--note", help="Why; kept with the letter.")]
-Note = Annotated[str, Option("--note", help="Why; kept with the letter.")]
 
 
 @app.command("list")
@@ -60,30 +67,7 @@ def list_letters(
 ) -> None:
     """The letters there are, newest first, whatever became of them."""
     filters = _given(kind, topic, source, run, message_type) | _set(state=letter_state)
-    parameters = {"page[number]": str(page), "page[size]": str(page_size)}
-    parameters |= {f"filter[{name}]": value for name, value in filters.items()}
-    document = fetch(url, folder, ADDRESS, parameters)
-    if json:
-        output.print_json(document)
-        return
-    rows = []
-    for item in document["data"]:
-        letter = item["attributes"]
-        rows.append(
-            (
-                item["id"],
-                letter["state"],
-                letter["kind"],
-                _what(letter),
-                letter["parked_at"][:SECONDS],
-                str(letter["attempts"] or ""),
-                _first_line(letter),
-            )
-        )
-    columns = ("id", "state", "kind", "what", "parked", "attempts", "problem")
-    output.print_table(columns, rows, numbers=("attempts",), styles=STATE_STYLES)
-    if document.get("links", {}).get("next"):
-        output.say(f"older ones: annobus dead-letters list --page {page + 1}")
+    pages.show(LETTERS, page, page_size, url, folder, json=json, filters=filters)
 
 
 @app.command("show")
@@ -153,7 +137,8 @@ def _decide(
     if sum((letter_id is not None, all_letters, bool(filters))) != 1:
         raise Refused("say which letters in one way: by an ID, with filters, or with --all")
     if letter_id is None:
-        document = send(url, folder, f"{ADDRESS}/{action}", {**reasons, **filters, "max": at_most})
+        which = {"all": True} if all_letters else filters
+        document = send(url, folder, f"{ADDRESS}/{action}", {**reasons, **which, "max": at_most})
         _say_many(document["meta"])
     else:
         path = f"{ADDRESS}/{quote(letter_id, safe='')}/{action}"
@@ -168,44 +153,41 @@ def _decide(
 def _say_many(meta: Document) -> None:
     (state,) = (name for name in ("retried", "discarded") if f"{name}_count" in meta)
     left = f"; {output.count(meta['left_count'])} more are open" if meta["left_count"] else ""
-    output.say(f"{output.count(meta[f'{state}_count'])} letters are {state}{left}")
+    decided = meta[f"{state}_count"]
+    output.say(f"{output.many(decided, 'letter')} {'is' if decided == 1 else 'are'} {state}{left}")
     for place in meta["runs"]:
         _say_run(place)
 
 
 def _say_run(place: str) -> None:
     run_id = place.rpartition("/")[2]
-    output.say(f"run {run_id} is ordered; watch it: annobus runs watch {run_id}")
+    output.say_next(f"run {run_id} is ordered", f"annobus runs watch {run_id}")
 
 
 def _print_letter(document: Document) -> None:
     letter = document["data"]["attributes"]
     output.print_line(f"letter {document['data']['id']}: {letter['state']}")
     by = "/".join(one for one in (letter["service"], letter["consumer_group"]) if one)
+    title = str(letter["problem"].get("title", ""))
     lines = {
         "what": f"{letter['kind']} {_what(letter)}",
-        "problem": f"{_plain(str(letter['problem'].get('title', '')))}: {_why(letter)}",
-        "parked": f"{letter['parked_at']}{f' by {by}' if by else ''}",
+        "problem": _cut(": ".join(dict.fromkeys(one for one in (title, _why(letter)) if one))),
+        "parked": f"{output.moment(letter['parked_at'])}{f' by {by}' if by else ''}",
         "attempts": letter["attempts"],
         "source": letter["source"],
         "runs": ", ".join(letter["run_ids"]),
         "batch": letter["batch_id"],
+        "work": letter["batch"] and _work(letter["batch"]),
         "retry of": letter["retry_of"],
         "decided": letter["decided_at"]
-        and f"{letter['decided_at']} by {_plain(letter['decided_by'])}",
-        "note": letter["note"] and _plain(letter["note"]),
+        and f"{output.moment(letter['decided_at'])} by {letter['decided_by']}",
+        "note": letter["note"],
         "retried by": letter["retry_run_id"] and f"run {letter['retry_run_id']}",
         "no retry": letter["refusal"] if letter["state"] == "open" else None,
     }
     for name, value in lines.items():
         if value:
-            output.print_line(f"{name + ':':<12}{value}")
-    if batch := letter["batch"]:
-        left = len(batch["genes_left"] or ())
-        output.print_line(
-            f"{'work:':<12}{batch['kind']}, {batch['state']}, {output.count(left)} of "
-            f"{output.count(batch['gene_count'])} genes left"
-        )
+            output.print_line(f"{name + ':':<12}{output.plain(str(value))}")
     if letter["kind"] == "message":
         _print_message(letter)
 
@@ -215,38 +197,64 @@ def _print_message(letter: Document) -> None:
     parts += [(one["name"], one) for one in letter["headers"]]
     parts.append(("payload", letter["payload"]))
     rows = [
-        (_plain(name), part["encoding"] or "none", _plain(part["value"] or ""))
-        for name, part in parts
+        (_cut(name), part["encoding"] or "none", _cut(part["value"] or "")) for name, part in parts
     ]
     output.print_table(("part", "encoding", "value"), rows)
+
+
+def _letter(item: Document) -> tuple[str, ...]:
+    letter = item["attributes"]
+    return (
+        item["id"],
+        letter["state"],
+        letter["kind"],
+        _what(letter),
+        output.moment(letter["parked_at"]),
+        str(letter["attempts"] or ""),
+        _first_line(letter),
+    )
+
+
+LETTERS = pages.Listing(
+    ADDRESS,
+    ("id", "state", "kind", "what", "parked", "attempts", "problem"),
+    _letter,
+    numbers=("attempts",),
+    styles=STATE_STYLES,
+)
 
 
 def _what(letter: Document) -> str:
     """What a letter is of: the message and where it lay, or the batch."""
     if letter["kind"] == "batch":
         return f"{letter['source']} {letter['batch_id']}"
-    name = _plain(letter["type"] or "no type")
+    name = letter["type"] or "no type"
     return f"{name} {letter['topic']}/{letter['partition']}/{letter['offset']}"
 
 
+def _work(batch: Document) -> str:
+    """What is left of a batch. A look for a release has no genes of its own."""
+    if batch["kind"] == "release":
+        return f"release, {batch['state']}"
+    left = output.count(len(batch["genes_left"] or ()))
+    genes = output.count(batch["gene_count"])
+    return f"{batch['kind']}, {batch['state']}, {left} of {genes} genes left"
+
+
 def _why(letter: Document) -> str:
-    return _plain(str(letter["problem"].get("detail") or letter["problem"].get("title", "")))
+    return str(letter["problem"].get("detail") or letter["problem"].get("title", ""))
 
 
 def _first_line(letter: Document) -> str:
-    said = str(letter["problem"].get("detail") or letter["problem"].get("title", ""))
-    first, *others = said.strip().splitlines() or [""]
+    first, *others = _why(letter).strip().splitlines() or [""]
     is_cut = bool(others) or len(first) > LISTED_CHARACTERS_MAX
-    return _plain(first[:LISTED_CHARACTERS_MAX]) + ("…" if is_cut else "")
+    return first[:LISTED_CHARACTERS_MAX] + ("…" if is_cut else "")
 
 
-def _plain(text: str) -> str:
-    """Anybody may have written it: what a terminal would obey is shown, and not done."""
-    shown = "".join(
-        one if one.isprintable() else repr(one)[1:-1] for one in text[:SHOWN_CHARACTERS_MAX]
-    )
+def _cut(text: str) -> str:
     left = len(text) - SHOWN_CHARACTERS_MAX
-    return shown if left <= 0 else f"{shown} … and {output.count(left)} more; --json shows them"
+    more = f" … and {output.count(left)} more; --json shows them" if left > 0 else ""
+    return text[:SHOWN_CHARACTERS_MAX] + more
 
 
 def _given(

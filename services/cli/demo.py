@@ -108,8 +108,8 @@ async def _find_running(client: Client) -> str | None:
     for run in (await client.get("/api/progress/status"))["data"]:
         ordered = run["attributes"]
         is_whole = ordered["gene_count"] is None and ordered["retries"] is None
-        is_going = ordered["state"] in ("planning", "running")
-        if is_whole and is_going and known <= {*ordered["sources"]}:
+        is_fetching = ordered["state"] in ("planning", "running") and not ordered["dry_run"]
+        if is_whole and is_fetching and known <= {*ordered["sources"]}:
             return str(run["id"])
     return None
 

@@ -15,7 +15,8 @@ INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 ok · 1 the run or the command failed · 2 usage, or the gateway refused the "
-    "request · 3 partial: some genes failed · 4 not reachable · 5 not authorised · 130 interrupted"
+    "request · 3 partial: some genes failed, or the run was cancelled · 4 not reachable · "
+    "5 not authorised · 130 interrupted"
 )
 
 

@@ -36,6 +36,9 @@ Json = Annotated[bool, Option("--json", help="One JSON object on stdout, and not
 PageSize = Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)]
 Page = Annotated[int, Option("--page", min=1, help="1 is the newest.")]
 After = Annotated[str | None, Option("--after", metavar="CURSOR", help="Go on where a page ended.")]
+By = Annotated[str, Option("--by", help="Who decides; kept with the decision.")]
+Note = Annotated[str, Option("--note", help="Why; kept with the decision.")]
+OptionalNote = Annotated[str | None, Option("--note", help="Why; kept with the decision.")]
 
 Annotators = Annotated[
     int,

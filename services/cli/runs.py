@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from contracts.messages import ControlAction, Priority, Strategy
-from services.cli import bars, gene_list, output, watch
+from services.cli import bars, gene_list, output, pages, run_page, watch
 from services.cli.client import Client, Document, connect, fetch, find_url, send
 from services.cli.errors import PARTIAL, RUN_FAILED, Refused
 from services.cli.options import (
@@ -29,13 +29,6 @@ EXIT_CODES_BY_STATE = {
     "completed_with_errors": PARTIAL,
     "cancelled": PARTIAL,
     "failed": RUN_FAILED,
-}
-STATE_STYLES = {
-    "failed": "red",
-    "completed_with_errors": "yellow",
-    "cancelled": "yellow",
-    "paused": "yellow",
-    "completed": "green",
 }
 
 app = typer.Typer(no_args_is_help=True, help="Order runs and watch them.")
@@ -126,7 +119,7 @@ def _send_order(
             document = await client.post(path, body, headers)
             run_id = document["data"]["id"]
             if not watched:
-                output.say(f"run {run_id} is ordered; watch it: annobus runs watch {run_id}")
+                output.say_next(f"run {run_id} is ordered", f"annobus runs watch {run_id}")
                 return document
             output.say(f"run {run_id} is ordered")
             return await _watched(client, run_id)
@@ -192,8 +185,8 @@ def cancel(
 @app.command("show")
 def show(run_id: RunId, url: Url = None, folder: State = DEFAULT_STATE, json: Json = False) -> None:
     """Where a run stands, source by source."""
-    document = fetch(url, folder, f"/api/runs/{run_id}")
-    output.print_json(document) if json else print_run(document)
+    document = fetch(url, folder, watch.address(run_id))
+    output.print_json(document) if json else run_page.print_run(document)
 
 
 @app.command("list")
@@ -205,23 +198,14 @@ def list_runs(
     json: Json = False,
 ) -> None:
     """The runs there were, newest first."""
-
-    parameters = {"page[number]": str(page), "page[size]": str(page_size)}
-    document = fetch(url, folder, "/api/runs", parameters)
-    if json:
-        output.print_json(document)
-        return
-    rows = []
-    for item in document["data"]:
-        run = item["attributes"]
-        genes = "all" if run.get("gene_count") is None else output.count(run["gene_count"])
-        rows.append(
-            (item["id"], run["state"], genes, ", ".join(run["sources"]), run.get("name") or "")
-        )
-    columns = ("run", "state", "genes", "sources", "name")
-    output.print_table(columns, rows, numbers=("genes",), styles=STATE_STYLES)
-    if document.get("links", {}).get("next"):
-        output.say(f"older ones: annobus runs list --page {page + 1}")
+    listing = pages.Listing(
+        "/api/runs",
+        run_page.LIST_COLUMNS,
+        run_page.list_row,
+        numbers=("genes",),
+        styles=run_page.STATE_STYLES,
+    )
+    pages.show(listing, page, page_size, url, folder, json=json)
 
 
 def _control(
@@ -234,13 +218,13 @@ def _control(
 ) -> None:
     document = send(url, folder, f"{_place(run_id, source)}/{action}", None)
     what = f"{source} in run {run_id}" if source else f"run {run_id}"
-    output.say(f"{what}: {action} is accepted; see how it is: annobus runs show {run_id}")
+    output.say_next(f"{what}: {action} is accepted", f"annobus runs show {run_id}")
     if json:
         output.print_json(document)
 
 
 def _place(run_id: str, source: str | None) -> str:
-    run = f"/api/runs/{quote(run_id, safe='')}"
+    run = watch.address(run_id)
     return run if source is None else f"{run}/sources/{quote(source, safe='')}"
 
 
@@ -250,71 +234,14 @@ async def _watched(client: Client, run_id: str) -> Document:
             async for snapshot in watch.follow(client, run_id):
                 display.show(snapshot)
         except asyncio.CancelledError:
-            output.say(f"run {run_id} goes on; watch it again: annobus runs watch {run_id}")
+            output.say_next(f"run {run_id} goes on", f"annobus runs watch {run_id}")
             raise
-    return await client.get(f"/api/runs/{run_id}")
+    return await client.get(watch.address(run_id))
 
 
 def _finish(document: Document, json: bool) -> None:
-    output.print_json(document) if json else print_run(document)
+    output.print_json(document) if json else run_page.print_run(document)
     raise typer.Exit(EXIT_CODES_BY_STATE[document["data"]["attributes"]["state"]])
-
-
-def print_run(document: Document) -> None:
-    snapshot = watch.snapshot_of(document)
-    output.print_line(f"run {snapshot.run_id}: {snapshot.status}")
-    # Most runs are never cancelled, and their table stays narrow.
-    is_cut = any(source.cancelled_count for source in snapshot.sources.values())
-    numbers = ("genes", "done", "no data", "failed", *(("cancelled",) if is_cut else ()))
-    rows = [
-        (
-            name,
-            source.state,
-            *map(
-                output.count,
-                (
-                    source.total_count,
-                    source.done_count,
-                    source.no_data_count,
-                    source.failed_count,
-                    source.cancelled_count,
-                )[: len(numbers)],
-            ),
-            f"{source.release or ''}{' (synthetic)' if source.synthetic else ''}",
-        )
-        for name, source in snapshot.sources.items()
-    ]
-    columns = ("source", "state", *numbers, "release")
-    output.print_table(columns, rows, numbers=numbers, styles=STATE_STYLES)
-    for name, attributes in document["data"]["attributes"]["sources"].items():
-        if (preview := attributes.get("preview")) is not None:
-            output.print_line(f"{name}: {_previewed(preview)}")
-    for name, source in snapshot.sources.items():
-        if source.problem is not None:
-            title, detail = source.problem.get("title"), source.problem.get("detail")
-            output.print_line(f"{name}: {title}: {detail}")
-    for name, source in snapshot.sources.items():
-        if said := bars.waits(name, source):
-            output.print_line(said[0].upper() + said[1:])
-
-
-def _previewed(preview: Document) -> str:
-    """What a dry run found out of a source, in words."""
-    if "request_count" in preview:
-        seconds = preview["seconds"]
-        pace = "" if seconds is None else f", which takes {seconds:,g} s at the least"
-        return (
-            f"would ask for {preview['gene_count']:,} genes in {preview['request_count']:,}"
-            f" requests{pace}"
-        )
-    weights = [f"{count:,} {name}" for name, count in preview["severities"].items() if count]
-    weighed = f"; of these {', '.join(reversed(weights))}" if weights else ""
-    news = "would store release" if preview["is_new_release"] else "has stored release"
-    return (
-        f"{news} {preview['release']}: {preview['new_count']:,} new,"
-        f" {preview['changed_count']:,} changed, {preview['withdrawn_count']:,} withdrawn"
-        f"{weighed}; {preview['unchanged_count']:,} unchanged"
-    )
 
 
 def _order(

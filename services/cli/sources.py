@@ -7,14 +7,16 @@ from urllib.parse import quote
 import typer
 from typer import Argument, Option
 
-from services.cli import output
+from services.cli import output, pages
 from services.cli.client import Document, cursor, fetch, send
 from services.cli.errors import Refused
 from services.cli.options import (
     DEFAULT_STATE,
     PAGE_SIZE,
     After,
+    By,
     Json,
+    Note,
     Page,
     PageSize,
     State,
@@ -28,8 +30,6 @@ RELEASE_STYLES = {"stored": "green", "quarantined": "yellow", "rejected": "red"}
 
 Name = Annotated[str, Argument(metavar="NAME", help="As annobus sources list shows it.")]
 Release = Annotated[str, Argument(metavar="RELEASE", help="Its id.")]
-By = Annotated[str, Option("--by", help="Who decides; kept with the release.")]
-Note = Annotated[str, Option("--note", help="Why; kept with the release.")]
 
 
 @app.command("list")
@@ -69,30 +69,25 @@ def list_releases(
     json: Json = False,
 ) -> None:
     """The releases of a source, newest first, whatever became of them."""
-    parameters = {"page[number]": str(page), "page[size]": str(page_size)}
-    document = fetch(url, folder, _releases(name), parameters)
-    if json:
-        output.print_json(document)
-        return
-    rows = []
-    for item in document["data"]:
-        release = item["attributes"]
-        rows.append(
-            (
-                item["id"],
-                release["version"] or "",
-                release["state"],
-                "synthetic" if release["synthetic"] else "real",
-                output.count(release["row_count"]),
-                output.count(release["unmapped_count"]),
-                release["retrieved_at"],
-                _why(release),
-            )
-        )
     columns = ("id", "release", "state", "data", "rows", "unmapped", "retrieved", "problem")
-    output.print_table(columns, rows, numbers=("rows", "unmapped"), styles=RELEASE_STYLES)
-    if document.get("links", {}).get("next"):
-        output.say(f"older ones: annobus sources releases {name} --page {page + 1}")
+    listing = pages.Listing(
+        _releases(name), columns, _release, numbers=("rows", "unmapped"), styles=RELEASE_STYLES
+    )
+    pages.show(listing, page, page_size, url, folder, json=json)
+
+
+def _release(item: Document) -> tuple[str, ...]:
+    release = item["attributes"]
+    return (
+        item["id"],
+        release["version"] or "",
+        release["state"],
+        "synthetic" if release["synthetic"] else "real",
+        output.count(release["row_count"]),
+        output.count(release["unmapped_count"]),
+        output.moment(release["retrieved_at"]),
+        _why(release),
+    )
 
 
 @app.command("accept")

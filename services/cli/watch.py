@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from urllib.parse import quote
 
 import orjson
 from pydantic import BaseModel, ConfigDict
@@ -32,10 +33,15 @@ class Snapshot(BaseModel):
     progress: float | None = None
     message: str = ""
     sources: Mapping[str, SourceProgress] = {}
+    dry_run: bool = False  # What a frame does not say, and who asks over HTTP is told.
 
     @property
     def is_final(self) -> bool:
         return self.status not in ACTIVE_STATES
+
+
+def address(run_id: str) -> str:
+    return f"/api/runs/{quote(run_id, safe='')}"
 
 
 async def follow(client: Client, run_id: str) -> AsyncIterator[Snapshot]:
@@ -49,7 +55,7 @@ async def follow(client: Client, run_id: str) -> AsyncIterator[Snapshot]:
         async with aclosing(_frames(client, run_id)) as frames:
             async for snapshot in frames:
                 if snapshot.seq >= newest.seq:
-                    newest = snapshot
+                    newest = snapshot.model_copy(update={"dry_run": newest.dry_run})
                     yield newest
                 if newest.is_final:
                     return
@@ -58,7 +64,7 @@ async def follow(client: Client, run_id: str) -> AsyncIterator[Snapshot]:
 
 
 async def read(client: Client, run_id: str) -> Snapshot:
-    return snapshot_of(await client.get(f"/api/runs/{run_id}"))
+    return snapshot_of(await client.get(address(run_id)))
 
 
 def snapshot_of(document: Document) -> Snapshot:
@@ -70,9 +76,9 @@ def snapshot_of(document: Document) -> Snapshot:
 
 async def _frames(client: Client, run_id: str) -> AsyncGenerator[Snapshot]:
     """The socket's snapshots until it breaks or falls silent."""
-    address = f"ws{client.url.removeprefix('http')}/ws/jobs/{run_id}"
+    url = f"ws{client.url.removeprefix('http')}/ws/jobs/{quote(run_id, safe='')}"
     try:
-        async with connect(address, proxy=None if is_local(client.url) else True) as socket:
+        async with connect(url, proxy=None if is_local(client.url) else True) as socket:
             while True:
                 async with asyncio.timeout(SILENCE_SECONDS_MAX):
                     frame = orjson.loads(await socket.recv())

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal
@@ -122,12 +122,36 @@ class Run:
     started_at: datetime | None
     finished_at: datetime | None
     progress: RunProgress
-    desired_state: DesiredState = "running"  # What was asked last; `progress.state` is true.
+    desired_state: DesiredState  # What was asked last; `progress.state` is true.
+    priority: Priority
+    strategy: Strategy
+    dry_run: bool
+    retries: UUID | None
+    source_times: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run as it is ordered. `genes` are HGNC ids; None: all of the catalogue or, of a retry, what
+    failed in the run that it retries."""
+
+    sources: tuple[str, ...]
+    genes: tuple[str, ...] | None
+    gene_count: int | None  # None: all of the catalogue.
+    name: str | None = None
     priority: Priority = "normal"
     strategy: Strategy = "full"
     dry_run: bool = False
     retries: UUID | None = None
-    source_times: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> bytes:
+        """What two runs over the same genes have in common."""
+        if self.retries is not None:
+            said = f"retry {self.retries}"
+        else:
+            said = "all" if self.genes is None else "\n".join(sorted(self.genes))
+        return sha256(said.encode()).digest()
 
 
 def failed_sources(progress: RunProgress) -> list[str]:
@@ -139,47 +163,42 @@ def failed_sources(progress: RunProgress) -> list[str]:
     ]
 
 
-def scope_of(genes: Sequence[str] | None) -> bytes:
-    """What two orders over the same genes have in common; None for all genes."""
-    return sha256(b"all" if genes is None else "\n".join(sorted(genes)).encode()).digest()
-
-
-def scope_of_retry(run_id: UUID) -> bytes:
-    return sha256(f"retry {run_id}".encode()).digest()
-
-
 def is_active(progress: RunProgress) -> bool:
     return progress.state in ACTIVE_STATES
 
 
 def percent(progress: RunProgress) -> float | None:
-    """0–100, rounded down; None until the total is known. Neither failures nor what was cancelled
-    raise it, and only the end is 100."""
+    """0–100, rounded down; None until the total is known, and while there is none, as in a dry run.
+    Neither failures nor what was cancelled raise it, and only the end is 100."""
     if progress.state == "completed" and not progress.cancelled_count:
         return 100.0
-    if progress.total_count is None:
+    if not progress.total_count:
         return None
     counted = progress.done_count + progress.no_data_count
-    part = 1000 * counted // progress.total_count if progress.total_count else 0
-    return min(part, 999) / 10
+    return min(1000 * counted // progress.total_count, 999) / 10
 
 
 def sentence(progress: RunProgress) -> str:
     """Where a run stands, for a person."""
+    sources = progress.sources
+    waiting = [name for name, source in sources.items() if source.waits_until is not None]
     if progress.state == "planning":
-        working = [name for name, source in progress.sources.items() if source.state != "waiting"]
-        return f"planning; {', '.join(working)} first" if working else "planning"
+        working = [name for name, source in sources.items() if source.state != "waiting"]
+        first = [f"{', '.join(working)} first"] if working else []
+        return "; ".join(
+            ["planning", *first, *(_source_sentence(name, sources[name]) for name in waiting)]
+        )
     if progress.state in ("running", "paused"):
         begun = [
             _source_sentence(name, source)
-            for name, source in progress.sources.items()
-            if source.state in ("running", "paused") or source.waits_until is not None
+            for name, source in sources.items()
+            if source.state in ("running", "paused") or name in waiting
         ]
         paused = ["paused"] if progress.state == "paused" else []
         return "; ".join(paused + begun) or "running"
     state = progress.state.replace("_", " ")
     if progress.total_count == 0 and progress.state == "completed":
-        return "completed: nothing was to be fetched"
+        return "completed: nothing was fetched"
     cancelled = f", {progress.cancelled_count:,} cancelled" if progress.cancelled_count else ""
     return (
         f"{state}: {progress.done_count:,} annotations, {progress.no_data_count:,} without data, "
@@ -190,10 +209,11 @@ def sentence(progress: RunProgress) -> str:
 def _source_sentence(name: str, source: SourceProgress) -> str:
     counted = source.done_count + source.no_data_count
     total = "" if source.total_count is None else f" of {source.total_count:,}"
+    genes = "no gene is to be fetched" if source.total_count == 0 else f"{counted:,}{total} genes"
     failed = f", {source.failed_count:,} failed" if source.failed_count else ""
     paused = ", paused" if source.state == "paused" else ""
     waits = ""
     if source.waits_until is not None:
         until = source.waits_until.astimezone(UTC)
         waits = f", waits for {source.waits_for} until {until:%H:%M:%S} UTC: {source.waits_because}"
-    return f"{name}: {counted:,}{total} genes{failed}{paused}{waits}"
+    return f"{name}: {genes}{failed}{paused}{waits}"

@@ -23,7 +23,8 @@ RequestError
 ├── DeadLetterDecided       409  another decision about a letter that somebody has decided about
 ├── DeadLetterUnsendable    409  a retry of what there is nothing to send of, or nowhere to send it
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
-├── DecisionInvalid         422  a decision with other fields
+├── BodyUnexpected          422  a body where the path says it all
+├── DecisionInvalid         422  a decision with other fields, or about no letter in particular
 ├── NamesInvalid            422  a list of names with other fields
 ├── OrderInvalid            422  an order that contradicts itself
 ├── RetryInvalid            422  a retry with other fields
@@ -215,8 +216,15 @@ class CatalogueEmpty(RequestError):
         )
 
 
+class BodyUnexpected(RequestError):
+    """This request has no body."""
+
+    kind = "body-unexpected"
+    status = 422
+
+
 class DecisionInvalid(RequestError):
-    """The decision has other fields."""
+    """The decision does not fit."""
 
     kind = "decision-invalid"
     status = 422

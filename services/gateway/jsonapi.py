@@ -11,7 +11,7 @@ import orjson
 from fastapi.responses import Response
 from starlette.datastructures import QueryParams
 
-from services.chassis.http import field_error
+from services.chassis.http import SHOWN_CHARACTERS_MAX, field_error
 from services.gateway.errors import ParameterInvalid, ParameterUnknown
 
 MEDIA_TYPE = "application/vnd.api+json"
@@ -20,6 +20,7 @@ PAGE_SIZE_MAX = 200
 OFFSET_MAX = 100_000  # page[number] × page[size]; the cursor of links.next goes on beyond.
 FILTER_VALUES_MAX = 200
 CURSOR_CHARACTERS_MAX = 500
+UNKNOWN_PARAMETERS_MAX = 10  # Named in an answer.
 
 Resource = Mapping[str, Any]
 
@@ -103,14 +104,19 @@ class Allowed:
 
     def _given(self, parameters: QueryParams) -> Mapping[str, str]:
         accepted = ", ".join(self.names) or "no parameters here"
-        errors = [
-            field_error(f"query {name}", value, accepted)
-            for name, value in parameters.multi_items()
-            if name not in self.names
+        unknown = [
+            (name, value) for name, value in parameters.multi_items() if name not in self.names
         ]
-        if errors:
-            unknown = ", ".join(error["pointer"].removeprefix("query ") for error in errors)
-            raise ParameterUnknown(f"{unknown} is not known; accepted: {accepted}", errors)
+        if unknown:
+            errors = [
+                field_error(f"query {name}"[:SHOWN_CHARACTERS_MAX], value, accepted)
+                for name, value in unknown[:UNKNOWN_PARAMETERS_MAX]
+            ]
+            named = ", ".join(error["pointer"].removeprefix("query ") for error in errors)
+            more = len(unknown) - len(errors)
+            others = f" and {more} more" if more else ""
+            detail = f"{named}{others} is not known; accepted: {accepted}"
+            raise ParameterUnknown(detail, errors)
         for name in parameters:
             if len(parameters.getlist(name)) > 1:
                 raise invalid(name, parameters.getlist(name), "given once; values: a,b,c")

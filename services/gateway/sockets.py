@@ -12,10 +12,10 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from services.chassis import telemetry
 from services.chassis.database import CONNECTION_ERRORS
 from services.chassis.http import field_error
-from services.gateway import frames
+from services.gateway import frames, jsonapi
 from services.gateway.active import ActiveRuns
 from services.gateway.domain import parse_run_id
-from services.gateway.errors import ParameterInvalid, RunUnknown
+from services.gateway.errors import ParameterInvalid, ParameterUnknown, RunUnknown
 from services.gateway.live import Live, Seat
 
 SOCKETS_MAX = 10_000
@@ -24,6 +24,9 @@ CLOSE_SECONDS_MAX = 5
 LINGER_SECONDS = 60  # A run that is over: the client may leave before that.
 SEQ_MAX = 2**63 - 1
 REASON_BYTES_MAX = 120  # What a close frame holds.
+
+_AFTER = jsonapi.Allowed(others=("after",))
+_NOTHING = jsonapi.Allowed()
 
 NORMAL, TRY_AGAIN, BAD_PARAMETER, UNKNOWN_RUN = 1000, 1013, 4400, 4404
 
@@ -73,6 +76,7 @@ class Sockets:
             await asyncio.sleep(LINGER_SECONDS)
 
     async def _send_all(self, websocket: WebSocket) -> None:
+        _NOTHING.parse(websocket.query_params)
         changed = asyncio.Event()
         seats: dict[UUID, tuple[Seat, AsyncExitStack]] = {}
         over: set[UUID] = set()
@@ -115,16 +119,16 @@ class Sockets:
 
 
 def _asked(websocket: WebSocket) -> tuple[UUID, int | None]:
-    """Raises RunUnknown and ParameterInvalid."""
+    """Raises RunUnknown, ParameterUnknown and ParameterInvalid."""
     run_id = parse_run_id(websocket.path_params["run_id"])
-    after = websocket.query_params.get("after")
+    after = _AFTER.parse(websocket.query_params).given.get("after")
     if after is None:
         return run_id, None
     if not (after.isascii() and after.isdigit() and len(after) < 20 and int(after) <= SEQ_MAX):
         accepted = f"a whole number from 0 to {SEQ_MAX}"
         error = field_error("query after", after, accepted)
-        detail = f"after: accepted is {accepted}, not {error['value']!r}"
-        raise ParameterInvalid(detail, [error])
+        # What is accepted comes first: a close frame holds few bytes.
+        raise ParameterInvalid(f"after: accepted is {accepted}, not {error['value']!r}", [error])
     return run_id, int(after)
 
 
@@ -166,7 +170,7 @@ async def _converse(websocket: WebSocket, sending: Coroutine[Any, Any, None]) ->
             await _close(websocket, NORMAL, "the run is over")
         case RunUnknown() as error:
             await _close(websocket, UNKNOWN_RUN, str(error))
-        case ParameterInvalid() as error:
+        case (ParameterInvalid() | ParameterUnknown()) as error:
             await _close(websocket, BAD_PARAMETER, str(error))
         case SlowReader():
             await _close(websocket, TRY_AGAIN, "too slow: come back and start from the snapshot")

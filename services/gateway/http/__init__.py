@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
 from services.gateway.http.catalogue import CatalogueRoutes
+from services.gateway.http.controls import ControlRoutes
 from services.gateway.http.dead_letters import DeadLetterRoutes
 from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
@@ -20,6 +21,7 @@ def include_routes(
 ) -> None:
     for routes in (
         RunRoutes(engine),
+        ControlRoutes(engine),
         GeneRoutes(engine, documents),
         CatalogueRoutes(engine),
         HistoryRoutes(engine),

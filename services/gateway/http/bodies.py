@@ -2,11 +2,13 @@
 
 from typing import Annotated, ClassVar
 
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.messages import GENES_MAX
 from services.chassis.http import RequestError, field_error
 from services.gateway.domain import GENE_CHARACTERS_MAX
+from services.gateway.errors import BodyUnexpected
 
 UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
 
@@ -14,11 +16,15 @@ TEXT = r"^[^\x00]*$"
 Text = Annotated[str, Field(min_length=1, max_length=GENE_CHARACTERS_MAX, pattern=TEXT)]
 PERSON_CHARACTERS_MAX = 200
 NOTE_CHARACTERS_MAX = 2_000
+NAME_CHARACTERS_MAX = 200
+SOURCES_MAX = 100
 _SAID = r"^[^\x00]*[^\s\x00][^\x00]*$"  # Something at least, and nothing that cannot be stored.
 Person = Annotated[str, Field(max_length=PERSON_CHARACTERS_MAX, pattern=_SAID)]
 Note = Annotated[str, Field(max_length=NOTE_CHARACTERS_MAX, pattern=_SAID)]
+RunName = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT)]
 # One wrong entry is enough to know.
 Genes = Annotated[list[Text], Field(min_length=1, max_length=GENES_MAX, fail_fast=True)]
+Sources = Annotated[list[Text], Field(min_length=1, max_length=SOURCES_MAX, fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -46,3 +52,15 @@ class Body(BaseModel):
                     errors,
                 )
         return body
+
+
+async def refuse_body(request: Request) -> None:
+    """Where the path says all there is to say: who names a source in a body means that one, and
+    would pause the whole run. Raises BodyUnexpected."""
+    body = await request.body()
+    if body.strip() not in (b"", b"{}", b"null"):
+        accepted = "no body, or an empty object: the path says it all"
+        error = field_error("/", body.decode(errors="replace"), accepted)
+        raise BodyUnexpected(
+            f"the body {error['value']!r} is not read; accepted: {accepted}", [error]
+        )

@@ -11,6 +11,7 @@ from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import jsonapi
 from services.gateway.errors import NamespaceUnknown, SourceUnknown
+from services.gateway.http.bodies import refuse_body
 from services.gateway.store import catalogue
 from services.gateway.store.catalogue import Row
 
@@ -55,6 +56,7 @@ class CatalogueRoutes:
         """Accept that everything this namespace holds is to be forgotten. It is done when its
         epoch has grown."""
         _NOTHING.parse(request.query_params)
+        await refuse_body(request)
         async with self.engine.begin() as tx:
             found = {row["namespace"]: row for row in await catalogue.list_namespaces(tx)}
             if namespace not in found:

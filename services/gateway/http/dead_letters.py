@@ -12,26 +12,29 @@ from fastapi.responses import Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import GENES_MAX, StartRun
-from services.chassis import outbox
+from contracts.messages import GENES_MAX
 from services.chassis.http import field_error
-from services.gateway import domain, jsonapi
+from services.gateway import jsonapi
+from services.gateway.domain import NewRun
 from services.gateway.errors import (
     DeadLetterDecided,
     DeadLetterUnsendable,
     DecisionInvalid,
 )
+from services.gateway.http import orders
 from services.gateway.http.bodies import TEXT, Body, Note, Person
-from services.gateway.store import dead_letters, runs
+from services.gateway.store import dead_letters
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX, Row, Undone, Verdict, Wanted
 
 BULK_MAX = 1_000  # Letters that one request decides about.
 BULK_BYTES_MAX = 32 * 1024 * 1024  # Of messages that one request sends again.
 FILTER_CHARACTERS_MAX = 2_000
+HEADERS_SHOWN_MAX = 200  # Of one letter; a record of nothing else has 100,000.
 
 STATES = ("open", "retried", "discarded")
 KINDS = ("message", "batch")
 FILTERS = ("state", "kind", "topic", "source", "run", "type")
+CHOICES = FILTERS[1:]  # By which many are decided about: all of them are open.
 
 _ADDRESS = "/api/dead-letters"
 _NOTHING = jsonapi.Allowed()
@@ -59,12 +62,13 @@ class Discard(Body):
 
 
 class Many(Body):
-    """Which letters: the filters of the list, values separated by commas. Only open ones."""
+    """Which open letters: the filters of the list, values separated by commas; or all of them."""
 
     invalid = DecisionInvalid
 
     by: Person
     max: Annotated[int, Field(ge=1, le=BULK_MAX)]
+    all: bool | None = None
     state: Literal["open"] = "open"
     kind: Filter | None = None
     topic: Filter | None = None
@@ -120,7 +124,11 @@ class DeadLetterRoutes:
         document["attributes"] |= {
             "refusal": _refusal(row),
             "key": _bytes(content.key),
-            "headers": [{"name": name, **_bytes(value)} for name, value in content.headers],
+            "header_count": len(content.headers),
+            "headers": [
+                {"name": name, **_bytes(value)}
+                for name, value in content.headers[:HEADERS_SHOWN_MAX]
+            ],
             "payload": _payload(content.payload),
             "batch": content.batch,
         }
@@ -146,7 +154,7 @@ class DeadLetterRoutes:
                     if (refusal := _refusal(row)) is not None:
                         error = field_error("path letter_id", letter_id, "one that can be sent")
                         raise DeadLetterUnsendable(f"{letter_id}: {refusal}", [error])
-                    await _retry(tx, [row], verdict)
+                    await _retry(tx, [row], verdict, "path letter_id")
                 else:
                     await dead_letters.decide(tx, [row["id"]], verdict)
                 row = await dead_letters.get_letter(tx, letter_id)
@@ -160,7 +168,8 @@ class DeadLetterRoutes:
 
     async def retry_many(self, request: Request, decision: RetryMany) -> Response:
         """Retry the oldest open letters that these filters find and that can be sent again. Batches
-        of one source are worked by one run together."""
+        of one source are worked by one run together; while another asks an API for the same genes,
+        none is retried."""
         return await self._decide_many(
             request, decision, Verdict("retried", decision.by, decision.note)
         )
@@ -173,7 +182,7 @@ class DeadLetterRoutes:
 
     async def _decide_many(self, request: Request, many: Many, verdict: Verdict) -> Response:
         _NOTHING.parse(request.query_params)
-        given = {name: getattr(many, name) for name in FILTERS if getattr(many, name) is not None}
+        given = _chosen(many)
         async with self.engine.begin() as tx:
             try:
                 wanted = await _read(tx, {name: _split(value) for name, value in given.items()})
@@ -184,7 +193,7 @@ class DeadLetterRoutes:
             is_retry = verdict.state == "retried"
             rows = await dead_letters.lock_open(tx, wanted, many.max, sendable=is_retry)
             if is_retry:
-                sent = await _retry(tx, _bounded(rows), verdict)
+                sent = await _retry(tx, _bounded(rows), verdict, "/source")
             else:
                 sent = Sent([row["id"] for row in rows])
                 await dead_letters.decide(tx, sent.ids, verdict)
@@ -211,8 +220,9 @@ class DeadLetterRoutes:
 # ---------------------------------------------------------------------------------- retries
 
 
-async def _retry(tx: AsyncConnection, rows: Sequence[Row], verdict: Verdict) -> Sent:
-    """Messages and runs go out with the transaction that marks their letters."""
+async def _retry(tx: AsyncConnection, rows: Sequence[Row], verdict: Verdict, pointer: str) -> Sent:
+    """Messages and runs go out with the transaction that marks their letters. Raises RunIdentical
+    when a run asks an API for the same genes just now."""
     sent = Sent()
     messages = [row["id"] for row in rows if row["kind"] == "message"]
     if messages:
@@ -221,10 +231,14 @@ async def _retry(tx: AsyncConnection, rows: Sequence[Row], verdict: Verdict) -> 
         sent.ids += messages
     batches = [row["id"] for row in rows if row["kind"] == "batch"]
     for source, genes, ids in _orders(await dead_letters.list_undone(tx, batches)):
-        name = f"retry of dead letter {ids[0]}" if len(ids) == 1 else f"retry of {len(ids)} batches"
-        count = None if genes is None else len(genes)
-        run_id = await runs.insert_run(tx, name, (source,), count, scope=domain.scope_of(genes))
-        await outbox.add(tx, StartRun(run_id=run_id, sources=(source,), genes=genes))
+        what = f"dead letter {ids[0]}" if len(ids) == 1 else f"{len(ids)} batches"
+        new = NewRun(
+            name=f"retry of {what}",
+            sources=(source,),
+            genes=genes,
+            gene_count=None if genes is None else len(genes),
+        )
+        run_id = await orders.start(tx, new, pointer=pointer)
         await dead_letters.decide(tx, ids, verdict, run_id)
         sent.ids += ids
         sent.run_ids.append(run_id)
@@ -298,6 +312,17 @@ class _Unfit(Exception):
         self.name, self.value, self.accepted = name, value, accepted
 
 
+def _chosen(many: Many) -> Mapping[str, str]:
+    """Its filters. Raises DecisionInvalid for neither filters nor all, and for both: a filter that
+    was left out, or is null, would decide about every letter there is."""
+    given = {name: getattr(many, name) for name in CHOICES if getattr(many, name) is not None}
+    if bool(given) == bool(many.all):
+        accepted = f"some of {', '.join(f'/{name}' for name in CHOICES)}, or /all: true"
+        error = field_error("/all", many.all, accepted)
+        raise DecisionInvalid(f"which letters? accepted: {accepted}", [error])
+    return given
+
+
 def _split(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
@@ -312,6 +337,9 @@ async def _read(connection: AsyncConnection, given: Mapping[str, Sequence[str]])
     for name, accepted in known.items():
         if name in given and not (given[name] and set(given[name]) <= set(accepted)):
             raise _Unfit(name, ",".join(given[name]), f"some of {', '.join(accepted)}")
+    for name, values in given.items():
+        if not values:
+            raise _Unfit(name, "", "one value at least")
     ids = None
     if "run" in given:
         try:

@@ -1,6 +1,6 @@
-"""Runs: order one, read them, see which are active."""
+"""Runs: order one, retry what failed of one, read them, see which are active."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any
@@ -8,14 +8,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
-from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import ControlAction, Priority, StartRun, Strategy
-from services.chassis import failpoints, outbox
+from contracts.messages import Priority, Strategy
+from services.chassis import failpoints
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
-from services.gateway.domain import DESIRED, Run, is_active, parse_run_id
+from services.gateway.domain import NewRun, Run, parse_run_id
 from services.gateway.errors import (
     CatalogueEmpty,
     GenesRefused,
@@ -23,23 +22,21 @@ from services.gateway.errors import (
     OrderInvalid,
     ParameterInvalid,
     RetryInvalid,
-    RunEnded,
-    RunIdentical,
     RunNotFailed,
     SourcesRefused,
     SourceUnknown,
 )
 from services.gateway.failpoints import Failpoint
-from services.gateway.http.bodies import TEXT, Body, Genes, Text
+from services.gateway.http import orders
+from services.gateway.http.bodies import Body, Genes, RunName, Sources, refuse_body
 from services.gateway.store import catalogue, names, runs
 
 KEY_CHARACTERS_MAX = 255
-NAME_CHARACTERS_MAX = 200
-SOURCES_MAX = 100
 
 _NOTHING = jsonapi.Allowed()
 _PAGED = jsonapi.Allowed(paged=True)
-_ENDED = ("completed", "failed", "cancelled")  # States of a source.
+_IN_BODY = "/sources"  # Where a request names its sources, if it is not its path that does.
+_IN_PATH = "path source"
 
 IdempotencyKey = Annotated[str | None, Header()]
 
@@ -49,15 +46,10 @@ class Order(Body):
 
     invalid = OrderInvalid
 
-    # One wrong entry is enough to know.
-    sources: list[Text] | None = Field(
-        default=None, min_length=1, max_length=SOURCES_MAX, fail_fast=True
-    )
+    sources: Sources | None = None
     genes: Genes | None = None
     all: bool | None = None
-    name: str | None = Field(
-        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT
-    )
+    name: RunName | None = None
     # `high` goes before all other runs; `low` has a quarter of the share of a normal one.
     priority: Priority = "normal"
     # `stale` takes what is older than its source's time to live, failed or pending; `missing` what
@@ -72,9 +64,7 @@ class RetryOfSource(Body):
 
     invalid = RetryInvalid
 
-    name: str | None = Field(
-        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT
-    )
+    name: RunName | None = None
 
 
 class Retry(Body):
@@ -82,12 +72,8 @@ class Retry(Body):
 
     invalid = RetryInvalid
 
-    sources: list[Text] | None = Field(
-        default=None, min_length=1, max_length=SOURCES_MAX, fail_fast=True
-    )
-    name: str | None = Field(
-        default=None, min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT
-    )
+    sources: Sources | None = None
+    name: RunName | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +90,7 @@ class RunRoutes:
     async def start_all(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Accept a run over all genes and all sources."""
         _NOTHING.parse(request.query_params)
+        await refuse_body(request)
         return await self._order(Order(all=True), idempotency_key)
 
     async def start_source(
@@ -111,12 +98,13 @@ class RunRoutes:
     ) -> Response:
         """Accept a run of one source over all genes."""
         _NOTHING.parse(request.query_params)
+        await refuse_body(request)
         async with self.engine.connect() as connection:
             known = await catalogue.list_source_names(connection)
         if source not in known:
             accepted = ", ".join(["annotation_pipeline", *known])
-            error = field_error("path source", source, accepted)
-            raise SourceUnknown(f"no source {source!r}; known: {accepted}", [error])
+            error = field_error(_IN_PATH, source, accepted)
+            raise SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
         return await self._order(Order(all=True, sources=[source]), idempotency_key)
 
     async def retry_run(
@@ -143,22 +131,6 @@ class RunRoutes:
         chosen = Retry(name=retry.name if retry else None)
         return await self._retry(parse_run_id(run_id), chosen, source, idempotency_key)
 
-    async def _retry(
-        self, run_id: UUID, retry: Retry, source: str | None, key: str | None
-    ) -> Response:
-        said = f"retry {run_id} {source} {retry.model_dump_json()}"
-
-        async def start(tx: AsyncConnection) -> UUID:
-            return await _start_again(tx, run_id, retry, source)
-
-        return await self._accept(said, start, key)
-
-    async def _order(self, order: Order, key: str | None) -> Response:
-        async def start(tx: AsyncConnection) -> UUID:
-            return await _start(tx, order)
-
-        return await self._accept(order.model_dump_json(), start, key)
-
     async def list_runs(self, request: Request) -> Response:
         """The runs there were, newest first."""
         query = _PAGED.parse(request.query_params)
@@ -168,6 +140,7 @@ class RunRoutes:
         return jsonapi.respond([resource(run) for run in found[: query.size]], links)
 
     async def get_run(self, request: Request, run_id: str) -> Response:
+        """A run with where it stands, source by source."""
         _NOTHING.parse(request.query_params)
         wanted = parse_run_id(run_id)
         async with self.engine.connect() as connection:
@@ -181,49 +154,21 @@ class RunRoutes:
             active = await runs.list_active_runs(connection)
         return jsonapi.respond([resource(run) for run in active], {"self": "/api/progress/status"})
 
-    async def pause_run(self, request: Request, run_id: str) -> Response:
-        """Begin nothing more of a run until it is resumed. Calls in flight are finished."""
-        return await self._control(request, run_id, None, "pause")
+    async def _order(self, order: Order, key: str | None) -> Response:
+        async def start(tx: AsyncConnection) -> UUID:
+            return await _start(tx, order)
 
-    async def resume_run(self, request: Request, run_id: str) -> Response:
-        """Go on where a paused run was."""
-        return await self._control(request, run_id, None, "resume")
+        return await self._accept(order.model_dump_json(), start, key)
 
-    async def cancel_run(self, request: Request, run_id: str) -> Response:
-        """Do nothing more of a run, ever. Calls in flight are given up; what is stored stays."""
-        return await self._control(request, run_id, None, "cancel")
-
-    async def pause_source(self, request: Request, run_id: str, source: str) -> Response:
-        """Begin nothing more of one source of a run until it is resumed."""
-        return await self._control(request, run_id, source, "pause")
-
-    async def resume_source(self, request: Request, run_id: str, source: str) -> Response:
-        """Go on with a source that was paused by itself; a paused run stays paused."""
-        return await self._control(request, run_id, source, "resume")
-
-    async def cancel_source(self, request: Request, run_id: str, source: str) -> Response:
-        """Do nothing more of one source of a run; the others go on."""
-        return await self._control(request, run_id, source, "cancel")
-
-    async def _control(
-        self, request: Request, run_id: str, source: str | None, action: ControlAction
+    async def _retry(
+        self, run_id: UUID, retry: Retry, source: str | None, key: str | None
     ) -> Response:
-        """What is wanted and the command are one transaction. What is wanted already is accepted
-        again, and not said twice."""
-        _NOTHING.parse(request.query_params)
-        wanted = parse_run_id(run_id)
-        async with self.engine.begin() as tx:
-            await runs.lock_run(tx, wanted)
-            run = await runs.get_run(tx, wanted)
-            if await _is_news(tx, run, source, action):
-                await outbox.add(tx, await runs.save_control(tx, wanted, source, action))
-                run = await runs.get_run(tx, wanted)
-        return jsonapi.respond(
-            resource(run),
-            {"self": address(run)},
-            status=202,
-            headers={"Location": address(run)},
-        )
+        said = f"retry {run_id} {source} {retry.model_dump_json()}"
+
+        async def start(tx: AsyncConnection) -> UUID:
+            return await _start_again(tx, run_id, retry, source)
+
+        return await self._accept(said, start, key)
 
     async def _accept(
         self, said: str, start: Callable[[AsyncConnection], Awaitable[UUID]], key: str | None
@@ -248,65 +193,41 @@ class RunRoutes:
             run = await runs.get_run(tx, run_id)
             failpoints.hit(Failpoint.ORDER_WRITTEN)
         failpoints.hit(Failpoint.ORDER_COMMITTED)
-        replayed = {"Idempotent-Replayed": "true"} if earlier is not None else {}
-        return jsonapi.respond(
-            resource(run),
-            {"self": address(run)},
-            status=202,
-            headers={"Location": address(run), **replayed},
-        )
+        return respond_accepted(run, is_replay=earlier is not None)
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["runs"])
-        accepted: dict[str, Any] = {"methods": ["POST"], "status_code": 202}
-        router.add_api_route("/api/runs", self.start_run, **accepted)
+        as_command: dict[str, Any] = {"methods": ["POST"], "status_code": 202}
+        router.add_api_route("/api/runs", self.start_run, **as_command)
         router.add_api_route("/api/runs", self.list_runs, openapi_extra=_PAGED.openapi())
         router.add_api_route("/api/runs/{run_id}", self.get_run)
-        one, its_source = "/api/runs/{run_id}", "/api/runs/{run_id}/sources/{source}"
-        router.add_api_route(f"{one}/pause", self.pause_run, **accepted)
-        router.add_api_route(f"{one}/resume", self.resume_run, **accepted)
-        router.add_api_route(f"{one}/cancel", self.cancel_run, **accepted)
-        router.add_api_route(f"{one}/retry", self.retry_run, **accepted)
-        router.add_api_route(f"{its_source}/retry", self.retry_source, **accepted)
-        router.add_api_route(f"{its_source}/pause", self.pause_source, **accepted)
-        router.add_api_route(f"{its_source}/resume", self.resume_source, **accepted)
-        router.add_api_route(f"{its_source}/cancel", self.cancel_source, **accepted)
+        router.add_api_route("/api/runs/{run_id}/retry", self.retry_run, **as_command)
+        its_source = "/api/runs/{run_id}/sources/{source}"
+        router.add_api_route(f"{its_source}/retry", self.retry_source, **as_command)
         trigger = "/api/progress/trigger"
-        router.add_api_route(f"{trigger}/annotation_pipeline", self.start_all, **accepted)
-        router.add_api_route(f"{trigger}/{{source}}", self.start_source, **accepted)
+        router.add_api_route(f"{trigger}/annotation_pipeline", self.start_all, **as_command)
+        router.add_api_route(f"{trigger}/{{source}}", self.start_source, **as_command)
         router.add_api_route("/api/progress/status", self.get_status)
         return router
 
 
+# --------------------------------------------------------------------------- what is ordered
+
+
 async def _start(tx: AsyncConnection, order: Order) -> UUID:
-    sources = await _choose_sources(tx, order.sources)
+    """Raises OrderInvalid, SourcesRefused, CatalogueEmpty, GenesRefused, RunIdentical."""
+    sources = await _choose_sources(tx, order.sources, _IN_BODY)
     hgnc_ids = await _resolve(tx, order)
-    gene_count = None if hgnc_ids is None else len(hgnc_ids)
-    scope = domain.scope_of(hgnc_ids)
-    if not order.dry_run:
-        await _refuse_identical(tx, scope, sources)
-    run_id = await runs.insert_run(
-        tx,
-        order.name,
-        sources,
-        gene_count,
-        order.priority,
-        scope=scope,
+    new = NewRun(
+        name=order.name,
+        sources=sources,
+        genes=hgnc_ids,
+        gene_count=None if hgnc_ids is None else len(hgnc_ids),
+        priority=order.priority,
         strategy=order.strategy,
         dry_run=order.dry_run,
     )
-    await outbox.add(
-        tx,
-        StartRun(
-            run_id=run_id,
-            sources=sources,
-            genes=hgnc_ids,
-            priority=order.priority,
-            strategy=order.strategy,
-            dry_run=order.dry_run,
-        ),
-    )
-    return run_id
+    return await orders.start(tx, new, pointer=_IN_BODY)
 
 
 async def _start_again(
@@ -319,37 +240,39 @@ async def _start_again(
         accepted = "a run that was not dry"
         error = field_error("path run_id", str(failed_id), accepted)
         raise RunNotFailed(f"run {failed_id} was a dry run, which nobody retries", [error])
+    chosen, pointer = retry.sources, _IN_BODY
     if source is not None:
-        _require_source(failed, source)
-    sources = await _choose_failed(tx, failed, [source] if source else retry.sources)
-    scope = domain.scope_of_retry(failed_id)
-    await _refuse_identical(tx, scope, sources)
+        require_source(failed, source)
+        chosen, pointer = [source], _IN_PATH
+    sources = await _choose_failed(tx, failed, chosen, pointer)
     gene_count = failed.gene_count
     if not set(sources) & await catalogue.list_bulk_names(tx):
         # Of an API, the genes that failed; those of two may be the same ones.
         gene_count = sum(failed.progress.sources[name].failed_count for name in sources)
         if failed.gene_count is not None:
             gene_count = min(gene_count, failed.gene_count)
-    run_id = await runs.insert_run(
-        tx, retry.name, sources, gene_count, failed.priority, scope=scope, retries=failed_id
+    new = NewRun(
+        name=retry.name,
+        sources=sources,
+        genes=None,
+        gene_count=gene_count,
+        priority=failed.priority,
+        retries=failed_id,
     )
-    await outbox.add(
-        tx,
-        StartRun(run_id=run_id, sources=sources, retries=failed_id, priority=failed.priority),
-    )
-    return run_id
+    return await orders.start(tx, new, pointer=pointer)
 
 
 async def _choose_failed(
-    tx: AsyncConnection, run: Run, chosen: list[str] | None
+    tx: AsyncConnection, run: Run, chosen: list[str] | None, pointer: str
 ) -> tuple[str, ...]:
-    """Those that are to be retried, in the order of the run."""
+    """Those that are to be retried, in the order of the run. Raises SourcesRefused and
+    RunNotFailed."""
     failed = domain.failed_sources(run.progress)
     if chosen is None:
         known = set(await catalogue.list_source_names(tx))
         wanted = [name for name in failed if name in known]
     else:
-        wanted = list(await _choose_sources(tx, chosen))
+        wanted = list(await _choose_sources(tx, chosen, pointer))
     refused = [name for name in wanted if name not in failed]
     if wanted and not refused:
         return tuple(wanted)
@@ -361,40 +284,21 @@ async def _choose_failed(
     else:
         accepted = "a run of which a source has failed that is still asked"
         detail = f"{', '.join(failed)} has failed, and is not asked any more"
-    errors = [
-        field_error(f"/sources/{place}", name, accepted)
-        for place, name in enumerate(wanted)
-        if name in refused
-    ]
+    errors = [field_error(pointer, name, accepted) for name in refused]
     raise RunNotFailed(
         f"run {run.id}: {detail}", errors or [field_error("path run_id", str(run.id), accepted)]
     )
 
 
-async def _refuse_identical(tx: AsyncConnection, scope: bytes, sources: Sequence[str]) -> None:
-    """Raises RunIdentical. Files are fetched once for all runs that wait for them; an API would be
-    asked twice."""
-    await runs.lock_scope(tx, scope)
-    other = await runs.find_fetching(tx, scope, sources)
-    if other is None:
-        return
-    where = f"/api/runs/{other.run_id}"
-    named = ", ".join(other.sources)
-    rest = ", ".join(name for name in sources if name not in other.sources)
-    accepted = f"{f'{rest} alone, ' if rest else ''}its end, or its cancelling at {where}/cancel"
-    raise RunIdentical(
-        f"run {other.run_id} ({where}) asks {named} for the same genes just now;"
-        f" accepted: {accepted}",
-        [field_error("/sources", named, accepted) | {"run": where}],
-    )
-
-
-async def _choose_sources(tx: AsyncConnection, chosen: list[str] | None) -> tuple[str, ...]:
+async def _choose_sources(
+    tx: AsyncConnection, chosen: list[str] | None, pointer: str
+) -> tuple[str, ...]:
+    """Those that are to be asked, in the order in which they are worked. Raises SourcesRefused."""
     known = await catalogue.list_source_names(tx)
     accepted = f"some of {', '.join(known)}" if known else "none before `annobus migrate` has run"
     wanted = known if chosen is None else chosen
     errors = [
-        field_error(f"/sources/{place}", name, accepted)
+        field_error(f"{pointer}/{place}" if pointer == _IN_BODY else pointer, name, accepted)
         for place, name in enumerate(wanted)
         if name not in known
     ]
@@ -405,7 +309,8 @@ async def _choose_sources(tx: AsyncConnection, chosen: list[str] | None) -> tupl
 
 
 async def _resolve(tx: AsyncConnection, order: Order) -> tuple[str, ...] | None:
-    """The HGNC ids of an order; None for all genes."""
+    """The HGNC ids of an order; None for all genes. Raises OrderInvalid, CatalogueEmpty and
+    GenesRefused."""
     if (order.genes is None) == (not order.all):
         accepted = "either /genes, a list, or /all: true"
         errors = [
@@ -448,42 +353,27 @@ def _mismatch(key: str) -> IdempotencyMismatch:
     return IdempotencyMismatch(f"the key {error['value']!r} was used before; {accepted}", [error])
 
 
-async def _is_news(
-    tx: AsyncConnection, run: Run, source: str | None, action: ControlAction
-) -> bool:
-    """Whether a control asks for something else than was asked last. Raises RunEnded for what has
-    ended, or is to end, otherwise; SourceUnknown for a source that the run does not have."""
-    ended = not is_active(run.progress)
-    if source is None:
-        state: str = run.progress.state
-        desired = run.desired_state
-    else:
-        _require_source(run, source)
-        state = run.progress.sources[source].state
-        desired = await runs.desired_source_state(tx, run.id, source)
-        ended = ended or state in _ENDED
-    if ended or "cancelled" in (desired, run.desired_state):
-        state = state if ended else "cancelled"
-        if action != "cancel" or state != "cancelled":
-            raise _ended(run, source, state, action)
-        return False
-    return desired != DESIRED[action]
+# ------------------------------------------------------------------------- what is answered
 
 
-def _require_source(run: Run, source: str) -> None:
+def require_source(run: Run, source: str) -> None:
+    """Raises SourceUnknown."""
     if source not in run.progress.sources:
         accepted = ", ".join(run.progress.sources)
-        error = field_error("path source", source, accepted)
+        error = field_error(_IN_PATH, source, accepted)
         known = f"the run has no source {error['value']!r}; it has {accepted}"
         raise SourceUnknown(known, [error])
 
 
-def _ended(run: Run, source: str | None, state: str, action: ControlAction) -> RunEnded:
-    what = f"run {run.id}" if source is None else f"{source} in run {run.id}"
-    accepted = "a run, and a source of it, that has not ended"
-    error = field_error("path run_id" if source is None else "path source", what, accepted)
-    said = state.replace("_", " ")
-    return RunEnded(f"{what} is {said}: nobody can {action} it any more", [error])
+def respond_accepted(run: Run, *, is_replay: bool = False) -> Response:
+    """202: the run as it is wanted now, which somebody will see to."""
+    replayed = {"Idempotent-Replayed": "true"} if is_replay else {}
+    return jsonapi.respond(
+        resource(run),
+        {"self": address(run)},
+        status=202,
+        headers={"Location": address(run), **replayed},
+    )
 
 
 def address(run: Run) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import BatchDead
 from contracts.topics import DEAD_LETTERS, RECORD_BYTES_MAX, topics
 from services.chassis.dead_letters import Letter
+from services.chassis.errors import DETAIL_CHARACTERS_MAX, Problem
 from services.chassis.outbox import read_headers, write_headers
 from services.gateway.errors import DeadLetterUnknown
 
@@ -21,6 +22,7 @@ FRAMING_BYTES = 512  # Of a record that is sent again: its batch, and the header
 RETRY_BYTES_MAX = RECORD_BYTES_MAX - FRAMING_BYTES
 HEADER_BYTES = 10  # What a header takes besides its name and its value, at most.
 READ_BYTES_MAX = 256 * 1024  # Of a body that is asked what it is about: a few ms of the loop.
+PROBLEM_BYTES_MAX = 16 * 1024  # Ours is half as long; anybody may write to the topic.
 TYPE_CHARACTERS_MAX = 200
 SOURCE_CHARACTERS_MAX = 100
 MS_MAX = 4_102_444_800_000  # The year 2100: a clock that says so is no clock.
@@ -92,7 +94,7 @@ async def keep_message(tx: AsyncConnection, letter: Letter) -> None:
             "service": letter.service,
             "group": letter.group,
             "attempts": letter.attempts,
-            "problem": orjson.dumps(letter.problem).decode(),
+            "problem": _problem(letter.problem),
             "run_ids": run_ids,
             "source": source,
             "batch_id": batch_id,
@@ -171,6 +173,17 @@ def _subject(payload: bytes | None) -> tuple[list[UUID], str | None, UUID | None
     if not isinstance(source, str) or "\x00" in source or len(source) > SOURCE_CHARACTERS_MAX:
         source = None
     return [run_id] if run_id else [], source, _uuid(body.get("batch_id"))
+
+
+def _problem(problem: Problem) -> str:
+    """Cut where it is longer than any of ours: a page of a list has 200 of them."""
+    whole = orjson.dumps(problem)
+    if len(whole) > PROBLEM_BYTES_MAX:
+        members = ("type", "title", "detail")
+        whole = orjson.dumps(
+            {name: str(problem.get(name, ""))[:DETAIL_CHARACTERS_MAX] for name in members}
+        )
+    return whole.decode()
 
 
 def _time(milliseconds: int) -> datetime | None:
@@ -367,19 +380,28 @@ class Undone:
 
 async def list_undone(tx: AsyncConnection, ids: Sequence[UUID]) -> list[Undone]:
     """A look at what an API publishes has no genes itself: those of its runs that waited for it,
-    and were given up with it, are left."""
+    and were given up with it, are left. They are looked for once, however many looks there are."""
     rows = await tx.execute(
         text("""
-            SELECT l.id, l.source, CASE
-                WHEN b.kind = 'release' AND s.kind = 'api' THEN ARRAY(
-                    SELECT DISTINCT unnest(waited.genes_left)
-                    FROM annotator.batch_v1 waited
-                    WHERE waited.kind = 'fetch' AND waited.state = 'dead'
-                      AND waited.source = l.source AND waited.run_id = ANY (l.run_ids))
-                ELSE b.genes_left END AS genes
-            FROM dead_letter l JOIN annotator.batch_v1 b ON b.batch_id = l.batch_id
-            JOIN annotator.source_v1 s ON s.name = l.source
-            WHERE l.id = ANY (CAST(:ids AS uuid[])) ORDER BY l.source, l.id
+            WITH chosen AS (
+                SELECT l.id, l.source, l.run_ids, b.genes_left,
+                       b.kind = 'release' AND s.kind = 'api' AS is_look
+                FROM dead_letter l JOIN annotator.batch_v1 b ON b.batch_id = l.batch_id
+                JOIN annotator.source_v1 s ON s.name = l.source
+                WHERE l.id = ANY (CAST(:ids AS uuid[]))
+            ), waited AS (
+                SELECT looks.id, array_agg(DISTINCT gene.hgnc_id) AS genes
+                FROM (SELECT id, source, unnest(run_ids) AS run_id FROM chosen
+                      WHERE is_look) looks
+                JOIN annotator.batch_v1 b ON b.run_id = looks.run_id AND b.source = looks.source
+                    AND b.kind = 'fetch' AND b.state = 'dead'
+                CROSS JOIN unnest(b.genes_left) gene (hgnc_id)
+                GROUP BY looks.id
+            )
+            SELECT chosen.id, chosen.source,
+                   CASE WHEN is_look THEN coalesce(genes, '{}') ELSE genes_left END AS genes
+            FROM chosen LEFT JOIN waited ON waited.id = chosen.id
+            ORDER BY chosen.source, chosen.id
         """),
         {"ids": list(ids)},
     )

@@ -12,14 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.messages import (
     ControlAction,
     ControlRun,
-    Priority,
     RunProgress,
     SourceProgress,
     StartRun,
-    Strategy,
 )
 from contracts.topics import FIXED
-from services.gateway.domain import DESIRED, DesiredState, Run
+from services.gateway.domain import DESIRED, DesiredState, NewRun, Run
 from services.gateway.errors import RunUnknown
 from services.gateway.frames import FACTS_MAX, Fact
 
@@ -39,6 +37,15 @@ _RUNS = """
         FROM annotator.run_source_v1 rs
         WHERE rs.run_id = r.id
     ) s ON true
+"""
+
+# Runs that are not at their end: those that the annotator works, and those it has not heard of yet.
+_ACTIVE = """
+    SELECT a.run_id FROM annotator.run_v1 a WHERE a.state IN ('planning', 'running', 'paused')
+    UNION ALL
+    SELECT r.id FROM run r
+    WHERE r.requested_at > now() - CAST(:unheard_max AS interval)
+      AND NOT EXISTS (SELECT FROM annotator.run_v1 a WHERE a.run_id = r.id)
 """
 
 
@@ -77,18 +84,7 @@ async def save_key(tx: AsyncConnection, key: str, body_sha256: bytes, run_id: UU
     )
 
 
-async def insert_run(
-    tx: AsyncConnection,
-    name: str | None,
-    sources: Sequence[str],
-    gene_count: int | None,
-    priority: Priority = "normal",
-    *,
-    scope: bytes,
-    strategy: Strategy = "full",
-    retries: UUID | None = None,
-    dry_run: bool = False,
-) -> UUID:
+async def insert_run(tx: AsyncConnection, new: NewRun) -> UUID:
     run_id = await tx.scalar(
         text("""
             INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries, dry_run)
@@ -97,14 +93,14 @@ async def insert_run(
             RETURNING id
         """),
         {
-            "name": name,
-            "sources": list(sources),
-            "gene_count": gene_count,
-            "priority": priority,
-            "scope": scope,
-            "strategy": strategy,
-            "retries": retries,
-            "dry_run": dry_run,
+            "name": new.name,
+            "sources": list(new.sources),
+            "gene_count": new.gene_count,
+            "priority": new.priority,
+            "scope": new.scope,
+            "strategy": new.strategy,
+            "retries": new.retries,
+            "dry_run": new.dry_run,
         },
     )
     return UUID(str(run_id))
@@ -133,19 +129,15 @@ async def find_fetching(
     that is cancelled, or whose source is, is no reason to wait."""
     row = (
         await tx.execute(
-            text("""
+            text(f"""
                 SELECT r.id, array_agg(s.name ORDER BY s.name) AS sources
-                FROM run r
+                FROM ({_ACTIVE}) active JOIN run r ON r.id = active.run_id
                 JOIN annotator.source_v1 s ON s.kind = 'api' AND s.name = ANY (r.sources)
                     AND s.name = ANY (CAST(:sources AS text[]))
-                LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
                 LEFT JOIN annotator.run_source_v1 rs ON rs.run_id = r.id AND rs.source = s.name
                 LEFT JOIN run_source wanted ON wanted.run_id = r.id AND wanted.source = s.name
                 WHERE r.scope = :scope AND NOT r.dry_run AND r.desired_state <> 'cancelled'
                   AND coalesce(wanted.desired_state, 'running') <> 'cancelled'
-                  AND CASE WHEN a.run_id IS NULL
-                      THEN r.requested_at > now() - CAST(:unheard_max AS interval)
-                      ELSE a.state IN ('planning', 'running', 'paused') END
                   AND coalesce(rs.state, 'waiting') IN ('waiting', 'running', 'paused')
                 GROUP BY r.id ORDER BY r.requested_at, r.id LIMIT 1
             """),
@@ -207,9 +199,14 @@ async def get_run(connection: AsyncConnection, run_id: UUID) -> Run:
 
 
 async def list_runs(connection: AsyncConnection, *, limit: int, offset: int) -> list[Run]:
-    """The newest first."""
+    """The newest first. What is skipped is not joined with anything."""
     rows = await connection.execute(
-        text(f"{_RUNS} ORDER BY r.requested_at DESC, r.id DESC LIMIT :limit OFFSET :offset"),
+        text(f"""
+            {_RUNS} WHERE r.id IN (
+                SELECT id FROM run ORDER BY requested_at DESC, id DESC
+                LIMIT :limit OFFSET :offset)
+            ORDER BY r.requested_at DESC, r.id DESC
+        """),
         {"limit": limit, "offset": offset},
     )
     return [_run(row) for row in rows.mappings()]
@@ -218,15 +215,9 @@ async def list_runs(connection: AsyncConnection, *, limit: int, offset: int) -> 
 async def list_active_ids(connection: AsyncConnection) -> list[UUID]:
     """Runs that are not at their end, the newest first; those that ended are not read."""
     rows = await connection.scalars(
-        text("""
-            SELECT id FROM (
-                SELECT r.id, r.requested_at FROM annotator.run_v1 a JOIN run r ON r.id = a.run_id
-                WHERE a.state IN ('planning', 'running', 'paused')
-                UNION ALL
-                SELECT r.id, r.requested_at FROM run r
-                WHERE r.requested_at > now() - CAST(:unheard_max AS interval)
-                  AND NOT EXISTS (SELECT FROM annotator.run_v1 a WHERE a.run_id = r.id)
-            ) active ORDER BY requested_at DESC, id DESC LIMIT :limit
+        text(f"""
+            SELECT r.id FROM ({_ACTIVE}) active JOIN run r ON r.id = active.run_id
+            ORDER BY r.requested_at DESC, r.id DESC LIMIT :limit
         """),
         {"unheard_max": UNHEARD_MAX, "limit": ACTIVE_RUNS_MAX},
     )

@@ -59,7 +59,7 @@ class Stub:
         self.answers.setdefault(path, []).append((status, orjson.dumps(document), kind))
 
     async def respond(self, request: Request) -> Response:
-        path = request.url.path
+        path = request.scope["path"]  # As it was decoded: with a ? that was quoted.
         query = f"?{request.url.query}" if request.url.query else ""
         self.asked.append((request.method, path + query, await request.body()))
         answers = self.answers[path]

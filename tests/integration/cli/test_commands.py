@@ -538,6 +538,7 @@ def test_a_dry_run_is_ordered_and_what_it_found_out_is_said(stub: Stub, annobus:
 
     none = counters("completed", 0)
     document = run_document("completed", 3, ensembl=dict(none), hpo=dict(none))
+    document["data"]["attributes"]["dry_run"] = True
     sources = document["data"]["attributes"]["sources"]
     sources["ensembl"]["preview"] = {"gene_count": 1200, "request_count": 2, "seconds": 0.1}
     sources["hpo"]["preview"] = {
@@ -551,10 +552,127 @@ def test_a_dry_run_is_ordered_and_what_it_found_out_is_said(stub: Stub, annobus:
     }
     stub.answer(f"/api/runs/{RUN_ID}", document)
     shown = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
-    assert (
-        "ensembl: would ask for 1,200 genes in 2 requests, which takes 0.1 s at the least" in shown
+    header, columns, *rows = shown.splitlines()
+    assert header == f"run {RUN_ID}: completed (dry run)"
+    assert columns.split() == ["source", "state", "found"]
+    assert [row.split("completed  ")[1] for row in rows] == [
+        "would ask for 1,200 genes in 2 requests, which takes 0.1 s at the least",
+        (
+            "would store release 2026-11: 3 new, 5 changed, 1 withdrawn; of these 2 clinical,"
+            " 4 minor; 5,114 unchanged"
+        ),
+    ]
+
+
+def test_a_dry_run_is_watched_without_counts_of_genes(stub: Stub, annobus: Annobus) -> None:
+    path = f"/api/runs/{RUN_ID}"
+    first = run_document("planning", 0, hpo=counters("waiting", None))
+    final = run_document("completed", 9, hpo=counters("completed", 0))
+    for document in (first, final):
+        document["data"]["attributes"]["dry_run"] = True
+        stub.answer(path, document)
+    stub.sockets.append(
+        [
+            frame("running", 3, hpo=counters("waiting", 0)),
+            frame("completed", 9, hpo=counters("completed", 0)),
+        ]
     )
-    assert (
-        "hpo: would store release 2026-11: 3 new, 5 changed, 1 withdrawn;"
-        " of these 2 clinical, 4 minor; 5,114 unchanged" in shown
+    ended = annobus("runs", "watch", RUN_ID, "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "planning: hpo looks what there is"
+    assert lines[-1] == "completed: hpo has been looked at"
+
+
+def test_what_is_unusual_of_a_run_is_said(stub: Stub, annobus: Annobus) -> None:
+    document = run_document("running", 4, hpo=counters("running", 10))
+    document["data"]["attributes"] |= {
+        "name": "kidneys\x1b[2J",
+        "strategy": "stale",
+        "priority": "high",
+        "desired_state": "paused",
+    }
+    stub.answer(f"/api/runs/{RUN_ID}", document)
+    shown = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
+    assert shown.splitlines()[0] == (
+        f"run {RUN_ID}: running"
+        r" (kidneys\x1b[2J; strategy stale; priority high; a pause is asked for)"
     )
+
+
+def test_runs_are_listed_with_what_was_ordered(stub: Stub, annobus: Annobus) -> None:
+    usual = run_document("completed", 4, hpo=counters("completed", 10))["data"]
+    others = [
+        {"dry_run": True},
+        {"retries": RUN_ID, "strategy": "full"},
+        {"strategy": "stale", "sources": {name: {} for name in "abcd"}},
+    ]
+    runs = [usual | {"attributes": usual["attributes"] | other} for other in ({}, *others)]
+    stub.answer("/api/runs", {"data": runs, "links": {"next": "more"}})
+    ended = annobus("runs", "list", "--page", "3", "--url", stub.url)
+    header, *rows = ended.stdout.splitlines()
+    place = header.index("order")
+    assert [row[place:].split("  ")[0].strip() for row in rows] == [
+        *("full", "dry run", "retry", "stale")
+    ]
+    assert "4 sources" in rows[-1]
+    assert "more: the same command with --page 4" in ended.stderr
+
+
+def test_whatever_is_given_as_an_id_is_one_part_of_the_address(
+    stub: Stub, annobus: Annobus
+) -> None:
+    problem = {"type": "urn:annobus:problem:run-unknown", "title": "No such run", "detail": "x"}
+    for command in ("show", "watch", "pause"):
+        suffix = "/pause" if command == "pause" else ""
+        stub.answer(f"/api/runs/../sources?x{suffix}", problem, 404)
+        ended = annobus("runs", command, "../sources?x", "--url", stub.url)
+        assert ended.returncode == 2, ended.stderr
+        assert "annobus runs list" in ended.stderr
+
+
+def test_one_problem_of_many_sources_is_told_once_and_a_retry_is_named(
+    stub: Stub, annobus: Annobus
+) -> None:
+    problem = {"title": "The catalogue is empty", "detail": "no gene is known"}
+    failed = counters("failed", 3, failed=3) | {"problem": problem}
+    sources = {"hgnc": failed, "hpo": failed, "ensembl": counters("completed", 3, done=3)}
+    stub.answer(f"/api/runs/{RUN_ID}", run_document("completed_with_errors", 9, **sources))
+    ended = annobus("runs", "show", RUN_ID, "--url", stub.url)
+    assert ended.stdout.splitlines()[-1] == "hgnc, hpo: The catalogue is empty: no gene is known"
+    assert ended.stderr.splitlines()[-1] == f"→ annobus runs retry {RUN_ID}"
+    dry = run_document("failed", 9, **sources)
+    dry["data"]["attributes"]["dry_run"] = True
+    stub.answers.clear()
+    stub.answer(f"/api/runs/{RUN_ID}", dry)
+    assert annobus("runs", "show", RUN_ID, "--url", stub.url).stderr == ""
+
+
+def test_of_a_paused_run_nothing_goes_on(stub: Stub, annobus: Annobus) -> None:
+    states = {"hgnc": "completed", "hpo": "running", "ensembl": "waiting"}
+    sources = {name: counters(state, 3) for name, state in states.items()}
+    stub.answer(f"/api/runs/{RUN_ID}", run_document("paused", 9, **sources))
+    rows = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout.splitlines()[2:]
+    assert [row.split()[1] for row in rows] == ["completed", "paused", "paused"]
+
+
+def test_a_release_that_is_made_up_says_so_once(stub: Stub, annobus: Annobus) -> None:
+    made_up = {"synthetic": True}
+    sources = {
+        "ensembl": counters("completed", 3) | made_up | {"release": "115-synthetic"},
+        "hpo": counters("completed", 3) | made_up,
+    }
+    stub.answer(f"/api/runs/{RUN_ID}", run_document("completed", 9, **sources))
+    shown = annobus("runs", "show", RUN_ID, "--url", stub.url).stdout
+    assert shown.splitlines()[-2].endswith("  115-synthetic")
+    assert shown.splitlines()[-1].endswith("  2025-01-16 (synthetic)")
+
+
+def test_what_the_detail_of_a_refusal_says_is_not_said_again(stub: Stub, annobus: Annobus) -> None:
+    error = {"pointer": "/kind", "value": "parcel", "accepted": "message, batch"}
+    problem = {"title": "No", "detail": "kind=parcel; accepted: message, batch", "errors": [error]}
+    stub.answer("/api/runs", problem, 422)
+    stub.answer("/api/runs", problem | {"detail": "message, batch"}, 422)
+    stub.answer("/api/runs", problem | {"errors": [error, error]}, 422)
+    told = [annobus("runs", "list", "--url", stub.url).stderr for _ in range(3)]
+    assert [said.count("/kind 'parcel'") for said in told] == [0, 1, 2]

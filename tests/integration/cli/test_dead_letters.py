@@ -61,7 +61,7 @@ def test_letters_are_listed_with_what_they_are_of_and_why(stub: Stub, annobus: A
     assert first.endswith("Invalid JSON")
     assert f"ensembl {BATCH}" in second
     assert second.endswith("answered 503 five times")
-    assert "older ones: annobus dead-letters list --page 2" in ended.stderr
+    assert "more: the same command with --page 2" in ended.stderr  # Filters and all.
     ((_, path, _),) = stub.asked
     assert path.startswith(f"{ADDRESS}?")
     assert "filter%5Bstate%5D=open" in path
@@ -140,3 +140,46 @@ def test_which_letters_is_said_in_one_way(
     assert ended.returncode == 2
     assert "say which letters in one way" in ended.stderr
     assert stub.asked == []
+
+
+def test_all_is_said_as_such(stub: Stub, annobus: Annobus) -> None:
+    meta = {"retried_count": 1, "left_count": 0, "runs": [f"/api/runs/{RUN_ID}"]}
+    stub.answer(f"{ADDRESS}/retry", {"data": [], "meta": meta}, 202)
+    ended = annobus("dead-letters", "retry", "--all", "--by", "me", "--url", stub.url)
+    assert ended.returncode == 0, ended.stderr
+    ((_, _, body),) = stub.asked
+    assert json.loads(body) == {"by": "me", "max": 1_000, "all": True}
+    assert f"annobus runs watch {RUN_ID}" in ended.stderr
+
+
+def test_a_look_for_a_release_is_shown_without_a_count_of_genes(
+    stub: Stub, annobus: Annobus
+) -> None:
+    letter = batch()
+    letter["attributes"] |= {
+        "batch": {"kind": "release", "state": "dead", "gene_count": 0, "genes_left": None},
+        "refusal": None,
+        "note": "two\nlines",
+    }
+    stub.answer(f"{ADDRESS}/{BATCH}", {"data": letter})
+    shown = annobus("dead-letters", "show", BATCH, "--url", stub.url).stdout
+    assert "work:       release, dead\n" in shown
+    assert "genes left" not in shown
+    assert r"two\nlines" in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("dead-letter-unknown", "annobus dead-letters list"),
+        ("dead-letter-decided", "annobus dead-letters show"),
+        ("dead-letter-unsendable", "annobus dead-letters discard"),
+        ("run-ended", "annobus runs show"),
+    ],
+)
+def test_what_is_refused_has_a_way_out(stub: Stub, annobus: Annobus, kind: str, says: str) -> None:
+    problem = {"type": f"urn:annobus:problem:{kind}", "title": "No", "detail": "x"}
+    stub.answer(f"{ADDRESS}/{MESSAGE}/retry", problem, 409)
+    ended = annobus("dead-letters", "retry", MESSAGE, "--by", "me", "--url", stub.url)
+    assert ended.returncode == 2
+    assert says in ended.stderr.splitlines()[-1]

@@ -18,6 +18,7 @@ from services.chassis.database import open_session
 from services.chassis.dead_letters import Letter
 from services.gateway.handlers import count_letters
 from services.gateway.http import dead_letters as routes
+from services.gateway.store import dead_letters as store
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX
 from tests.integration.gateway.desk import Desk
 from tests.waiting import until
@@ -170,6 +171,16 @@ async def test_whatever_it_is_made_of_it_is_kept_and_shown(desk: Desk, name: str
     assert shown["problem"] == one.problem
     await desk.letters.on_letter(one)
     assert len(await listed(desk)) == 1
+
+
+async def test_a_problem_longer_than_any_of_ours_is_cut(desk: Desk) -> None:
+    """Anybody may write to the topic, and a page of a list holds 200 of them."""
+    forged = {"title": "a\x00b", "detail": "x" * 900_000, "more": "y" * 900_000}
+    (letter_id,) = await keep(desk, letter(problem=dict(forged)))
+    shown = (await get(desk, letter_id))["attributes"]["problem"]
+    assert shown == {"type": "", "title": "a\x00b", "detail": "x" * 2_000}
+    answer = await desk.client.get(ADDRESS)
+    assert len(answer.content) < 10_000
 
 
 async def dead_batch(
@@ -542,6 +553,29 @@ async def test_what_a_later_run_has_had_done_and_what_nobody_works_is_not_retrie
     assert await commands(desk, [done.run_id, retired.run_id]) == []
 
 
+async def test_a_batch_is_not_retried_while_its_genes_are_asked_for(desk: Desk) -> None:
+    """Two letters over the same genes, or a run that was ordered meanwhile, would ask twice."""
+    first = await dead_batch(desk, ["HGNC:1", "HGNC:2"])
+    second = await dead_batch(desk, ["HGNC:2", "HGNC:1"])
+    ids = {
+        entry["attributes"]["batch_id"]: entry["id"]
+        for entry in await listed(desk, **{"filter[kind]": "batch"})
+    }
+    answer = await retry(desk, ids[str(first.batch_id)])
+    run = answer.json()["data"]["links"]["retry_run"]
+    answer = await retry(desk, ids[str(second.batch_id)])
+    assert answer.status_code == 409
+    problem = answer.json()
+    assert problem["type"] == "urn:annobus:problem:run-identical"
+    (error,) = problem["errors"]
+    assert (error["pointer"], error["run"]) == ("path letter_id", run)
+    assert (await get(desk, ids[str(second.batch_id)]))["attributes"]["state"] == "open"
+    assert (await many(desk, "retry", **BY, kind="batch", max=10)).status_code == 409
+    assert len(await commands(desk, [first.run_id, second.run_id])) == 1
+    assert (await desk.client.post(f"{run}/cancel")).status_code == 202
+    assert (await retry(desk, ids[str(second.batch_id)])).status_code == 202
+
+
 # ----------------------------------------------------------------------------------- many
 
 
@@ -569,11 +603,31 @@ async def test_many_are_discarded_by_filter_the_oldest_first_and_only_open_ones(
 async def test_many_are_retried_in_order_and_what_cannot_be_sent_stays(desk: Desk) -> None:
     left = letter(3, key=None, headers=(), value=None, is_left_at_origin=True)
     await keep(desk, left, *(letter(number, value=b"%d" % number) for number in (5, 4, 6)))
-    answer = await many(desk, "retry", **BY, max=2)
+    answer = await many(desk, "retry", **BY, all=True, max=2)
     assert answer.json()["meta"] == {"retried_count": 2, "left_count": 2, "runs": []}
     answer = await many(desk, "retry", **BY, kind="message", max=1_000)
     assert answer.json()["meta"] == {"retried_count": 1, "left_count": 1, "runs": []}
     assert [row["payload"] for row in await sent(desk)] == [b"5", b"4", b"6"]
+
+
+async def test_two_who_decide_about_many_at_once_decide_about_each_once(desk: Desk) -> None:
+    await keep(desk, *(letter(number, value=b"%d" % number) for number in range(30)))
+    await dead_batch(desk, ["HGNC:1"])
+    answers = await asyncio.gather(
+        *(many(desk, what, **REASONS, all=True, max=9) for what in ("retry", "discard") * 4)
+    )
+    assert {answer.status_code for answer in answers} == {202}, [one.text for one in answers]
+    metas = [answer.json()["meta"] for answer in answers]
+    counts = {
+        state: sum(meta.get(f"{state}_count", 0) for meta in metas)
+        for state in ("retried", "discarded")
+    }
+    assert sum(counts.values()) == 31
+    for state, count in counts.items():
+        parameters = {"filter[state]": state, "page[size]": "100"}
+        assert len(await listed(desk, **parameters)) == count
+    payloads = [row["payload"] for row in await sent(desk)]
+    assert len(payloads) == len(set(payloads))
 
 
 async def test_many_batches_of_a_source_are_one_run(desk: Desk) -> None:
@@ -602,7 +656,7 @@ async def test_more_genes_than_a_command_holds_are_more_runs(
 ) -> None:
     monkeypatch.setattr(routes, "GENES_MAX", 3)
     facts = [await dead_batch(desk, [f"HGNC:{n}", f"HGNC:{n + 1}"]) for n in (1, 2, 3, 4, 5)]
-    answer = await many(desk, "retry", **BY, max=10)
+    answer = await many(desk, "retry", **BY, all=True, max=10)
     assert answer.json()["meta"]["retried_count"] == 5
     orders = await commands(desk, [fact.run_id for fact in facts])
     assert [len(command["genes"]) for command in orders] == [3, 3, 2]
@@ -614,7 +668,8 @@ async def test_as_many_bytes_go_out_at_once_as_a_transaction_moves(
     monkeypatch.setattr(routes, "BULK_BYTES_MAX", 250)
     await keep(desk, *(letter(number, value=b"x" * 100) for number in range(3)))
     counts = [
-        (await many(desk, "retry", **BY, max=10)).json()["meta"]["retried_count"] for _ in range(3)
+        (await many(desk, "retry", **BY, all=True, max=10)).json()["meta"]["retried_count"]
+        for _ in range(3)
     ]
     assert counts == [1, 1, 1]
 
@@ -631,6 +686,12 @@ async def test_as_many_bytes_go_out_at_once_as_a_transaction_moves(
         ({"max": 5, "state": "retried"}, "open"),
         ({"max": 5, "colour": "red"}, "colour"),
         ({"max": 5, "topic": ","}, "pipeline.commands.v1"),
+        ({"max": 5, "run": ","}, "one value at least"),
+        ({"max": 5, "type": " "}, "one value at least"),
+        ({"max": 5}, "which letters? accepted: some of /kind"),
+        ({"max": 5, "source": None, "state": "open"}, "or /all: true"),
+        ({"max": 5, "all": False}, "or /all: true"),
+        ({"max": 5, "all": True, "kind": "message"}, "or /all: true"),
         ({"max": 5, "type": "\x00"}, "type"),
     ],
 )
@@ -677,3 +738,42 @@ async def test_what_is_not_drawn_cannot_be_written(desk: Desk, name: str) -> Non
     async with desk.database.connect("gateway") as connection:
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.execute(IMPOSSIBLE[name])
+
+
+async def test_of_thousands_of_headers_the_first_are_shown_and_all_are_counted(desk: Desk) -> None:
+    headers = tuple((f"h{number}", b"\xff") for number in range(5_000))
+    (letter_id,) = await keep(desk, letter(headers=headers))
+    shown = (await get(desk, letter_id))["attributes"]
+    assert shown["header_count"] == 5_000
+    assert [one["name"] for one in shown["headers"]] == [
+        f"h{number}" for number in range(routes.HEADERS_SHOWN_MAX)
+    ]
+    await retry(desk, letter_id)
+    (row,) = await sent(desk)
+    assert outbox.read_headers(row["raw_headers"]) == list(headers)
+
+
+async def test_many_looks_are_one_search_for_what_waited_for_them(desk: Desk) -> None:
+    """Batches are never thrown away: 30 searches among those of a year took longer than a
+    transaction may."""
+    waiting = await dead_batch(desk, ["HGNC:1", "HGNC:2"])
+    looks = [
+        await dead_batch(desk, [], kind="release", run_id=waiting.run_id, seq=100 + number)
+        for number in range(20)
+    ]
+    await desk.execute(
+        """INSERT INTO annotator.batch (kind, source, run_id, genes, state, finished_at)
+           SELECT 'fetch', 'ensembl', $1, ARRAY['HGNC:3'], 'done', now()
+           FROM generate_series(1, 2000)""",
+        waiting.run_id,
+    )
+    await desk.execute("ANALYZE annotator.batch")
+    rows = await desk.rows("SELECT id FROM gateway.dead_letter")
+    async with desk.engine.connect() as connection:
+        undone = await store.list_undone(connection, [row["id"] for row in rows])
+        read = await connection.scalar(
+            text("SELECT seq_tup_read FROM pg_stat_xact_all_tables WHERE relname = 'batch'")
+        )
+    assert len(undone) == len(looks) + 1
+    assert {frozenset(one.genes or ()) for one in undone} == {frozenset({"HGNC:1", "HGNC:2"})}
+    assert read <= 3 * 2_021

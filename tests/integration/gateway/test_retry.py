@@ -224,7 +224,7 @@ async def test_a_run_with_nothing_to_do_is_whole(desk: Desk) -> None:
     await desk.finish(run_id)
     run = (await desk.client.get(f"/api/runs/{run_id}")).json()["data"]["attributes"]
     assert (run["progress"], run["total_count"]) == (100.0, 0)
-    assert run["message"] == "completed: nothing was to be fetched"
+    assert run["message"] == "completed: nothing was fetched"
     assert len(run["sources"]) == len(SOURCES)
 
 
@@ -253,3 +253,17 @@ async def test_what_a_dry_run_has_found_out_is_shown_and_nobody_retries_it(desk:
     assert shown["sources"]["hpo"]["preview"] is None
     problem = (await post(desk, f"/api/runs/{run_id}/retry", 409)).json()
     assert "was a dry run, which nobody retries" in problem["detail"]
+
+
+async def test_an_error_names_the_place_where_the_source_was_named(desk: Desk) -> None:
+    old = await ordered(desk, "ensembl")
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("sources/hpo/retry", {}, "path source"),
+        ("retry", {"sources": ["ensembl", "hpo"]}, "/sources"),
+    ]
+    for path, body, pointer in cases:
+        (error,) = (await post(desk, f"/api/runs/{old}/{path}", 409, **body)).json()["errors"]
+        assert (error["pointer"], error["value"]) == (pointer, "hpo")
+    await post(desk, f"/api/runs/{old}/retry", 202)
+    problem = (await post(desk, f"/api/runs/{old}/sources/ensembl/retry", 409)).json()
+    assert problem["errors"][0]["pointer"] == "path source"

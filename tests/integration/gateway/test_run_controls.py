@@ -150,3 +150,20 @@ async def test_a_cancelled_run_is_told_with_what_was_left_of_it(desk: Desk) -> N
     assert (await post(desk, run_id, "cancel")).status_code == 202
     run = (await desk.client.get(f"/api/runs/{run_id}")).json()["data"]["attributes"]
     assert run["cancelled_count"] == 150 * len(run["sources"])
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_a_body_that_would_be_ignored_is_refused(desk: Desk, action: str) -> None:
+    """Who names a source there means that one, and would control the whole run."""
+    run_id = await started(desk)
+    for place in (f"/api/runs/{run_id}", f"/api/runs/{run_id}/sources/hpo"):
+        for body in (b'{"source": "ensembl"}', b"source=ensembl", b"[]", b"\x00" * 5_000):
+            answer = await desk.client.post(f"{place}/{action}", content=body)
+            assert answer.status_code == 422, body
+            assert answer.json()["type"] == "urn:annobus:problem:body-unexpected"
+            assert "accepted: no body" in answer.json()["detail"]
+            assert len(answer.content) < 2_000
+    assert await commands(desk) == []
+    for body in (b"", b" {} ", b"null"):
+        answer = await desk.client.post(f"/api/runs/{run_id}/{action}", content=body)
+        assert answer.status_code == 202, body

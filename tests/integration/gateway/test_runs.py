@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.gateway.domain import NewRun
 from services.gateway.store import runs
 from tests.integration.gateway.desk import GONE, OLD, PKD1, PKD2, SOURCES, TAFAZZIN, Desk
 
@@ -316,3 +318,74 @@ async def test_a_run_has_the_priority_it_was_ordered_with(desk: Desk, priority: 
     assert command["priority"] == priority
     answer = await desk.client.get(f"/api/runs/{run_id}")
     assert answer.json()["data"]["attributes"]["priority"] == priority
+
+
+async def test_a_trigger_says_it_all_by_its_path(desk: Desk) -> None:
+    for name in ("annotation_pipeline", "hpo"):
+        answer = await desk.client.post(f"/api/progress/trigger/{name}", json={"genes": ["PKD1"]})
+        assert answer.status_code == 422
+        assert answer.json()["type"] == "urn:annobus:problem:body-unexpected"
+    assert await desk.outbox() == []
+
+
+async def test_a_long_name_of_a_source_is_cut_in_the_answer(desk: Desk) -> None:
+    answer = await desk.client.post(f"/api/progress/trigger/{'x' * 5_000}")
+    assert answer.status_code == 404
+    assert len(answer.content) < 1_000
+
+
+async def add_ended(desk: Desk, count: int) -> None:
+    """Runs over all genes that ended long ago."""
+    await desk.execute(
+        """WITH ended AS (
+               INSERT INTO gateway.run (sources, scope, requested_at)
+               SELECT ARRAY['hpo', 'ensembl'], $1, now() - n * interval '1 day'
+               FROM generate_series(30, 29 + $2::integer) n RETURNING id
+           ), noted AS (
+               INSERT INTO annotator.run (id, all_genes, awaits_catalogue, open_sources, state,
+                                          started_at, finished_at)
+               SELECT id, true, false, 0, 'completed', now() - interval '30 days', now()
+               FROM ended RETURNING id)
+           INSERT INTO annotator.run_source (run_id, source, state, total_count, finished_at)
+           SELECT id, source, 'completed', 0, now()
+           FROM noted, unnest(ARRAY['hpo', 'ensembl']) source""",
+        *(ALL_GENES.scope, count),
+    )
+    await desk.execute("ANALYZE")
+
+
+ALL_GENES = NewRun(sources=("ensembl",), genes=None, gene_count=None)
+
+
+async def rows_read(connection: AsyncConnection, *tables: str) -> int:
+    """By this transaction, so far."""
+    read = await connection.scalar(
+        text("""
+            SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))
+            FROM pg_stat_xact_all_tables
+            WHERE schemaname IN ('gateway', 'annotator') AND relname = ANY (:tables)
+        """),
+        {"tables": list(tables)},
+    )
+    return int(read or 0)
+
+
+async def test_an_order_is_compared_with_active_runs_and_with_none_that_ended(desk: Desk) -> None:
+    await add_ended(desk, 2_000)
+    run_id = await desk.start(all=True, sources=["ensembl"])
+    await desk.plan(run_id, total=10)
+    async with desk.engine.connect() as connection:
+        found = await runs.find_fetching(connection, ALL_GENES.scope, ALL_GENES.sources)
+        assert found is not None
+        assert found.run_id == run_id
+        assert await rows_read(connection, "run", "run_source") <= 100
+
+
+async def test_pages_that_are_skipped_are_not_joined_with_what_became_of_their_runs(
+    desk: Desk,
+) -> None:
+    await add_ended(desk, 2_000)
+    async with desk.engine.connect() as connection:
+        (run,) = await runs.list_runs(connection, limit=1, offset=1_500)
+        assert set(run.progress.sources) == {"hpo", "ensembl"}
+        assert await rows_read(connection, "run_source") <= 10

@@ -188,6 +188,19 @@ async def test_a_seq_that_is_no_number_is_refused(desk: Desk) -> None:
         assert f"to {2**63 - 1}, not '{value[:20]}" in closed.rcvd.reason
 
 
+async def test_a_parameter_that_there_is_not_is_refused(desk: Desk) -> None:
+    run_id = await desk.start()
+    for address in (
+        f"/ws/jobs/{run_id}?afer=3",
+        "/api/progress/ws?run=3",
+        f"/ws/jobs/{run_id}?%00=1",
+    ):
+        closed = await closing(address, desk)
+        assert closed.rcvd is not None
+        assert closed.rcvd.code == 4400
+        assert "is not known; accepted: " in closed.rcvd.reason
+
+
 async def test_a_finished_run_is_told_once_and_closed_after_a_while(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

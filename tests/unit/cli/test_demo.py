@@ -27,6 +27,7 @@ def run(**others: Any) -> dict[str, Any]:
         "state": "running",
         "gene_count": None,
         "retries": None,
+        "dry_run": False,
         "sources": {name: {} for name in SOURCES},
     }
     return whole | others
@@ -40,6 +41,7 @@ def run(**others: Any) -> dict[str, Any]:
         ({"state": "paused"}, None),
         ({"gene_count": 3}, None),
         ({"retries": "0"}, None),
+        ({"dry_run": True}, None),
         ({"sources": {"hpo": {}}}, None),
     ],
 )

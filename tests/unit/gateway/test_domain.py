@@ -1,5 +1,6 @@
 """How genes are written, and how far a run is said to be."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import orjson
@@ -56,6 +57,30 @@ def test_only_the_end_is_a_hundred_percent() -> None:
     assert domain.percent(build_progress(done=44_331)) == 99.9
     assert domain.percent(build_progress("completed", done=44_331)) == 100
     assert domain.percent(build_progress("completed", total=0)) == 100
+
+
+def test_a_dry_run_has_no_percentage_while_it_looks_and_counts_no_gene() -> None:
+    looking = build_progress(total=0)
+    assert domain.percent(looking) is None
+    assert domain.sentence(looking) == "hpo: no gene is to be fetched"
+    assert domain.sentence(build_progress("completed", total=0)) == "completed: nothing was fetched"
+
+
+def test_whom_a_run_waits_for_is_told_while_it_is_planned_too() -> None:
+    source = SourceProgress(
+        state="waiting",
+        total_count=None,
+        done_count=0,
+        no_data_count=0,
+        failed_count=0,
+        waits_for="hgnc",
+        waits_until=datetime(2026, 11, 28, 14, 3, 10, tzinfo=UTC),
+        waits_because="429, Retry-After 30 s",
+    )
+    planning = RunProgress.of(RUN_ID, 5, "planning", {"hgnc": source})
+    assert domain.sentence(planning) == (
+        "planning; hgnc: 0 genes, waits for hgnc until 14:03:10 UTC: 429, Retry-After 30 s"
+    )
 
 
 @given(done=st.integers(0, 1000), no_data=st.integers(0, 1000), failed=st.integers(0, 1000))

@@ -68,3 +68,11 @@ def test_any_value_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
         return
     assert 1 <= query.size <= jsonapi.PAGE_SIZE_MAX
     assert 0 <= query.offset < jsonapi.OFFSET_MAX
+
+
+def test_thousands_of_unknown_parameters_get_a_short_answer() -> None:
+    with pytest.raises(ParameterUnknown) as refused:
+        parse("&".join(f"{'x' * 5_000}{number}=1" for number in range(1_000)))
+    assert len(refused.value.errors) == jsonapi.UNKNOWN_PARAMETERS_MAX
+    assert "and 990 more is not known" in str(refused.value)
+    assert len(str(refused.value.errors)) < 5_000

@@ -1,0 +1,110 @@
+"""What nobody who means well sends: every public route answers it in words, and with no 5xx."""
+
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+import pytest
+
+from tests.builders import build_release
+from tests.integration.gateway.desk import PKD1, Desk
+from tests.integration.gateway.test_dead_letters import keep, letter
+
+DEEP = 100_000
+BODIES = {
+    "no JSON": b"{",
+    "a number": b"7",
+    "a list": b"[]",
+    "a text": b'"all"',
+    "not a number": b'{"all": NaN, "max": NaN, "by": NaN}',
+    "infinity": b'{"max": Infinity, "by": "me", "note": "x", "all": true}',
+    "a huge number": b'{"max": ' + b"9" * 5_000 + b', "by": "me", "note": "x"}',
+    "a float": b'{"max": 5.0, "by": "me", "note": "x", "all": true}',
+    "a truth": b'{"max": true, "by": "me", "note": "x", "all": true}',
+    "NUL": b'{"by": "\\u0000", "note": "\\u0000", "name": "\\u0000", "genes": ["\\u0000"]}',
+    "half a pair": b'{"by": "\\ud800", "note": "\\ud800", "name": "\\ud800", "all": true}',
+    "half a pair as a name": b'{"\\ud800": 1}',
+    "no UTF-8": b'{"by": "\xff\xfe"}',
+    "a deep list": b'{"genes": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "a list as deep as is read": b'{"genes": ' + b"[" * 900 + b"]" * 900 + b', "all": 7}',
+    "a deep object": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "the same name twice": b'{"all": true, "all": 7, "by": 1}',
+    "a million names": b"{" + b",".join(b'"f%d":1' % n for n in range(200_000)) + b"}",
+    "much": b'{"note": "' + b"x" * 7_000_000 + b'", "by": "me", "max": 1, "all": true, "k": 1}',
+}
+TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "")
+QUERIES = (
+    *("page[size]=0", "page[size]=-1", "page[size]=201", "page[size]=1e3", "page[size]=٣"),
+    *("page[number]=0", "page[number]=99999999999999999999", "page[number]=100000", "page[size]="),
+    *("page[size]=1&page[size]=2", "colour=red", "%00=1", "filter[state]=%00", "filter[run]=%25"),
+    *(
+        "filter[type]=%27%3B--",
+        "filter[topic]=%25",
+        "filter[source]=_",
+        "sort=%00",
+        "a=" + "x" * 9_000,
+    ),
+)
+ANY_TEXT = ("filter[type]", "filter[source]")  # Where there are such filters.
+NAMES = ("%00", "seven", "..%2F..", quote("'; DROP TABLE run; --"), "%F0%9F", "x" * 5_000, "%25")
+
+
+@pytest.fixture
+async def names(stocked: Desk) -> dict[str, object]:
+    run_id = await stocked.start(sources=["hpo"], all=True)
+    async with stocked.database.begin("annotator") as tx:
+        release_id = await build_release(tx, "hpo")
+    (letter_id,) = await keep(stocked, letter())
+    named = {"gene": PKD1, "name": "hpo", "source": "hpo", "namespace": "genes"}
+    return named | {"run_id": run_id, "release_id": release_id, "letter_id": letter_id}
+
+
+async def addresses(desk: Desk, method: str) -> AsyncIterator[str]:
+    described = (await desk.client.get("/openapi.json")).json()["paths"]
+    for path, methods in described.items():
+        if method in methods:
+            yield path
+
+
+@pytest.mark.parametrize("what", BODIES)
+async def test_no_body_is_too_strange_to_be_refused(
+    stocked: Desk, names: dict[str, object], what: str
+) -> None:
+    before = await stocked.rows("SELECT count(*) FROM gateway.outbox")
+    async for path in addresses(stocked, "post"):
+        for kind in TYPES:
+            answer = await stocked.client.post(
+                path.format(**names), content=BODIES[what], headers={"content-type": kind}
+            )
+            assert 400 <= answer.status_code < 500, (path, kind, answer.text[:200])
+            assert answer.headers["content-type"] == "application/problem+json", path
+            assert len(answer.content) < 20_000, path
+    assert await stocked.rows("SELECT count(*) FROM gateway.outbox") == before
+
+
+@pytest.mark.parametrize("query", QUERIES)
+async def test_no_query_is_ignored(stocked: Desk, names: dict[str, object], query: str) -> None:
+    async for path in addresses(stocked, "get"):
+        answer = await stocked.client.get(f"{path.format(**names)}?{query}")
+        assert answer.status_code in (200, 400), (path, answer.text[:200])
+        assert len(answer.content) < 50_000, path
+        if not query.startswith(ANY_TEXT):
+            assert answer.status_code == 400, path
+    async for path in addresses(stocked, "post"):
+        answer = await stocked.client.post(f"{path.format(**names)}?{query}", json={})
+        assert answer.status_code in (400, 422), (path, answer.text[:200])
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_no_path_is_too_strange_to_be_unknown(
+    stocked: Desk, names: dict[str, object], name: str
+) -> None:
+    for method in ("get", "post"):
+        async for path in addresses(stocked, method):
+            for part in names:
+                if f"{{{part}}}" not in path:
+                    continue
+                address = path.format(**names | {part: name})
+                asked = getattr(stocked.client, method)
+                answer = await (asked(address, json={}) if method == "post" else asked(address))
+                assert 400 <= answer.status_code < 500, (address, answer.text[:200])
+                assert len(answer.content) < 20_000, address
