@@ -59,14 +59,14 @@ async def resume(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
 async def cancel(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
     """Count what is left as cancelled. Its own batches end; a release or a slice is the source's,
     which goes on with it for whoever else waits, and for readers."""
-    open_sources = await _open_sources(tx, command)
-    for source in open_sources:  # In one order, so that two of these cannot deadlock.
+    for source in await _open_sources(tx, command):  # In one order: two of these never deadlock.
         await annotations.lock_store(tx, source)
     await batches.lock_feeding(tx)
-    for source in open_sources:
-        await batches.cancel_batches(tx, command.run_id, source)
-    # Again: a source may have ended while its store was waited for.
+    # Again: a source may have ended while its store was waited for. And before its batches: a plan
+    # that is being made holds the source, and what it has cut is seen when it is committed.
     still_open = await _open_sources(tx, command, "FOR UPDATE OF rs")
+    for source in still_open:
+        await batches.cancel_batches(tx, command.run_id, source)
     if command.source is not None and not still_open:
         return []
     seq = await _note_cancel(tx, command)

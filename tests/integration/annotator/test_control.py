@@ -24,6 +24,7 @@ from contracts.messages import (
 )
 from services.annotator import handlers
 from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
+from services.annotator.planner import announce
 from services.annotator.sources import SOURCES
 from services.annotator.store import batches, runs
 from services.annotator.upstream import Telling
@@ -33,6 +34,7 @@ from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import WITH_VALUE, keep_unchanged, write_release
 from tests.integration.chassis.desk import WAIT_SECONDS, soon
+from tests.waiting import until
 
 PAGE = 2
 
@@ -328,6 +330,32 @@ async def test_a_run_can_be_controlled_before_it_is_planned(
         run, source = await case.run(), await case.source()
         assert (run.state, run.gene_count) == ("cancelled", len(IDS))
         assert source.cancelled_count == source.total_count == len(IDS)
+
+
+async def somebody_waits(desk: Desk) -> bool:
+    return bool(
+        await desk.rows("""
+            SELECT 1 FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'
+        """)
+    )
+
+
+@pytest.mark.parametrize("source", [None, "ensembl"])
+async def test_a_cancel_ends_what_is_being_planned_just_then(
+    desk: Desk, source: str | None
+) -> None:
+    await write_catalogue(desk)
+    case = Case(desk, Slow(), await desk.order(["ensembl"], ASKABLE))
+    async with desk.engine.begin() as tx:
+        await announce(tx, await desk.planner.plan(tx, case.run_id))
+        cancelling = asyncio.create_task(case.control("cancel", 1, source))
+        await until(lambda: somebody_waits(desk), "the cancel")
+    await cancelling
+
+    assert (await case.run()).state == "cancelled"
+    assert (await case.source()).cancelled_count == len(ASKABLE)
+    assert (await case.batch()).state == "cancelled"
 
 
 async def test_one_source_is_paused_and_resumed_by_itself(desk: Desk) -> None:
