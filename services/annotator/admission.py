@@ -122,13 +122,13 @@ class Admission:
         # Those who wait take a turn each. Who could take another has to be back by then: that is
         # tried now and then, because a turn that nobody takes is lost for all workers.
         count = self._waiting if now < self._grows_at else max(self._waiting, 2 * self._leased)
-        successes = self._successes
+        successes, self._successes = self._successes, 0  # Nobody else tells them.
         asked = time.monotonic()
         lease = await self._on_database(lambda tx: self._lease(tx, count, successes))
         if lease is None:
+            self._successes += successes
             await asyncio.sleep(DATABASE_SECONDS)
             return
-        self._successes -= successes
         if lease.count:
             self._keep(lease, asked, time.monotonic())
         elif lease.shut is not None:

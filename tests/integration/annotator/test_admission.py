@@ -33,7 +33,7 @@ from tests.integration.annotator.counting_server import (
     worker,
 )
 from tests.integration.annotator.desk import Desk
-from tests.integration.chassis.desk import WAIT_SECONDS
+from tests.integration.chassis.desk import WAIT_SECONDS, soon
 from tests.system import Database, Mirror, free_ports
 from tests.waiting import until
 
@@ -222,6 +222,55 @@ async def test_a_probe_is_made_however_late_its_turn_is_heard_of(
     async with worker(database, server, FAST) as one, asyncio.timeout(WAIT_SECONDS):
         await one.get("info")
     assert (await row(database)).open_until is None
+
+
+async def test_what_succeeded_is_told_once_also_when_a_call_fails_during_a_lease(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told twice it would be owed: less than no calls, which no row can say, and no lease."""
+    began, ends, leasing, leased = (asyncio.Event() for _ in range(4))
+    lease_turns = limits.lease_turns
+
+    async def lease_slowly(*arguments: Any) -> limits.Lease | None:
+        lease = await lease_turns(*arguments)
+        leasing.set()
+        await leased.wait()
+        return lease
+
+    async with database.engine("annotator") as engine:
+        admitted = Admission(engine, "ensembl", FAST)
+
+        async def succeed(together: asyncio.Barrier) -> None:
+            async with admitted.call():
+                await together.wait()
+
+        async def fail() -> None:
+            async with admitted.call():
+                began.set()
+                await ends.wait()
+                raise UpstreamUnavailable("it is away")
+
+        failing = asyncio.create_task(fail())
+        await soon(began)
+        three = asyncio.Barrier(3)
+        await asyncio.gather(*(succeed(three) for _ in range(3)))
+        admitted._turns.clear()  # noqa: SLF001  # So that the next call takes a lease.
+        monkeypatch.setattr(limits, "lease_turns", lease_slowly)
+        last = asyncio.create_task(succeed(asyncio.Barrier(1)))
+        await soon(leasing)
+        ends.set()
+        with pytest.raises(UpstreamUnavailable):
+            await failing
+        leased.set()
+        await last
+
+        found = await row(database)
+        assert (found.window_calls, found.window_failures) == (4, 1)
+        async with database.begin("annotator") as tx:
+            await tx.execute(text("UPDATE upstream SET window_at = window_at - interval '1 hour'"))
+        admitted._turns.clear()  # noqa: SLF001
+        await succeed(asyncio.Barrier(1))
+        assert (await row(database)).window_calls == 1
 
 
 async def test_a_probe_that_fails_opens_the_breaker_again(
