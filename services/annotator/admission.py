@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -37,6 +37,7 @@ DATABASE_SECONDS = 0.5  # Between two looks for a database that is away.
 LATE_SECONDS_MIN = 0.025
 PROBE_SECONDS_MAX = limits.PROBE.total_seconds() / 2  # So long is the one permit waited with.
 ROUND_TRIP_SECONDS_MAX = 0.05  # A longer one does not tell well what the database's clock says.
+RETURN_SECONDS_MAX = 1.0  # For a permit that was not used: who is to stop has no more time.
 GROW_SECONDS = 30.0  # Without more turns than callers, after one was void.
 REASON_CHARACTERS_MAX = 200
 
@@ -92,6 +93,9 @@ class Admission:
             raise
         except AnnobusError:  # Whatever is wrong with the answer, it is one.
             await self._note_success(turn)
+            raise
+        except BaseException:  # Given up, or it failed here: it says nothing of the upstream.
+            await self._return_probe(turn)
             raise
         await self._note_success(turn)
 
@@ -211,6 +215,17 @@ class Admission:
                 lambda connection: limits.note_probe_answered(connection, self._name, probe)
             )
             log.info("breaker_closed", upstream=self._name)
+
+    async def _return_probe(self, turn: Turn) -> None:
+        """Let another call be the probe; or nobody would call until this one's time is over."""
+        if turn.probe is None:
+            return
+        probe = turn.probe
+        with suppress(TimeoutError):  # It is not worth waiting for: time returns it, too.
+            async with asyncio.timeout(RETURN_SECONDS_MAX):
+                await self._on_database(
+                    lambda connection: limits.return_probe(connection, self._name, probe)
+                )
 
     async def _on_database(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T | None:
         """None when the database is away."""

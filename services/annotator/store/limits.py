@@ -250,3 +250,14 @@ async def note_probe_answered(connection: AsyncConnection, name: str, probe: dat
         """),
         {"name": name, "probe": probe},
     )
+
+
+async def return_probe(connection: AsyncConnection, name: str, probe: datetime) -> None:
+    """Nobody knows how this probe ended: another call may be one at once."""
+    await connection.execute(
+        text("""
+            UPDATE upstream SET probe_until = NULL
+            WHERE name = :name AND probe_until = CAST(:probe AS timestamptz)
+        """),
+        {"name": name, "probe": probe},
+    )

@@ -224,6 +224,28 @@ async def test_a_probe_is_made_however_late_its_turn_is_heard_of(
     assert (await row(database)).open_until is None
 
 
+async def test_a_probe_that_is_given_up_leaves_its_permit_to_the_next(
+    database: Database, server: CountingServer
+) -> None:
+    """As when its run is cancelled, because the upstream is slow."""
+    async with worker(database, server, FAST) as one:
+        server.answer = BROKEN
+        for _ in range(limits.FAILURES_MAX):
+            with pytest.raises(UpstreamUnavailable):
+                await one.get("info")
+    await pass_time(database, 60)
+    server.answer, server.seconds = ANSWER, 1.0
+    async with worker(database, server, FAST) as first, worker(database, server, FAST) as second:
+        probe = asyncio.create_task(first.get("info"))
+        await until(lambda: len(server.arrivals) > limits.FAILURES_MAX, "the probe")
+        probe.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await probe
+        async with asyncio.timeout(WAIT_SECONDS):
+            await second.get("info")
+    assert (await row(database)).open_until is None
+
+
 async def test_what_succeeded_is_told_once_also_when_a_call_fails_during_a_lease(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,6 +217,14 @@ class Limits(RuleBasedStateMachine):
         if probe == self.model.probe_until:
             self.model.close(self.clock.now)
 
+    @precondition(lambda self: self.probes)
+    @rule(data=st.data())
+    def a_probe_is_given_up(self, data: st.DataObject) -> None:
+        probe = data.draw(st.sampled_from(self.probes))
+        self.on_row(limits.return_probe, probe)
+        if probe == self.model.probe_until:
+            self.model.probe_until = None
+
     @invariant()
     def the_row_is_as_the_model_says(self) -> None:
         row = self.clock.run(
