@@ -36,7 +36,9 @@ DATABASE_SECONDS = 0.5  # Between two looks for a database that is away.
 # however close they are, after what a busy loop takes.
 LATE_SECONDS_MIN = 0.025
 PROBE_SECONDS_MAX = limits.PROBE.total_seconds() / 2  # So long is the one permit waited with.
-ROUND_TRIP_SECONDS_MAX = 0.05  # A longer one does not tell well what the database's clock says.
+# A longer one does not tell well what the database's clock says. Where all are, twice as long a one
+# does each time, or nobody would call.
+ROUND_TRIP_SECONDS_MAX = 0.05
 RETURN_SECONDS_MAX = 1.0  # For a permit that was not used: who is to stop has no more time.
 GROW_SECONDS = 30.0  # Without more turns than callers, after one was void.
 REASON_CHARACTERS_MAX = 200
@@ -76,6 +78,7 @@ class Admission:
         self._grows_at = 0.0  # and when it may be more than are waiting.
         self._shut: Shut | None = None
         self._offset: float | None = None  # The monotonic clock minus the database's.
+        self._round_trip_max = ROUND_TRIP_SECONDS_MAX
         self._successes = 0  # Nobody else knows of them yet.
 
     @asynccontextmanager
@@ -160,9 +163,11 @@ class Admission:
         earliest, latest = asked - lease.now, answered - lease.now
         late = max(lease.spacing / 2, LATE_SECONDS_MIN)
         if self._offset is None or not earliest <= self._offset <= latest:
-            if latest - earliest > max(late, ROUND_TRIP_SECONDS_MAX):
+            if latest - earliest > max(late, self._round_trip_max):
+                self._round_trip_max *= 2
                 return  # These turns may be over.
             self._offset = latest  # Never too early.
+            self._round_trip_max = ROUND_TRIP_SECONDS_MAX
         self._leased = lease.count
         for number in range(lease.count):
             at = self._offset + lease.first_at + number * lease.spacing

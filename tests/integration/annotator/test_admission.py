@@ -295,6 +295,23 @@ async def test_what_succeeded_is_told_once_also_when_a_call_fails_during_a_lease
         assert (await row(database)).window_calls == 1
 
 
+async def test_who_hears_late_from_the_database_calls_all_the_same(
+    database: Database, server: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A distant database, or a loop that is always busy."""
+    lease_turns = limits.lease_turns
+
+    async def lease_from_afar(*arguments: Any) -> limits.Lease | None:
+        lease = await lease_turns(*arguments)
+        await asyncio.sleep(3 * admission.ROUND_TRIP_SECONDS_MAX)
+        return lease
+
+    monkeypatch.setattr(limits, "lease_turns", lease_from_afar)
+    async with worker(database, server, PER_SECOND) as one, asyncio.timeout(WAIT_SECONDS):
+        await one.get("info")
+    assert len(server.arrivals) == 1
+
+
 async def test_a_probe_that_fails_opens_the_breaker_again(
     database: Database, server: CountingServer
 ) -> None:
