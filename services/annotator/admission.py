@@ -22,7 +22,7 @@ from services.annotator.errors import (
 from services.annotator.store import limits
 from services.annotator.store.limits import Lease
 from services.chassis import database
-from services.chassis.errors import AnnobusError
+from services.chassis.errors import AnnobusError, readable
 
 log = structlog.get_logger()
 
@@ -180,7 +180,7 @@ class Admission:
         await asyncio.sleep(seconds)
 
     async def _note_rate_limited(self, turn: Turn, began: float, error: RateLimited) -> None:
-        seconds, reason = error.retry_after_seconds, error.reason
+        seconds, reason = error.retry_after_seconds, readable(error.reason)
         if seconds is None:
             seconds = PAUSE_SECONDS
         now = time.monotonic()
@@ -204,7 +204,7 @@ class Admission:
                 connection,
                 self._name,
                 successes=successes,
-                reason=str(error)[:REASON_CHARACTERS_MAX],
+                reason=readable(str(error))[:REASON_CHARACTERS_MAX],
                 probe=turn.probe,
             )
         )

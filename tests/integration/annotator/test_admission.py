@@ -246,6 +246,19 @@ async def test_a_probe_that_is_given_up_leaves_its_permit_to_the_next(
     assert (await row(database)).open_until is None
 
 
+async def test_the_breaker_opens_whatever_bytes_a_failure_comes_with(
+    database: Database, server: CountingServer
+) -> None:
+    server.answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\n\0\xff\0"
+    async with worker(database, server, FAST) as one:
+        for _ in range(limits.FAILURES_MAX):
+            with pytest.raises(UpstreamUnavailable):
+                await one.get("info")
+    found = await row(database)
+    assert found.open_until is not None
+    assert found.open_reason.endswith("answers 503: " + 3 * "\N{REPLACEMENT CHARACTER}")
+
+
 async def test_what_succeeded_is_told_once_also_when_a_call_fails_during_a_lease(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
