@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -177,6 +177,34 @@ async def test_after_a_short_429_all_wait_in_place_and_call_half_as_often(
     last = len(times) - 1
     assert last >= 9  # In 2.5 s, at five a second.
     assert (times[last] - times[1]) / (last - 1) > 0.18
+
+
+async def test_a_429_that_all_workers_run_into_halves_the_rate_once(
+    database: Database, server: CountingServer
+) -> None:
+    """Turns that were leased before are still taken, and are answered with 429 as well."""
+
+    async def call(upstream: Upstream) -> None:
+        while True:
+            with suppress(RateLimited, UpstreamShut):
+                await upstream.get("info")
+
+    async with AsyncExitStack() as stack:
+        workers = [
+            await stack.enter_async_context(worker(database, server, PER_SECOND))
+            for _ in range(WORKERS)
+        ]
+        calls = [asyncio.create_task(call(one)) for one in workers for _ in range(2)]
+        await until(lambda: len(server.arrivals) > 2 * PER_SECOND, "the usual pace")
+        server.answer = busy("1.5")
+        before = len(server.arrivals)
+        await until(lambda: len(server.arrivals) > before, "the first 429")
+        await asyncio.sleep(HEARD_SECONDS)
+        server.answer = ANSWER
+        for one in calls:
+            one.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert (await row(database)).share == 0.5
 
 
 async def test_the_breaker_opens_for_all_and_one_probe_closes_it(

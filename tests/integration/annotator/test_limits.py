@@ -172,7 +172,8 @@ class Limits(RuleBasedStateMachine):
             reason="429",
             probe=probe,
         )
-        if now - timedelta(seconds=began) > model.slowed_at:
+        leased = max(model.slowed_at + timedelta(seconds=1), model.blocked_until)
+        if now - timedelta(seconds=began) > leased:
             model.share, model.slowed_at = max(model.share / 2, 1 / 64), now
         model.blocked_until = max(model.blocked_until, now + timedelta(seconds=wait))
         model.raised_at = model.blocked_until
