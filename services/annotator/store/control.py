@@ -62,11 +62,8 @@ async def cancel(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
     for source in await _open_sources(tx, command):  # In one order: two of these never deadlock.
         await annotations.lock_store(tx, source)
     await batches.lock_feeding(tx)
-    # Again: a source may have ended while its store was waited for. And before its batches: a plan
-    # that is being made holds the source, and what it has cut is seen when it is committed.
+    # Again: a source may have ended while its store was waited for.
     still_open = await _open_sources(tx, command, "FOR UPDATE OF rs")
-    for source in still_open:
-        await batches.cancel_batches(tx, command.run_id, source)
     if command.source is not None and not still_open:
         return []
     seq = await _note_cancel(tx, command)
@@ -74,6 +71,9 @@ async def cancel(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
         return []
     facts: list[RunFact] = [RunCancelled(run_id=command.run_id, seq=seq, source=command.source)]
     for source in still_open:
+        # Behind the sources: a plan that is being made holds them, and what it has cut is seen when
+        # it is committed. No store comes between: they are locked.
+        await batches.cancel_batches(tx, command.run_id, source)
         facts += await counting.cancel_source(tx, command.run_id, source)
     whole = command.source is None
     completed = await counting.complete_run(tx, command.run_id, cancelled=whole)

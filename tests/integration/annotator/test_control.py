@@ -26,7 +26,7 @@ from services.annotator import handlers
 from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
 from services.annotator.planner import announce
 from services.annotator.sources import SOURCES
-from services.annotator.store import batches, runs
+from services.annotator.store import annotations, batches, runs
 from services.annotator.upstream import Telling
 from services.chassis.errors import PermanentError
 from tests.builders import ASKABLE, IDS
@@ -356,6 +356,24 @@ async def test_a_cancel_ends_what_is_being_planned_just_then(
     assert (await case.run()).state == "cancelled"
     assert (await case.source()).cancelled_count == len(ASKABLE)
     assert (await case.batch()).state == "cancelled"
+
+
+async def test_a_cancel_that_was_overtaken_while_it_waited_for_a_store_ends_nothing(
+    desk: Desk,
+) -> None:
+    case = await begin(desk)
+    case.slow.go_on.set()
+    async with desk.engine.begin() as tx:
+        await annotations.lock_store(tx, "ensembl")
+        late = ControlRun(run_id=case.run_id, action="cancel", epoch=1)
+        cancelling = asyncio.create_task(desk.handlers.on_control_run(late))
+        await until(lambda: somebody_waits(desk), "the cancel")
+        await case.control("resume", 2)
+    await cancelling
+
+    await desk.work()
+    assert (await case.run()).state == "completed"
+    assert Counter(case.slow.asked) == Counter(ASKABLE)
 
 
 async def test_one_source_is_paused_and_resumed_by_itself(desk: Desk) -> None:
