@@ -1,5 +1,6 @@
 """A small run that comes while a large one keeps a slow upstream busy."""
 
+import statistics
 import time
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from tests.waiting import until
 
 GENES = 44_000
 PER_SECOND = 10.0
-MEASURED_CALLS = 60
-SMALL_SECONDS_MAX = 5.0
-SHARE_MIN = 0.9  # Of the calls a second that there were before the small run came.
+MEASURED_CALLS = 40
+SMALL_RUNS = 3
+SMALL_SECONDS_MAX = 5.0  # Of the middle one.
+# Of the calls a second that there were before the small runs came, in the best of these times: the
+# machine's other work only ever costs calls.
+SHARE_MIN = 0.9
 
 
 async def rate(upstream: SlowUpstream, first: int) -> float:
-    """Calls a second, of so many from that one on."""
+    """Calls a second, of so many after that one."""
     last = first + MEASURED_CALLS
     await until(lambda: len(upstream.calls) > last, "the upstream is asked", WAIT_SECONDS_MAX)
     return MEASURED_CALLS / (upstream.calls[last].began - upstream.calls[first].began)
@@ -40,10 +44,13 @@ async def test_ten_genes_wait_seconds_for_a_slow_upstream_that_a_large_run_keeps
                 await build_catalogue(tx, genes)
             await running.order(all=True, sources=["ensembl"])
             before = await rate(upstream, 0)
-            began, asked = time.monotonic(), len(upstream.calls)
-            small = await running.order(genes=[gene[0] for gene in genes[:10]], sources=["ensembl"])
-            assert await running.until_ended(small) == "completed"
-            small_seconds = time.monotonic() - began
-            after = await rate(upstream, asked)
-    assert small_seconds < SMALL_SECONDS_MAX
-    assert after > SHARE_MIN * before
+            seconds, after = [], []
+            for number in range(SMALL_RUNS):
+                began, asked = time.monotonic(), len(upstream.calls)
+                named = [gene[0] for gene in genes[10 * number : 10 * (number + 1)]]
+                small = await running.order(genes=named, sources=["ensembl"])
+                assert await running.until_ended(small) == "completed"
+                seconds.append(time.monotonic() - began)
+                after.append(await rate(upstream, asked))
+    assert statistics.median(seconds) < SMALL_SECONDS_MAX, seconds
+    assert max(after) > SHARE_MIN * before, (before, after)

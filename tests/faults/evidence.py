@@ -1,8 +1,9 @@
 """Gathers a run's history: from the database, from the topics, and from its client."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -138,41 +139,54 @@ class Tap:
         )
 
 
-SETTLED = """
-SELECT NOT EXISTS (SELECT FROM gateway.outbox) AND NOT EXISTS (SELECT FROM annotator.outbox)
-   AND NOT EXISTS (SELECT FROM cache.outbox) AND NOT EXISTS (SELECT FROM cache.dirty_gene)
-   AND NOT EXISTS (SELECT FROM annotator.batch WHERE state NOT IN ('done', 'dead', 'cancelled'))
-   AND NOT EXISTS (SELECT FROM annotator.run WHERE finished_at IS NULL)
-   AND NOT EXISTS (SELECT FROM gateway.run g
-                   WHERE NOT EXISTS (SELECT FROM annotator.run a WHERE a.id = g.id))
+# What somebody still has to do, a line each.
+LEFT = """
+SELECT left(concat_ws(' ', what, detail), 400) FROM (
+    SELECT 'gateway.outbox' AS what, to_jsonb(o)::text AS detail FROM gateway.outbox o
+    UNION ALL SELECT 'annotator.outbox', to_jsonb(o)::text FROM annotator.outbox o
+    UNION ALL SELECT 'cache.outbox', to_jsonb(o)::text FROM cache.outbox o
+    UNION ALL SELECT 'cache.dirty_gene', hgnc_id FROM cache.dirty_gene
+    UNION ALL
+    SELECT 'annotator.batch', (to_jsonb(b) - 'genes')::text FROM annotator.batch b
+    WHERE state NOT IN ('done', 'dead', 'cancelled')
+    UNION ALL
+    SELECT 'annotator.run', (to_jsonb(r) - 'genes')::text FROM annotator.run r
+    WHERE finished_at IS NULL
+    UNION ALL
+    SELECT 'only gateway.run', id::text FROM gateway.run g
+    WHERE NOT EXISTS (SELECT FROM annotator.run a WHERE a.id = g.id)
+) AS work LIMIT 10
 """
 
-
 # What is between the topic and the cache is in no table.
-READABLE = """
-SELECT NOT EXISTS (
-    SELECT FROM annotator.current_annotation_v1 c
-    LEFT JOIN (SELECT hgnc_id, a.key AS source, a.value->>'value' AS value
-               FROM cache.gene, json_each(document->'annotations') a) d USING (hgnc_id, source)
-    WHERE d.value IS DISTINCT FROM c.value::text)
+UNREADABLE = """
+SELECT concat_ws(' ', hgnc_id, source) FROM annotator.current_annotation_v1 c
+LEFT JOIN (SELECT hgnc_id, a.key AS source, a.value->>'value' AS value
+           FROM cache.gene, json_each(document->'annotations') a) d USING (hgnc_id, source)
+WHERE d.value IS DISTINCT FROM c.value::text LIMIT 10
 """
 
 
 async def settle(database: Database) -> None:
     """Wait until nothing is left to do and readers see it, while the database may come and go."""
+    found = ["nobody was asked yet"]
 
-    def holds(question: str) -> Callable[[], Awaitable[bool]]:
-        async def answer() -> bool:
-            try:
-                async with asyncio.timeout(READ_SECONDS_MAX), database.connect() as owner:
-                    return bool(await owner.fetchval(question))
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                return False
+    async def is_none(question: str) -> bool:
+        try:
+            async with asyncio.timeout(READ_SECONDS_MAX), database.connect() as owner:
+                found[:] = [row[0] for row in await owner.fetch(question)]
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            found[:] = [repr(error)]
+        return not found
 
-        return answer
-
-    await until(holds(SETTLED), "nothing is left to do", SETTLE_SECONDS_MAX)
-    await until(holds(READABLE), "each document has the current values", SETTLE_SECONDS_MAX)
+    for question, what in (
+        (LEFT, "nothing is left to do"),
+        (UNREADABLE, "each document has the current values"),
+    ):
+        try:
+            await until(partial(is_none, question), what, SETTLE_SECONDS_MAX)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; found {found}") from error
 
 
 async def current_values(owner: "asyncpg.Connection[asyncpg.Record]") -> list[Value]:

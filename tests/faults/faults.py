@@ -22,6 +22,7 @@ from infra.addresses import KAFKA_BOOTSTRAP
 from infra.errors import SupervisorError
 from infra.processes import Process, end, spawn, wait_until_ready
 from infra.supervisor import Supervisor
+from services.annotator.store.limits import OPEN
 from services.chassis.failpoints import Failpoint as AnyService
 from tests.e2e.running import Fired, Running, is_ready
 from tests.faults import records, sessions
@@ -54,6 +55,7 @@ DEADLY: frozenset[Kind] = frozenset({"kill", "kill_in_stop", "stop_in_start"})  
 
 STRIKE_SECONDS_MAX = 30.0
 READY_SECONDS_MAX = 60.0
+SETTLE_SECONDS = 45.0
 STOP_SECONDS_MAX = 15.0
 STOP_TWICE_SECONDS_MAX = 1.0
 STOP_TWICE_PAUSE_SECONDS = 0.05
@@ -79,16 +81,21 @@ class Hit:
 @dataclass(frozen=True)
 class FaultSpec:
     """`target` is a process's name, or with a Hit the name of a service. `at` is in seconds after
-    the order. The budgets begin when the fault is over: until what was hit is ready again, and
-    until everything that was going on is done."""
+    the order. The budgets begin when the last fault of a run is over: until what was hit is ready
+    again, and until everything that was going on is done."""
 
     kind: Kind
     target: str
     at: float | Hit
     seconds: float = 0.0
     ready_seconds: float = 15.0
-    settle_seconds: float = 45.0
     how: Mapping[str, str | float] = field(default_factory=dict)
+
+    @property
+    def settle_seconds(self) -> float:
+        """Who cannot reach an upstream leaves it alone for as long as its breaker is open."""
+        is_shut = self.target == UPSTREAM and self.kind in get_args(NetworkKind)
+        return SETTLE_SECONDS + (OPEN.total_seconds() if is_shut else 0.0)
 
     def __str__(self) -> str:
         at = f"{self.at.point} {self.at.hits}×" if isinstance(self.at, Hit) else f"{self.at:.2f} s"

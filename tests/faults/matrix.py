@@ -275,6 +275,7 @@ def _values(document: dict[str, object]) -> dict[str, object]:
 def _recoveries(struck: Sequence[tuple[FaultSpec, Strike]], settled: float) -> list[Recovery]:
     """Each fault's time begins when it was over, and those that struck meanwhile."""
     last = max((strike.over for _, strike in struck), default=settled)
+    settle_seconds = max((fault.settle_seconds for fault, _ in struck), default=0.0)
     recoveries = []
     for fault, strike in struck:
         begins = max(
@@ -288,7 +289,7 @@ def _recoveries(struck: Sequence[tuple[FaultSpec, Strike]], settled: float) -> l
                 ready_seconds=None if strike.ready is None else max(0.0, strike.ready - begins),
                 ready_seconds_max=fault.ready_seconds,
                 settled_seconds=settled - last,
-                settled_seconds_max=fault.settle_seconds,
+                settled_seconds_max=settle_seconds,
             )
         )
     return recoveries

@@ -1,5 +1,6 @@
 """An annotator on a desk: its handlers and planner on a real database, the tests as its bus."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from services.annotator.settings import AnnotatorSettings
 from services.annotator.sources import SOURCES, UPSTREAMS
 from services.annotator.upstream import Upstream, open_upstreams
 from services.chassis.settings import SharedSettings
+from tests.integration.chassis.desk import WAIT_SECONDS
 from tests.system import Database, Mirror
 
 PASSES_MAX = 2_000
@@ -108,6 +110,19 @@ class Desk:
     async def row(self, statement: str, **parameters: Any) -> Any:
         (found,) = await self.rows(statement, **parameters)
         return found
+
+    async def until_waiting(self, count: int, task: "asyncio.Task[None]") -> None:
+        """Return when so many sessions wait for a row that another has written; fail when the task
+        ends without waiting."""
+        waiting = """
+            SELECT count(*) AS sessions FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+            WHERE NOT l.granted AND l.locktype = 'transactionid'
+              AND a.datname = current_database()
+        """
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (await self.row(waiting)).sessions < count:
+                assert not task.done(), "it never waited"
+                await asyncio.sleep(0.01)
 
     async def source_states(self, run_id: UUID) -> dict[str, str]:
         rows = await self.rows(

@@ -140,19 +140,6 @@ async def test_a_source_that_gave_no_value_and_had_a_problem_failed_whatever_end
     assert (row.state, row.problem) == ("failed", {"title": "no answer"})
 
 
-async def until_waiting(desk: Desk, count: int, task: "asyncio.Task[None]") -> None:
-    """Return when so many sessions wait for a row that another has written; fail when the task
-    ends without waiting."""
-    waiting = """
-        SELECT count(*) AS sessions FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-        WHERE NOT l.granted AND l.locktype = 'transactionid' AND a.datname = current_database()
-    """
-    async with asyncio.timeout(WAIT_SECONDS):
-        while (await desk.row(waiting)).sessions < count:
-            assert not task.done(), "it never waited"
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("worn_out", [False, True])
 async def test_a_run_that_comes_while_a_slice_is_buried_waits_and_does_not_hang(
     desk: Desk, worn_out: bool
@@ -179,11 +166,11 @@ async def test_a_run_that_comes_while_a_slice_is_buried_waits_and_does_not_hang(
             text("SELECT FROM run_source WHERE run_id = :early FOR UPDATE"), {"early": early}
         )
         burying = asyncio.create_task(bury())
-        await until_waiting(desk, 1, burying)
+        await desk.until_waiting(1, burying)
         attaching = asyncio.create_task(
             desk.handlers.on_annotate_batch(AnnotateBatch(batch_id=look.id, source="hpo"))
         )
-        await until_waiting(desk, 2, attaching)  # For the source's clock.
+        await desk.until_waiting(2, attaching)  # For the source's clock.
     await asyncio.gather(burying, attaching)
     await desk.work()
 

@@ -24,7 +24,6 @@ from contracts.messages import (
 )
 from services.annotator import handlers
 from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
-from services.annotator.planner import announce
 from services.annotator.sources import SOURCES
 from services.annotator.store import annotations, batches, runs
 from services.annotator.upstream import Telling
@@ -34,7 +33,6 @@ from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 from tests.integration.annotator.small_release import WITH_VALUE, keep_unchanged, write_release
 from tests.integration.chassis.desk import WAIT_SECONDS, soon
-from tests.waiting import until
 
 PAGE = 2
 
@@ -332,29 +330,20 @@ async def test_a_run_can_be_controlled_before_it_is_planned(
         assert source.cancelled_count == source.total_count == len(IDS)
 
 
-async def somebody_waits(desk: Desk) -> bool:
-    return bool(
-        await desk.rows("""
-            SELECT 1 FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'
-        """)
-    )
-
-
 @pytest.mark.parametrize("source", [None, "ensembl"])
-async def test_a_cancel_ends_what_is_being_planned_just_then(
+async def test_a_run_that_is_cancelled_while_its_plan_is_written_keeps_no_open_batch(
     desk: Desk, source: str | None
 ) -> None:
     await write_catalogue(desk)
     case = Case(desk, Slow(), await desk.order(["ensembl"], ASKABLE))
-    async with desk.engine.begin() as tx:
-        await announce(tx, await desk.planner.plan(tx, case.run_id))
+    async with desk.engine.begin() as planning:
+        facts = await desk.planner.plan(planning, case.run_id)
+        await runs.save_facts(planning, facts)
         cancelling = asyncio.create_task(case.control("cancel", 1, source))
-        await until(lambda: somebody_waits(desk), "the cancel")
-    await cancelling
+        await desk.until_waiting(1, cancelling)
+    await soon_done(cancelling)
 
-    assert (await case.run()).state == "cancelled"
-    assert (await case.source()).cancelled_count == len(ASKABLE)
+    assert (await case.run()).state == (await case.source()).state == "cancelled"
     assert (await case.batch()).state == "cancelled"
 
 
@@ -363,13 +352,13 @@ async def test_a_cancel_that_was_overtaken_while_it_waited_for_a_store_ends_noth
 ) -> None:
     case = await begin(desk)
     case.slow.go_on.set()
-    async with desk.engine.begin() as tx:
-        await annotations.lock_store(tx, "ensembl")
+    async with desk.engine.begin() as storing:
+        await annotations.lock_store(storing, "ensembl")
         late = ControlRun(run_id=case.run_id, action="cancel", epoch=1)
         cancelling = asyncio.create_task(desk.handlers.on_control_run(late))
-        await until(lambda: somebody_waits(desk), "the cancel")
+        await desk.until_waiting(1, cancelling)
         await case.control("resume", 2)
-    await cancelling
+    await soon_done(cancelling)
 
     await desk.work()
     assert (await case.run()).state == "completed"

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -435,6 +436,22 @@ async def test_nobody_there_is_unavailable(server: Server) -> None:
     await taken.wait_closed()
     async with connected(server) as upstream:
         with pytest.raises(UpstreamUnavailable):
+            await upstream.get("info/data")
+
+
+@pytest.mark.parametrize("failure", [socket.EAI_AGAIN, socket.EAI_NONAME])
+async def test_a_name_that_is_not_found_is_unavailable(
+    server: Server, monkeypatch: pytest.MonkeyPatch, failure: int
+) -> None:
+    """As where the network is away, or the name server: who asks later may find it."""
+
+    def find(*_: object, **__: object) -> None:
+        raise socket.gaierror(failure, "the name is not found")
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    server.address = "http://upstream.example"
+    async with connected(server) as upstream:
+        with pytest.raises(UpstreamUnavailable, match="the name is not found"):
             await upstream.get("info/data")
 
 
