@@ -23,7 +23,7 @@ from contracts.messages import (
     SourceCompleted,
 )
 from services.annotator import handlers
-from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
+from services.annotator.domain import ATTEMPTS_MAX, Answer, Client, Declaration, Gene, Page, Version
 from services.annotator.sources import SOURCES
 from services.annotator.store import annotations, batches, runs
 from services.annotator.upstream import Telling
@@ -233,6 +233,25 @@ async def test_a_cancelled_run_gives_up_its_call_and_counts_what_is_left(desk: D
         progress = await runs.get_progress(connection, case.run_id)
     assert progress is not None
     assert (progress.state, progress.cancelled_count) == ("cancelled", len(ASKABLE))
+
+
+async def test_a_cancel_that_the_rows_do_not_say_for_long_makes_no_failure_of_its_batch(
+    desk: Desk,
+) -> None:
+    """Who is to write it waits for a store; whoever heard it begins nothing meanwhile."""
+    case = await begin(desk)
+    command = ControlRun(run_id=case.run_id, action="cancel", epoch=1)
+    await desk.handlers.hear_control(command)
+    for _ in range(ATTEMPTS_MAX + 1):
+        await desk.work()
+        await desk.make_due()
+    batch = await case.batch()
+    assert (batch.state, batch.attempt, batch.lease_owner) == ("pending", 0, None)
+    assert case.slow.asked == []
+
+    await desk.handlers.on_control_run(command)
+    assert (await case.batch()).state == "cancelled"
+    assert (await case.source()).cancelled_count == len(ASKABLE)
 
 
 async def test_what_a_cancelled_run_has_stored_stays_and_is_counted(desk: Desk) -> None:
