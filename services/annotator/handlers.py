@@ -133,8 +133,8 @@ class Handlers:
         self.in_flight.add(command.batch_id)
         try:
             await self.claim_and_work(command.batch_id)
-        except LeaseLost:
-            log.info("lease_lost", batch_id=str(command.batch_id))  # Another has it, or it is cancelled.
+        except LeaseLost:  # Another has it, or it is cancelled.
+            log.info("lease_lost", batch_id=str(command.batch_id))
         finally:
             self.in_flight.discard(command.batch_id)
 
