@@ -12,17 +12,12 @@ from tests.builders import ASKABLE, IDS
 from tests.integration.annotator.catalogue import write_catalogue
 from tests.integration.annotator.desk import Desk
 
-BEYOND_BIGINT = 2**63
-
 
 def start(**other: Any) -> StartRun:
     return StartRun(run_id=uuid4(), sources=("ensembl",), **other)
 
 
 COMMANDS: dict[str, Callable[[UUID], Message]] = {
-    "an epoch that is too large": lambda run_id: ControlRun(
-        run_id=run_id, action="pause", epoch=BEYOND_BIGINT
-    ),
     "a source with NUL": lambda run_id: ControlRun(
         run_id=run_id, action="cancel", source="ensembl\0", epoch=1
     ),
