@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 GENES_MAX = 50_000  # Genes in one command; 0.7 MB, below a broker's message limit.
+EPOCH_MAX = 2**63 - 1  # As much as a row can have: who hears of more would obey nothing else.
 
 RunState = Literal[
     "planning", "running", "paused", "completed", "completed_with_errors", "failed", "cancelled"
@@ -86,7 +87,7 @@ class ControlRun(RunMessage):
     type: ClassVar[str] = "annobus.run.control.v1"
     action: ControlAction
     source: str | None = None  # None: the run as a whole.
-    epoch: int
+    epoch: int = Field(ge=1, le=EPOCH_MAX)
 
 
 class DecideRelease(Message):

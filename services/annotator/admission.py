@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -22,7 +22,7 @@ from services.annotator.errors import (
 from services.annotator.store import limits
 from services.annotator.store.limits import Lease
 from services.chassis import database
-from services.chassis.errors import AnnobusError
+from services.chassis.errors import AnnobusError, readable
 
 log = structlog.get_logger()
 
@@ -36,7 +36,10 @@ DATABASE_SECONDS = 0.5  # Between two looks for a database that is away.
 # however close they are, after what a busy loop takes.
 LATE_SECONDS_MIN = 0.025
 PROBE_SECONDS_MAX = limits.PROBE.total_seconds() / 2  # So long is the one permit waited with.
-ROUND_TRIP_SECONDS_MAX = 0.05  # A longer one does not tell well what the database's clock says.
+# A longer one does not tell well what the database's clock says. Where all are, twice as long a one
+# does each time, or nobody would call.
+ROUND_TRIP_SECONDS_MAX = 0.05
+RETURN_SECONDS_MAX = 1.0  # For a permit that was not used: who is to stop has no more time.
 GROW_SECONDS = 30.0  # Without more turns than callers, after one was void.
 REASON_CHARACTERS_MAX = 200
 
@@ -75,6 +78,7 @@ class Admission:
         self._grows_at = 0.0  # and when it may be more than are waiting.
         self._shut: Shut | None = None
         self._offset: float | None = None  # The monotonic clock minus the database's.
+        self._round_trip_max = ROUND_TRIP_SECONDS_MAX
         self._successes = 0  # Nobody else knows of them yet.
 
     @asynccontextmanager
@@ -92,6 +96,9 @@ class Admission:
             raise
         except AnnobusError:  # Whatever is wrong with the answer, it is one.
             await self._note_success(turn)
+            raise
+        except BaseException:  # Given up, or it failed here: it says nothing of the upstream.
+            await self._return_probe(turn)
             raise
         await self._note_success(turn)
 
@@ -122,13 +129,13 @@ class Admission:
         # Those who wait take a turn each. Who could take another has to be back by then: that is
         # tried now and then, because a turn that nobody takes is lost for all workers.
         count = self._waiting if now < self._grows_at else max(self._waiting, 2 * self._leased)
-        successes = self._successes
+        successes, self._successes = self._successes, 0  # Nobody else tells them.
         asked = time.monotonic()
         lease = await self._on_database(lambda tx: self._lease(tx, count, successes))
         if lease is None:
+            self._successes += successes
             await asyncio.sleep(DATABASE_SECONDS)
             return
-        self._successes -= successes
         if lease.count:
             self._keep(lease, asked, time.monotonic())
         elif lease.shut is not None:
@@ -156,9 +163,11 @@ class Admission:
         earliest, latest = asked - lease.now, answered - lease.now
         late = max(lease.spacing / 2, LATE_SECONDS_MIN)
         if self._offset is None or not earliest <= self._offset <= latest:
-            if latest - earliest > max(late, ROUND_TRIP_SECONDS_MAX):
+            if latest - earliest > max(late, self._round_trip_max):
+                self._round_trip_max *= 2
                 return  # These turns may be over.
             self._offset = latest  # Never too early.
+            self._round_trip_max = ROUND_TRIP_SECONDS_MAX
         self._leased = lease.count
         for number in range(lease.count):
             at = self._offset + lease.first_at + number * lease.spacing
@@ -171,7 +180,7 @@ class Admission:
         await asyncio.sleep(seconds)
 
     async def _note_rate_limited(self, turn: Turn, began: float, error: RateLimited) -> None:
-        seconds, reason = error.retry_after_seconds, error.reason
+        seconds, reason = error.retry_after_seconds, readable(error.reason)
         if seconds is None:
             seconds = PAUSE_SECONDS
         now = time.monotonic()
@@ -195,7 +204,7 @@ class Admission:
                 connection,
                 self._name,
                 successes=successes,
-                reason=str(error)[:REASON_CHARACTERS_MAX],
+                reason=readable(str(error))[:REASON_CHARACTERS_MAX],
                 probe=turn.probe,
             )
         )
@@ -211,6 +220,17 @@ class Admission:
                 lambda connection: limits.note_probe_answered(connection, self._name, probe)
             )
             log.info("breaker_closed", upstream=self._name)
+
+    async def _return_probe(self, turn: Turn) -> None:
+        """Let another call be the probe; or nobody would call until this one's time is over."""
+        if turn.probe is None:
+            return
+        probe = turn.probe
+        with suppress(TimeoutError):  # It is not worth waiting for: time returns it, too.
+            async with asyncio.timeout(RETURN_SECONDS_MAX):
+                await self._on_database(
+                    lambda connection: limits.return_probe(connection, self._name, probe)
+                )
 
     async def _on_database(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T | None:
         """None when the database is away."""

@@ -61,7 +61,8 @@ BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 CHANGE_BUCKETS = 8  # Streams of changes per source.
 CHANGED_GENES_MAX = 4_000  # Genes in one message; 50 KB.
-FALLBACK_ATTEMPT = 2  # Whoever stands in for files is asked when they failed twice.
+FALLBACK_ATTEMPT = 2  # Whoever stands in for files is asked when they failed twice,
+FALLBACK_SECONDS = 120.0  # or are to be left alone for longer than this.
 FALLBACK_GENES_MAX = 200  # Of all runs that wait, at once; ten requests of gnomAD's.
 
 Kind = Literal["bulk", "api"]
@@ -213,7 +214,7 @@ class StoredFile:
         said = parsedate(self.last_modified) if self.last_modified else None
         try:
             return None if said is None else date(*said[:3])
-        except ValueError:  # Such as 31 Feb.
+        except (ValueError, OverflowError):  # Such as 31 Feb, or a year of twenty digits.
             return None
 
     @contextmanager
@@ -509,6 +510,13 @@ def retry_after(batch: Batch, error: Exception) -> timedelta | None:
     if isinstance(error, PermanentError) or batch.attempt >= ATTEMPTS_MAX:
         return None
     return backoff(batch.attempt)
+
+
+def needs_stand_in(batch: Batch, error: Exception) -> bool:
+    """Whether the files that a batch looks for cannot be had: at all, once more, or for a while."""
+    wait = retry_after(batch, error)
+    is_long = wait is None or wait.total_seconds() > FALLBACK_SECONDS
+    return is_long or batch.attempt >= FALLBACK_ATTEMPT
 
 
 def backoff(times: int) -> timedelta:

@@ -133,12 +133,8 @@ class Handlers:
         self.in_flight.add(command.batch_id)
         try:
             await self.claim_and_work(command.batch_id)
-        except LeaseLost:
-            log.info("lease_lost", batch_id=str(command.batch_id))  # Another has it.
-        except BatchCancelled:
-            log.info(
-                "batch_cancelled", batch_id=str(command.batch_id)
-            )  # Its row ends with its run.
+        except LeaseLost:  # Another has it, or it is cancelled.
+            log.info("lease_lost", batch_id=str(command.batch_id))
         finally:
             self.in_flight.discard(command.batch_id)
 
@@ -152,9 +148,10 @@ class Handlers:
         renewing = asyncio.create_task(self.keep_lease(batch))
         try:
             facts = await self.work(batch, genes)
-        except (LeaseLost, BatchCancelled):
+        except LeaseLost:
             raise
-        except BatchHeld:
+        except (BatchHeld, BatchCancelled):
+            # Of a cancelled run the rows may not say so yet: five attempts would be a failure.
             async with self.engine.begin() as tx:
                 await batches.lay_down_batch(tx, batch)
             facts = []

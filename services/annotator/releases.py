@@ -23,9 +23,11 @@ from services.annotator.domain import (
 )
 from services.annotator.errors import (
     LeaseLost,
+    RateLimited,
     ReleaseMissing,
     ReleaseQuarantined,
     ReleaseRefused,
+    UpstreamShut,
 )
 from services.annotator.failpoints import Failpoint
 from services.annotator.raw_store import RawStore
@@ -96,9 +98,8 @@ class Releases:
                 release = await self._fetch(batch, source, stager)
             except (PermanentError, TransientError) as error:
                 api = domain.fallback(source)
-                is_permanent = isinstance(error, PermanentError)
-                if api is not None and (is_permanent or batch.attempt >= domain.FALLBACK_ATTEMPT):
-                    await self._ask_instead(batch, api)
+                if api is not None and domain.needs_stand_in(batch, error):
+                    await self._ask_stand_in(batch, api, error)
                 raise  # The files are tried again, for whoever was not answered.
             _require_believable(release)
             if await self._needs_staging(release, source, batch):
@@ -143,6 +144,20 @@ class Releases:
             approved=rewritten.approved_count,
             **Counter(type(event).__name__ for event in rewritten.events),
         )
+
+    async def _ask_stand_in(self, batch: Batch, api: ApiSource, error: Exception) -> None:
+        """Whatever comes of it, it decides nothing about the files: they may be back before."""
+        try:
+            await self._ask_instead(batch, api)
+        except PermanentError as refusal:
+            log.warning("stand_in_failed", source=batch.source, error=repr(refusal))
+        except (RateLimited, UpstreamShut) as shut:
+            wait = domain.retry_after(batch, shut)
+            if wait is None or isinstance(error, PermanentError):
+                raise
+            raise UpstreamShut(
+                str(shut), min(wait.total_seconds(), domain.BACKOFF_SECONDS_MAX)
+            ) from shut
 
     async def _ask_instead(self, batch: Batch, api: ApiSource) -> None:
         """Answer the runs that wait with few genes, all in one transaction.

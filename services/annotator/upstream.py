@@ -421,7 +421,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
 def _parse_date(said: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(said)
-    except ValueError:
+    except (ValueError, OverflowError):  # Its year may have any number of digits.
         return None
     # A date that ends in -0000 says that it is in UTC.
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

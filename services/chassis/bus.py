@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from contracts.messages import TYPES, Message
 from contracts.topics import DEAD_LETTERS
-from services.chassis import outbox, telemetry
+from services.chassis import database, outbox, telemetry
 from services.chassis.consumer import TolerantConsumer
 from services.chassis.dead_letters import DeadLetters, Header, Letter, read_letter
 from services.chassis.errors import (
@@ -94,6 +94,11 @@ async def unless_cancelled_inside(handled: Awaitable[Any]) -> Any:  # noqa: ANN4
         raise TransientError("something that the handler awaited was cancelled") from error
 
 
+def is_hopeless(error: Exception) -> bool:
+    """Whether the message fails whenever it is tried: it would be in the way of all behind it."""
+    return isinstance(error, (PermanentError, ValidationError)) or database.is_refused(error)
+
+
 class Delivery(BaseMiddleware[Any, ConsumerRecord]):
     """Move the offset only when a message was handled or parked; otherwise pause, read it again."""
 
@@ -138,7 +143,9 @@ class Delivery(BaseMiddleware[Any, ConsumerRecord]):
             is_ours = await unless_cancelled_inside(call_next(msg))
             self.count(msg, "handled")
             parking.note_handled() if is_ours else parking.note_nothing()
-        except (PermanentError, ValidationError) as error:
+        except Exception as error:
+            if not is_hopeless(error):
+                raise
             await self.context.dead_letters.park(self.msg, error, parking.group, attempts)
             self.count(msg, "parked")
             parking.note_parked()

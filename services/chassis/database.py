@@ -12,7 +12,6 @@ from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import AdaptedConnection, NullPool, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
-    DataError,
     DBAPIError,
     DisconnectionError,
     IntegrityError,
@@ -38,11 +37,21 @@ MISTAKE_SECONDS = 5.0  # Before work is tried again that another try will hardly
 # What a lost, refused or restarting database raises; all of it is worth another try.
 CONNECTION_ERRORS = (OSError, DBAPIError, PoolExhausted, InterfaceError, PostgresError)
 # Among them, because asyncpg's classes are mapped so: what no other try would mend.
-OUR_MISTAKES = (ProgrammingError, IntegrityError, DataError, NotSupportedError)
+OUR_MISTAKES = (ProgrammingError, IntegrityError, NotSupportedError)
+# By SQLSTATE: values that no column takes, as a text with NUL or a number that is too large, for
+# which SQLAlchemy has no class here; and a row that a CHECK forbids.
+REFUSED = ("22", "23514")
 
 
 def is_worth_another_try(error: Exception) -> bool:
-    return isinstance(error, CONNECTION_ERRORS) and not isinstance(error, OUR_MISTAKES)
+    is_mistake = isinstance(error, OUR_MISTAKES) or is_refused(error)
+    return isinstance(error, CONNECTION_ERRORS) and not is_mistake
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether it is the values that the database does not take, whenever it is asked."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(said, "sqlstate", None)).startswith(REFUSED)
 
 
 def _arguments(application: str) -> dict[str, Any]:
@@ -201,10 +210,11 @@ async def alone(
                         async with asyncio.timeout(period_seconds):
                             await heard.wait()
                     await asyncio.sleep(ended + coalesce_seconds - time.monotonic())
-        except OUR_MISTAKES:
-            log.exception("duty_failed", duty=duty)
-            await asyncio.sleep(MISTAKE_SECONDS)
         except CONNECTION_ERRORS as error:
+            if not is_worth_another_try(error):
+                log.exception("duty_failed", duty=duty)
+                await asyncio.sleep(MISTAKE_SECONDS)
+                continue
             log.warning("duty_interrupted", duty=duty, error=repr(error))
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -25,7 +25,8 @@ class AnnobusError(Exception):
     def problem(self) -> Problem:
         """An RFC 9457 document: the same one for HTTP, events and rows."""
         title = (type(self).__doc__ or "").split("\n")[0].rstrip(".")
-        return {"type": f"urn:annobus:problem:{self.kind}", "title": title, "detail": str(self)}
+        detail = readable(str(self))
+        return {"type": f"urn:annobus:problem:{self.kind}", "title": title, "detail": detail}
 
 
 class PermanentError(AnnobusError):
@@ -64,13 +65,19 @@ class TopicShut(TransientError):
     kind = "topic-shut"
 
 
+def readable(said: str) -> str:
+    """What rows and headers can keep of a text: not NUL, and no half of a character."""
+    return said.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
 def problem_of(error: Exception) -> Problem:
     """The problem document of any error; one that is not ours shows its type and text."""
     if isinstance(error, AnnobusError):
         problem = error.problem()
         return problem | {"detail": str(problem["detail"])[:DETAIL_CHARACTERS_MAX]}
+    said = readable(f"{type(error).__name__}: {error}")
     return {
         "type": "urn:annobus:problem:unexpected",
         "title": "An unexpected error",
-        "detail": f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS_MAX],
+        "detail": said[:DETAIL_CHARACTERS_MAX],
     }

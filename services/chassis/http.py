@@ -164,7 +164,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    if isinstance(error, database.OUR_MISTAKES):
+    if not database.is_worth_another_try(error):
         return await _unexpected(request, error)
     log.warning("database_unavailable", error=repr(error))
     document: Problem = {

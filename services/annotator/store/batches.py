@@ -248,8 +248,8 @@ async def halve_batch(tx: AsyncConnection, batch: Batch, problem: Problem) -> No
 
 
 async def lay_down_batch(tx: AsyncConnection, batch: Batch) -> None:
-    """Give back a batch of a paused run where it is, as if this attempt had not been. Raises
-    LeaseLost."""
+    """Give back a batch of a run that is paused, or about to be cancelled, where it is, as if this
+    attempt had not been. Raises LeaseLost."""
     laid_down = await tx.execute(
         text("""
             UPDATE batch SET state = 'pending', attempt = attempt - 1, queued_at = NULL,

@@ -59,15 +59,11 @@ async def resume(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
 async def cancel(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
     """Count what is left as cancelled. Its own batches end; a release or a slice is the source's,
     which goes on with it for whoever else waits, and for readers."""
-    open_sources = await _open_sources(tx, command)
-    for source in open_sources:  # In one order, so that two of these cannot deadlock.
+    for source in await _open_sources(tx, command):  # In one order: two of these never deadlock.
         await annotations.lock_store(tx, source)
     await batches.lock_feeding(tx)
-    # Again: a source may have ended while its store was waited for. And its plan may be about to be
-    # written: with the row locked, all batches that it will ever have are seen.
+    # Again: a source may have ended while its store was waited for.
     still_open = await _open_sources(tx, command, "FOR UPDATE OF rs")
-    for source in still_open:
-        await batches.cancel_batches(tx, command.run_id, source)
     if command.source is not None and not still_open:
         return []
     seq = await _note_cancel(tx, command)
@@ -75,6 +71,9 @@ async def cancel(tx: AsyncConnection, command: ControlRun) -> list[RunFact]:
         return []
     facts: list[RunFact] = [RunCancelled(run_id=command.run_id, seq=seq, source=command.source)]
     for source in still_open:
+        # Behind the sources: a plan that is being made holds them, and what it has cut is seen when
+        # it is committed. No store comes between: they are locked.
+        await batches.cancel_batches(tx, command.run_id, source)
         facts += await counting.cancel_source(tx, command.run_id, source)
     whole = command.source is None
     completed = await counting.complete_run(tx, command.run_id, cancelled=whole)

@@ -37,7 +37,8 @@ async def queue_due_batches(
     What is in Kafka is worked in the order it was put there. So of an API with a pace the window
     is a batch for each call at once and a second's work behind them: nobody waits for the planner,
     and a run that comes later waits for no more than that. While a breaker is half open one call
-    is made, and one batch is enough.
+    is made, and one batch is enough: the one that has lost the fewest attempts. Each failure costs
+    one, and an outage of an hour would use up those of the same few batches.
 
     The source's own batches go first, then those of runs of high priority, then the others. Among
     these each run has a clock that runs with the genes it is given, divided by its weight; the one
@@ -51,6 +52,7 @@ async def queue_due_batches(
                 SELECT s.name AS source, NOT coalesce(
                            u.blocked_until > now() OR u.open_until > now(), false)
                            OR s.name = ANY (CAST(:stood_in AS text[])) AS may_call,
+                       s.kind = 'api' AND u.open_until IS NOT NULL AS is_probed,
                        CASE WHEN s.kind = 'api' AND u.open_until IS NOT NULL THEN 1
                             WHEN p.per_second IS NOT NULL
                             THEN p.concurrency + ceil(p.per_second * coalesce(u.share, 1))::integer
@@ -65,7 +67,7 @@ async def queue_due_batches(
                     AS p (source, per_second, concurrency) ON p.source = s.name
                 WHERE NOT s.is_retired
             ), ranked AS (
-                SELECT rs.source, rs.run_id, room.free,
+                SELECT rs.source, rs.run_id, room.free, room.is_probed,
                        CASE run.priority WHEN 'high' THEN 1 ELSE 2 END AS rank,
                        CASE run.priority WHEN 'low' THEN CAST(:low_weight AS double precision)
                            ELSE CAST(:normal_weight AS double precision) END AS weight,
@@ -96,11 +98,17 @@ async def queue_due_batches(
                        s.start + sum(b.charge) OVER flow - b.charge AS began,
                        s.start + sum(b.charge) OVER flow AS until
                 FROM started s CROSS JOIN LATERAL (
-                    SELECT b.id, (cardinality(b.genes) - b.checkpoint) / s.weight AS charge
-                    FROM batch b
-                    WHERE b.source = s.source AND b.run_id = s.run_id AND b.state = 'pending'
-                      AND b.next_attempt_at <= now()
-                    ORDER BY b.id LIMIT greatest(s.free, 0)) b
+                    (SELECT b.id, (cardinality(b.genes) - b.checkpoint) / s.weight AS charge
+                     FROM batch b
+                     WHERE b.source = s.source AND b.run_id = s.run_id AND b.state = 'pending'
+                       AND b.next_attempt_at <= now() AND NOT s.is_probed
+                     ORDER BY b.id LIMIT greatest(s.free, 0))
+                    UNION ALL
+                    (SELECT b.id, (cardinality(b.genes) - b.checkpoint) / s.weight
+                     FROM batch b
+                     WHERE b.source = s.source AND b.run_id = s.run_id AND b.state = 'pending'
+                       AND b.next_attempt_at <= now() AND s.is_probed
+                     ORDER BY b.attempt, b.id LIMIT greatest(s.free, 0))) b
                 WHERE s.is_fed
                 WINDOW flow AS (PARTITION BY s.source, s.run_id ORDER BY b.id)
             ), placed AS (

@@ -155,11 +155,13 @@ async def note_rate_limited(
     probe: datetime | None,
 ) -> None:
     """A call that began so long ago was answered with 429: nobody calls for `wait`, and then half
-    as often. Calls that were on their way together halve the rate once."""
+    as often. Calls that were on their way together halve the rate once, and so do those of which
+    the turns had been leased by then."""
     await connection.execute(
         text(f"""
             {_LOOKED}, judged AS (
-                SELECT *, now - CAST(:began AS interval) > slowed_at AS is_news,
+                SELECT *, now - CAST(:began AS interval) > greatest(
+                        slowed_at + CAST(:leased AS interval), blocked_until) AS is_news,
                     coalesce(probe_until = CAST(:probe AS timestamptz), false) AS is_probe,
                     now + CAST(:wait AS interval) AS until
                 FROM looked
@@ -182,6 +184,7 @@ async def note_rate_limited(
             "name": name,
             "window": WINDOW,
             "began": began,
+            "leased": CHUNK + AHEAD_MAX,
             "wait": wait,
             "reason": reason,
             "probe": probe,
@@ -246,6 +249,17 @@ async def note_probe_answered(connection: AsyncConnection, name: str, probe: dat
         text("""
             UPDATE upstream SET open_until = NULL, open_reason = NULL, probe_until = NULL,
                 failures = 0, window_at = clock_timestamp(), window_calls = 0, window_failures = 0
+            WHERE name = :name AND probe_until = CAST(:probe AS timestamptz)
+        """),
+        {"name": name, "probe": probe},
+    )
+
+
+async def return_probe(connection: AsyncConnection, name: str, probe: datetime) -> None:
+    """Nobody knows how this probe ended: another call may be one at once."""
+    await connection.execute(
+        text("""
+            UPDATE upstream SET probe_until = NULL
             WHERE name = :name AND probe_until = CAST(:probe AS timestamptz)
         """),
         {"name": name, "probe": probe},

@@ -15,6 +15,7 @@ from tests.waiting import until
 FAILURES: Mapping[str, tuple[int, bytes]] = {
     "500": (500, b"{}"),
     "404": (404, b"{}"),
+    "binary": (500, b"\0\xff"),
     "unreadable": (200, b'{"ENSG'),
     "another schema": (200, b"[]"),
 }

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -33,7 +33,7 @@ from tests.integration.annotator.counting_server import (
     worker,
 )
 from tests.integration.annotator.desk import Desk
-from tests.integration.chassis.desk import WAIT_SECONDS
+from tests.integration.chassis.desk import WAIT_SECONDS, soon
 from tests.system import Database, Mirror, free_ports
 from tests.waiting import until
 
@@ -179,6 +179,34 @@ async def test_after_a_short_429_all_wait_in_place_and_call_half_as_often(
     assert (times[last] - times[1]) / (last - 1) > 0.18
 
 
+async def test_a_429_that_all_workers_run_into_halves_the_rate_once(
+    database: Database, server: CountingServer
+) -> None:
+    """Turns that were leased before are still taken, and are answered with 429 as well."""
+
+    async def call(upstream: Upstream) -> None:
+        while True:
+            with suppress(RateLimited, UpstreamShut):
+                await upstream.get("info")
+
+    async with AsyncExitStack() as stack:
+        workers = [
+            await stack.enter_async_context(worker(database, server, PER_SECOND))
+            for _ in range(WORKERS)
+        ]
+        calls = [asyncio.create_task(call(one)) for one in workers for _ in range(2)]
+        await until(lambda: len(server.arrivals) > 2 * PER_SECOND, "the usual pace")
+        server.answer = busy("1.5")
+        before = len(server.arrivals)
+        await until(lambda: len(server.arrivals) > before, "the first 429")
+        await asyncio.sleep(HEARD_SECONDS)
+        server.answer = ANSWER
+        for one in calls:
+            one.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert (await row(database)).share == 0.5
+
+
 async def test_the_breaker_opens_for_all_and_one_probe_closes_it(
     database: Database, server: CountingServer
 ) -> None:
@@ -222,6 +250,107 @@ async def test_a_probe_is_made_however_late_its_turn_is_heard_of(
     async with worker(database, server, FAST) as one, asyncio.timeout(WAIT_SECONDS):
         await one.get("info")
     assert (await row(database)).open_until is None
+
+
+async def test_a_probe_that_is_given_up_leaves_its_permit_to_the_next(
+    database: Database, server: CountingServer
+) -> None:
+    """As when its run is cancelled, because the upstream is slow."""
+    async with worker(database, server, FAST) as one:
+        server.answer = BROKEN
+        for _ in range(limits.FAILURES_MAX):
+            with pytest.raises(UpstreamUnavailable):
+                await one.get("info")
+    await pass_time(database, 60)
+    server.answer, server.seconds = ANSWER, 1.0
+    async with worker(database, server, FAST) as first, worker(database, server, FAST) as second:
+        probe = asyncio.create_task(first.get("info"))
+        await until(lambda: len(server.arrivals) > limits.FAILURES_MAX, "the probe")
+        probe.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await probe
+        async with asyncio.timeout(WAIT_SECONDS):
+            await second.get("info")
+    assert (await row(database)).open_until is None
+
+
+async def test_the_breaker_opens_whatever_bytes_a_failure_comes_with(
+    database: Database, server: CountingServer
+) -> None:
+    server.answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\n\0\xff\0"
+    async with worker(database, server, FAST) as one:
+        for _ in range(limits.FAILURES_MAX):
+            with pytest.raises(UpstreamUnavailable):
+                await one.get("info")
+    found = await row(database)
+    assert found.open_until is not None
+    assert found.open_reason.endswith("answers 503: " + 3 * "\N{REPLACEMENT CHARACTER}")
+
+
+async def test_what_succeeded_is_told_once_also_when_a_call_fails_during_a_lease(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told twice it would be owed: less than no calls, which no row can say, and no lease."""
+    began, ends, leasing, leased = (asyncio.Event() for _ in range(4))
+    lease_turns = limits.lease_turns
+
+    async def lease_slowly(*arguments: Any) -> limits.Lease | None:
+        lease = await lease_turns(*arguments)
+        leasing.set()
+        await leased.wait()
+        return lease
+
+    async with database.engine("annotator") as engine:
+        admitted = Admission(engine, "ensembl", FAST)
+
+        async def succeed(together: asyncio.Barrier) -> None:
+            async with admitted.call():
+                await together.wait()
+
+        async def fail() -> None:
+            async with admitted.call():
+                began.set()
+                await ends.wait()
+                raise UpstreamUnavailable("it is away")
+
+        failing = asyncio.create_task(fail())
+        await soon(began)
+        three = asyncio.Barrier(3)
+        await asyncio.gather(*(succeed(three) for _ in range(3)))
+        admitted._turns.clear()  # noqa: SLF001  # So that the next call takes a lease.
+        monkeypatch.setattr(limits, "lease_turns", lease_slowly)
+        last = asyncio.create_task(succeed(asyncio.Barrier(1)))
+        await soon(leasing)
+        ends.set()
+        with pytest.raises(UpstreamUnavailable):
+            await failing
+        leased.set()
+        await last
+
+        found = await row(database)
+        assert (found.window_calls, found.window_failures) == (4, 1)
+        async with database.begin("annotator") as tx:
+            await tx.execute(text("UPDATE upstream SET window_at = window_at - interval '1 hour'"))
+        admitted._turns.clear()  # noqa: SLF001
+        await succeed(asyncio.Barrier(1))
+        assert (await row(database)).window_calls == 1
+
+
+async def test_who_hears_late_from_the_database_calls_all_the_same(
+    database: Database, server: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A distant database, or a loop that is always busy."""
+    lease_turns = limits.lease_turns
+
+    async def lease_from_afar(*arguments: Any) -> limits.Lease | None:
+        lease = await lease_turns(*arguments)
+        await asyncio.sleep(3 * admission.ROUND_TRIP_SECONDS_MAX)
+        return lease
+
+    monkeypatch.setattr(limits, "lease_turns", lease_from_afar)
+    async with worker(database, server, PER_SECOND) as one, asyncio.timeout(WAIT_SECONDS):
+        await one.get("info")
+    assert len(server.arrivals) == 1
 
 
 async def test_a_probe_that_fails_opens_the_breaker_again(

@@ -23,9 +23,9 @@ from contracts.messages import (
     SourceCompleted,
 )
 from services.annotator import handlers
-from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
+from services.annotator.domain import ATTEMPTS_MAX, Answer, Client, Declaration, Gene, Page, Version
 from services.annotator.sources import SOURCES
-from services.annotator.store import batches, runs
+from services.annotator.store import annotations, batches, runs
 from services.annotator.upstream import Telling
 from services.chassis.errors import PermanentError
 from tests.builders import ASKABLE, IDS
@@ -235,6 +235,25 @@ async def test_a_cancelled_run_gives_up_its_call_and_counts_what_is_left(desk: D
     assert (progress.state, progress.cancelled_count) == ("cancelled", len(ASKABLE))
 
 
+async def test_a_cancel_that_the_rows_do_not_say_for_long_makes_no_failure_of_its_batch(
+    desk: Desk,
+) -> None:
+    """Who is to write it waits for a store; whoever heard it begins nothing meanwhile."""
+    case = await begin(desk)
+    command = ControlRun(run_id=case.run_id, action="cancel", epoch=1)
+    await desk.handlers.hear_control(command)
+    for _ in range(ATTEMPTS_MAX + 1):
+        await desk.work()
+        await desk.make_due()
+    batch = await case.batch()
+    assert (batch.state, batch.attempt, batch.lease_owner) == ("pending", 0, None)
+    assert case.slow.asked == []
+
+    await desk.handlers.on_control_run(command)
+    assert (await case.batch()).state == "cancelled"
+    assert (await case.source()).cancelled_count == len(ASKABLE)
+
+
 async def test_what_a_cancelled_run_has_stored_stays_and_is_counted(desk: Desk) -> None:
     case = await begin(desk)
     working = await case.begin_page()
@@ -345,6 +364,24 @@ async def test_a_run_that_is_cancelled_while_its_plan_is_written_keeps_no_open_b
 
     assert (await case.run()).state == (await case.source()).state == "cancelled"
     assert (await case.batch()).state == "cancelled"
+
+
+async def test_a_cancel_that_was_overtaken_while_it_waited_for_a_store_ends_nothing(
+    desk: Desk,
+) -> None:
+    case = await begin(desk)
+    case.slow.go_on.set()
+    async with desk.engine.begin() as storing:
+        await annotations.lock_store(storing, "ensembl")
+        late = ControlRun(run_id=case.run_id, action="cancel", epoch=1)
+        cancelling = asyncio.create_task(desk.handlers.on_control_run(late))
+        await desk.until_waiting(1, cancelling)
+        await case.control("resume", 2)
+    await soon_done(cancelling)
+
+    await desk.work()
+    assert (await case.run()).state == "completed"
+    assert Counter(case.slow.asked) == Counter(ASKABLE)
 
 
 async def test_one_source_is_paused_and_resumed_by_itself(desk: Desk) -> None:

@@ -184,6 +184,25 @@ async def test_nothing_is_queued_that_would_call_an_upstream_that_is_shut(
         assert await queued_counts(tx) == {"ensembl": feeding.WINDOW - 1}
 
 
+async def test_a_probe_is_the_batch_that_has_lost_the_fewest_attempts(database: Database) -> None:
+    """Or an outage uses up the attempts of the first batch, and then of the second."""
+    probed: list[int] = []
+    async with database.begin("annotator") as tx:
+        await insert_run(tx, ["ensembl"], [1, 2, 3])
+        await shut(tx, "ensembl", open_for=-0.001)
+        for _ in range(6):
+            (due,) = await feeding.queue_due_batches(tx, {})
+            batch = await tx.execute(
+                text("""
+                    UPDATE batch SET state = 'pending', queued_at = NULL, attempt = attempt + 1
+                    WHERE id = :id RETURNING cardinality(genes)
+                """),
+                {"id": due.batch_id},
+            )
+            probed.append(batch.scalar_one())
+    assert probed == [1, 2, 3, 1, 2, 3]
+
+
 async def test_whoever_has_a_stand_in_is_looked_at_although_it_is_shut(database: Database) -> None:
     async with database.begin("annotator") as tx:
         await tx.execute(text("INSERT INTO batch (kind, source) VALUES ('release', 'gnomad')"))

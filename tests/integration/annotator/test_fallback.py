@@ -1,6 +1,7 @@
 """A few genes are asked for one by one while the files of their source cannot be had."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -116,6 +117,50 @@ async def test_a_service_that_fails_too_is_asked_again_with_the_files(
 
     await try_again(desk, 1)
     assert (await desk.row("SELECT state, done_count FROM run_source")).done_count == 2
+
+
+async def test_a_service_that_refuses_does_not_end_the_look_for_the_files(
+    desk: Desk, without_files: Mirror
+) -> None:
+    await write_catalogue(desk)
+    every = await desk.order(["gnomad"])
+    await desk.order(["gnomad"], FEW)
+    with without_files.fault("gnomad_api", kind="status", status=400):
+        await try_again(desk, domain.FALLBACK_ATTEMPT + 1)
+    batch = await desk.row("SELECT * FROM batch WHERE kind = 'release'")
+    assert (batch.state, batch.attempt) == ("pending", domain.FALLBACK_ATTEMPT + 1)
+    assert "503" in batch.problem["detail"]
+    assert await desk.source_states(every) == {"gnomad": "waiting"}
+
+    await try_again(desk, 1)
+    states = {row.state for row in await desk.rows("SELECT state FROM run_source")}
+    assert states == {"waiting", "completed"}
+
+
+async def test_the_files_are_tried_again_before_a_service_that_is_shut_for_long_may_be_asked(
+    desk: Desk, without_files: Mirror
+) -> None:
+    await write_catalogue(desk)
+    await desk.order(["gnomad"], FEW)
+    await try_again(desk, 1)
+    with without_files.fault("gnomad_api", kind="rate_limited", seconds=3_600):
+        await desk.work()
+    batch = await desk.row("SELECT *, next_attempt_at - now() AS wait FROM batch")
+    assert (batch.state, batch.attempt) == ("pending", 1)  # None is lost to who is waited for.
+    assert batch.wait <= timedelta(seconds=domain.BACKOFF_SECONDS_MAX + 1)
+
+
+async def test_genes_are_asked_for_at_once_when_the_files_are_shut_for_long(
+    desk: Desk, mirror: Mirror
+) -> None:
+    await write_catalogue(desk)
+    run_id = await desk.order(["gnomad"], FEW)
+    with mirror.fault("gnomad", kind="rate_limited", seconds=3_600):
+        await desk.work()
+    assert await desk.source_states(run_id) == {"gnomad": "completed"}
+    batch = await desk.row("SELECT *, next_attempt_at - now() AS wait FROM batch")
+    assert (batch.state, batch.refusals) == ("pending", 1)
+    assert batch.wait > timedelta(minutes=50)  # The files are not asked for before they said.
 
 
 @pytest.mark.usefixtures("without_files")

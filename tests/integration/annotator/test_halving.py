@@ -68,6 +68,7 @@ def calls_max(count: int, whole: int, single: int) -> int:
     ("failure", "whole", "single", "kind"),
     [
         ("500", WHOLE_ATTEMPTS, ATTEMPTS_MAX, "upstream-unavailable"),
+        ("binary", WHOLE_ATTEMPTS, ATTEMPTS_MAX, "upstream-unavailable"),
         ("unreadable", WHOLE_ATTEMPTS, ATTEMPTS_MAX, "upstream-truncated"),
         ("404", 1, 1, "upstream-refused"),
         ("another schema", 1, 1, "schema-changed"),

@@ -172,7 +172,8 @@ class Limits(RuleBasedStateMachine):
             reason="429",
             probe=probe,
         )
-        if now - timedelta(seconds=began) > model.slowed_at:
+        leased = max(model.slowed_at + timedelta(seconds=1), model.blocked_until)
+        if now - timedelta(seconds=began) > leased:
             model.share, model.slowed_at = max(model.share / 2, 1 / 64), now
         model.blocked_until = max(model.blocked_until, now + timedelta(seconds=wait))
         model.raised_at = model.blocked_until
@@ -216,6 +217,14 @@ class Limits(RuleBasedStateMachine):
         self.on_row(limits.note_probe_answered, probe)
         if probe == self.model.probe_until:
             self.model.close(self.clock.now)
+
+    @precondition(lambda self: self.probes)
+    @rule(data=st.data())
+    def a_probe_is_given_up(self, data: st.DataObject) -> None:
+        probe = data.draw(st.sampled_from(self.probes))
+        self.on_row(limits.return_probe, probe)
+        if probe == self.model.probe_until:
+            self.model.probe_until = None
 
     @invariant()
     def the_row_is_as_the_model_says(self) -> None:

@@ -25,8 +25,15 @@ async def run_states(desk: Desk) -> list[str]:
     return [row.state for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("INSERT INTO run (id) VALUES (NULL)", "null value"),
+        ("SELECT CAST('9' || repeat('9', 20) AS bigint)", "out of range"),
+    ],
+)
 async def test_a_run_that_cannot_be_planned_fails_and_holds_up_no_other(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, statement: str, says: str
 ) -> None:
     await write_catalogue(desk)
     poison = await desk.order(["ensembl"], IDS)
@@ -36,7 +43,7 @@ async def test_a_run_that_cannot_be_planned_fails_and_holds_up_no_other(
     async def stumble(planner: Planner, tx: AsyncConnection, run_id: UUID) -> list[RunFact]:
         facts = await plan(planner, tx, run_id)
         if run_id == poison:  # At its end: all that was planned is rolled back.
-            await tx.execute(text("INSERT INTO run (id) VALUES (NULL)"))
+            await tx.execute(text(statement))
         return facts
 
     monkeypatch.setattr(Planner, "plan", stumble)
@@ -44,7 +51,7 @@ async def test_a_run_that_cannot_be_planned_fails_and_holds_up_no_other(
 
     assert await run_states(desk) == ["failed", "completed"]
     row = await desk.row("SELECT * FROM run_source WHERE run_id = :id", id=poison)
-    assert "null value" in row.problem["detail"]
+    assert says in row.problem["detail"]
     assert (row.state, row.total_count) == ("failed", 0)
     assert await desk.rows("SELECT 1 FROM batch WHERE run_id = :id", id=poison) == []
 

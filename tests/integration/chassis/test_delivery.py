@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from contracts.messages import (
     AnnotationsChanged,
@@ -89,6 +90,30 @@ async def test_what_can_never_succeed_is_parked_with_its_reason(broker: Broker) 
         (letter,) = await broker.parked(1)
     assert heard.names == ["first", "bad", "last"]
     assert "no such namespace" in json.loads(dict(letter.headers)["problem"])["detail"]
+    assert await broker.committed() == {0: 3}
+
+
+async def test_what_the_database_takes_at_no_time_is_parked_and_holds_up_nobody(
+    broker: Broker, database: Database
+) -> None:
+    heard = Heard()
+
+    async with database.engine("cache") as engine:
+
+        async def keep(message: InvalidateNamespace) -> None:
+            async with engine.connect() as connection:
+                await connection.execute(
+                    text("SELECT CAST(:name AS text)"), {"name": message.namespace}
+                )
+            await heard(message)
+
+        async with broker.listen(keep):
+            for name in ("first", "a\0b", "last"):
+                await broker.command(name)
+            await heard.until("last")
+            (letter,) = await broker.parked(1)
+    assert heard.names == ["first", "last"]
+    assert "invalid byte sequence" in json.loads(dict(letter.headers)["problem"])["detail"]
     assert await broker.committed() == {0: 3}
 
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
-from contracts.messages import ControlAction, ControlRun
+from contracts.messages import EPOCH_MAX, ControlAction, ControlRun
 from services.annotator import holding
 from services.annotator.domain import Batch, Page
 from services.annotator.errors import BatchCancelled, BatchHeld
@@ -148,3 +149,11 @@ async def test_a_worker_that_is_to_end_is_not_taken_for_a_cancelled_run() -> Non
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+def test_an_epoch_that_no_row_can_have_is_heard_by_nobody() -> None:
+    """What was heard would outdo every control to come, and no row would say so."""
+    assert build_control("pause", EPOCH_MAX).epoch == EPOCH_MAX
+    for epoch in (0, EPOCH_MAX + 1):
+        with pytest.raises(ValidationError, match="epoch"):
+            build_control("pause", epoch)

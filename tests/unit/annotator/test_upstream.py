@@ -492,6 +492,7 @@ async def test_calls_at_once_are_at_most_as_many_as_declared(server: Server) -> 
         ("", None),
         ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0),
         ("Mon, 01 Jan 2001 00:00:00 -0000", 0.0),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
     ],
 )
 def test_each_form_of_retry_after_becomes_seconds(said: str | None, seconds: float | None) -> None:

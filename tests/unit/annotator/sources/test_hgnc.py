@@ -321,7 +321,8 @@ def test_a_set_without_dates_is_named_by_what_came_with_it(keep: Keep) -> None:
     published = "Fri, 24 Apr 2026 03:00:00 GMT"
     version = Hgnc().version
     assert version(keep(SPARE, etag='"abc"', last_modified=published)) == "2026-04-24"
-    for no_day in ("lately", "Mon, 31 Feb 2025 10:00:00 GMT"):
+    no_year = "Wed, 1 Jan 99999999999999999999 10:00:00 GMT"
+    for no_day in ("lately", "Mon, 31 Feb 2025 10:00:00 GMT", no_year):
         assert version(keep(SPARE, etag='W/"abc"', last_modified=no_day)) == "abc"
     files = keep(SPARE)
     assert version(files) == files[COMPLETE_SET].sha256.hex()[:12]
