@@ -24,6 +24,7 @@ WAIT_SECONDS = 0.5
 # What a supervisor grants: the message in flight 10 s, open requests 5 s. Without an end of its
 # own a stop would wait for a broker that does not answer, as an idempotent producer does, for ever.
 STOP_SECONDS = 15.0
+FAILED_STOP_SECONDS = 3.0  # Of who ends because it is ill: what it waits for may never come.
 PROBE_SECONDS = 0.25
 
 
@@ -63,7 +64,8 @@ class Process:
     ) -> None:
         log.info("stopping", error=repr(error) if error else None)
         failpoints.hit(Failpoint.STOP_BEGUN)
-        late = asyncio.get_running_loop().call_later(STOP_SECONDS, _give_up)
+        seconds = STOP_SECONDS if self._failure is None else FAILED_STOP_SECONDS
+        late = asyncio.get_running_loop().call_later(seconds, _give_up, seconds)
         await self._stack.aclose()
         late.cancel()
         log.info("stopped")
@@ -159,8 +161,8 @@ class SlotLost(Exception):
     """Another process may bear this process's name now."""
 
 
-def _give_up() -> None:
-    log.error("stop_given_up", seconds=STOP_SECONDS)
+def _give_up(seconds: float) -> None:
+    log.error("stop_given_up", seconds=seconds)
     signal.raise_signal(signal.SIGKILL)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,45 @@ async def test_a_service_that_waits_for_kafka_ends_when_it_is_told_to(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+# A service of which one loop ends with an error, and which waits for something when it stops.
+ILL = """
+import asyncio
+
+from pydantic import SecretStr
+
+from services.chassis.process import Process
+from services.chassis.settings import ServiceSettings
+
+
+async def fail():
+    raise RuntimeError("lost")
+
+
+async def main():
+    settings = ServiceSettings(database_url=SecretStr("postgresql://nobody@127.0.0.1:9/none"))
+    async with Process("ill", settings) as life:
+        life.at_stop(asyncio.Event().wait)
+        life.keep("failing", fail())
+        await life.until_stopped()
+
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_ends_because_it_is_ill_does_not_wait_long(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", ILL, cwd=ROOT, stderr=file
+        )
+    async with asyncio.timeout(START_TIMEOUT_SECONDS):
+        assert await process.wait() == -signal.SIGKILL
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    at = {one["event"]: datetime.fromisoformat(one["timestamp"]) for one in events}
+    assert (at["stop_given_up"] - at["stopping"]).total_seconds() < STOP_SECONDS_MAX
 
 
 async def said(log: asyncio.StreamReader) -> str:
