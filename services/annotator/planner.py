@@ -127,16 +127,9 @@ class Planner:
             RunPlanned(run_id=run_id, seq=seq, gene_count=gene_count, sources=tuple(waiting))
         ]
         if gene_count == 0:
-            reason = (
-                GenesWithdrawn(
-                    f"none of the {len(withdrawn)} genes that the run names is approved, the first"
-                    f" is {withdrawn[0]}; accepted are their successors"
-                )
-                if withdrawn
-                else CatalogueEmpty("no gene is known: the source hgnc failed; order a run of it")
-            )
+            problem = _no_genes(withdrawn, picked).problem()
             for source in waiting:
-                facts += await counting.fail_source(tx, run_id, source, 0, reason.problem())
+                facts += await counting.fail_source(tx, run_id, source, 0, problem)
         else:
             for source in waiting:
                 if source in idle:
@@ -276,6 +269,20 @@ class Planner:
             left = await batches.give_back_batch(tx, batch, None, error.problem())
             facts = await burials.bury(tx, left, error)
         self.report({fact.run_id for fact in facts})
+
+
+def _no_genes(withdrawn: Sequence[str], picked: Selection) -> AnnobusError:
+    """Why there is nothing to plan."""
+    if withdrawn:
+        return GenesWithdrawn(
+            f"none of the {len(withdrawn)} genes that the run names is approved, the first"
+            f" is {withdrawn[0]}; accepted are their successors"
+        )
+    if picked.is_dry:
+        return CatalogueEmpty(
+            "no gene is known, and a dry run fills no catalogue: order a run of hgnc first"
+        )
+    return CatalogueEmpty("no gene is known: the source hgnc failed; order a run of it")
 
 
 def _worn_out(batch: Batch) -> AttemptsUsedUp:

@@ -171,6 +171,7 @@ async def test_an_api_is_not_asked_and_its_requests_are_counted(desk: Desk, mirr
 async def test_a_dry_run_does_not_fill_an_empty_catalogue(desk: Desk) -> None:
     told = await dry_run(desk, "hpo")
     assert (told.run_state, told.problem["title"]) == ("failed", "The gene catalogue is empty")
+    assert "a dry run fills no catalogue" in told.problem["detail"]
     assert await desk.rows("SELECT 1 FROM batch") == []
 
 
