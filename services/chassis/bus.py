@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from contracts.messages import TYPES, Message
 from contracts.topics import DEAD_LETTERS
 from services.chassis import database, outbox, telemetry
+from services.chassis.closed_connections import tell_of_closed_connections
 from services.chassis.consumer import TolerantConsumer
 from services.chassis.dead_letters import DeadLetters, Header, Letter, read_letter
 from services.chassis.errors import (
@@ -240,6 +241,7 @@ class Bus:
     def __init__(
         self, settings: SharedSettings, service: str, *, probe_seconds: float = PROBE_SECONDS
     ) -> None:
+        tell_of_closed_connections()
         self._prefix = settings.topic_prefix
         self._service = service
         self._probe_seconds = probe_seconds

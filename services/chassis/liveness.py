@@ -61,6 +61,9 @@ def _membership(consumer: AIOKafkaConsumer, group: str | None) -> Ailment | None
         return None if consumer.assignment() else _stuck("has no partitions")
     if coordinator._coordination_task.done():  # noqa: SLF001
         return _dead("has lost touch with its group")
+    heart = coordinator._heartbeat_task  # noqa: SLF001
+    if heart is not None and heart.done() and not heart.cancelled() and heart.exception():
+        return _dead("has no heartbeat")  # It is told of that again and again, and does not join.
     if coordinator.need_rejoin(consumer._subscription.subscription):  # noqa: SLF001
         return _stuck("waits to be let into its group")
     return None

@@ -92,6 +92,15 @@ def lose_the_group(consumer: Any) -> None:
     coordinator.request_rejoin()
 
 
+def lose_the_heartbeat(consumer: Any) -> None:
+    coordinator = consumer._coordinator  # noqa: SLF001
+
+    async def fall_over(*_: object) -> None:
+        raise RuntimeError("nobody expected this")
+
+    coordinator._do_heartbeat = fall_over  # noqa: SLF001
+
+
 def never_be_let_in(consumer: Any) -> None:
     """As aiokafka#1154 left it: it knows that it must join again, and does not."""
     coordinator = consumer._coordinator  # noqa: SLF001
@@ -111,6 +120,7 @@ def stop_fetching(consumer: Any) -> None:
     ("injure", "what"),
     [
         (lose_the_group, "lost touch with its group"),
+        (lose_the_heartbeat, "has no heartbeat"),
         (never_be_let_in, "waits to be let into its group"),
         (stop_fetching, "waits for messages that nobody fetches"),
     ],
