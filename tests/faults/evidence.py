@@ -1,9 +1,12 @@
 """Gathers a run's history: from the database, from the topics, and from its client."""
 
 import asyncio
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +35,7 @@ from tests.waiting import until
 POLL_MILLISECONDS = 50
 SETTLE_SECONDS_MAX = 60.0
 READ_SECONDS_MAX = 10.0
+LATE_SECONDS = 20.0  # Nothing that is in order takes as long: then one wants to know what it is.
 
 # What a trigger sees is the truth of each write, whatever the writer believed. The functions are
 # the owner's, so that services write where they may not look.
@@ -170,13 +174,18 @@ WHERE d.value IS DISTINCT FROM c.value::text LIMIT 10
 async def settle(database: Database) -> None:
     """Wait until nothing is left to do and readers see it, while the database may come and go."""
     found = ["nobody was asked yet"]
+    late = time.monotonic() + LATE_SECONDS
 
     async def is_none(question: str) -> bool:
+        nonlocal late
         try:
             async with asyncio.timeout(READ_SECONDS_MAX), database.connect() as owner:
                 found[:] = [row[0] for row in await owner.fetch(question)]
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             found[:] = [repr(error)]
+        if found and time.monotonic() > late:
+            sys.stdout.write(f"         after {LATE_SECONDS:g} s there is left: {found}\n")
+            late = inf  # Once: what is slow is of the same kind to its end.
         return not found
 
     for question, what in (
