@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ Decision = Literal["accept", "reject"]
 Strategy = Literal["full", "stale", "missing", "force"]
 Priority = Literal["high", "normal", "low"]
 ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running", "paused"})
+SOURCE_END_STATES: frozenset[str] = frozenset(get_args(SourceEndState))
 
 
 class Message(BaseModel):

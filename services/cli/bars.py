@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
-from contracts.messages import SourceProgress
+from contracts.messages import SOURCE_END_STATES, SourceProgress
 from services.cli import output
 from services.cli.watch import Snapshot
 
@@ -20,7 +20,6 @@ REFRESHES_PER_SECOND = 8
 RATE_SECONDS = 5.0  # A rate is that of the last few seconds.
 BAR_WIDTH = 20
 SHOWN_STATES = ("failed", "paused", "cancelled")  # Those that a count does not show.
-ENDED = ("completed", "failed", "cancelled")  # States of a source.
 
 
 class Display(Protocol):
@@ -55,20 +54,22 @@ def percentage(source: SourceProgress) -> str:
     return f"{100 * counted(source) // source.total_count}%"
 
 
-def standing(source: SourceProgress, *, is_dry: bool) -> str:
-    """How far a source is, in words. A dry run counts no gene: it looks, and has looked."""
+def standing(source: SourceProgress, *, is_dry: bool) -> tuple[str, str]:
+    """How far a source is: its percentage, where it has one, and in words. A dry run counts no
+    gene: it looks, and has looked."""
     if is_dry:
-        if source.state in ENDED:
-            return "has been looked at" if source.state == "completed" else "was not looked at"
-        return "looks what there is"
+        if source.state in SOURCE_END_STATES:
+            return "", "has been looked at" if source.state == "completed" else "was not looked at"
+        return "", "looks what there is"
     if source.total_count == 0 and source.state == "completed":
-        return "100% nothing to fetch"
-    return f"{percentage(source)} {counted(source):,} of {output.count(source.total_count)} genes"
+        return "100%", "nothing to fetch"
+    total = output.count(source.total_count)
+    return percentage(source), f"{counted(source):,} of {total} genes"
 
 
 def state_of(source: SourceProgress, *, is_paused: bool) -> str:
     """Of a paused run nothing goes on, whatever its sources are at."""
-    return "paused" if is_paused and source.state not in ENDED else source.state
+    return "paused" if is_paused and source.state not in SOURCE_END_STATES else source.state
 
 
 def waits(name: str, source: SourceProgress) -> str:
@@ -126,7 +127,8 @@ class Lines:
 
 
 def _plain(name: str, source: SourceProgress, rate: float | None, *, is_dry: bool) -> str:
-    line = f"{name} {standing(source, is_dry=is_dry)}"
+    share, words = standing(source, is_dry=is_dry)
+    line = f"{name} {share} {words}" if share else f"{name} {words}"
     if source.state == "running" and rate:
         line += f", {rate:,.0f} genes/s"
     if source.failed_count:
@@ -146,7 +148,7 @@ class Bars:
         for name, source in snapshot.sources.items():
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(name, total=None)
-            is_whole = source.total_count == 0 and source.state in ENDED
+            is_whole = source.total_count == 0 and source.state in SOURCE_END_STATES
             self._progress.update(
                 self._tasks[name],
                 total=1 if is_whole else source.total_count or None,  # None moves to and fro.
@@ -184,9 +186,8 @@ class _Name(_Whole):
 
 class _Standing(_Whole):
     def draw(self, task: Task, source: SourceProgress) -> Text:
-        said = standing(source, is_dry=task.fields["is_dry"])
-        share, _, genes = said.partition("% ")
-        return Text(f"{share.rjust(3)}% {genes.rjust(22)}" if genes else said)
+        share, words = standing(source, is_dry=task.fields["is_dry"])
+        return Text(f"{share.rjust(4)} {words.rjust(22)}" if share else words)
 
 
 class _Rate(_Cell):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contracts.messages import ACTIVE_STATES, SourceProgress
-from services.cli import bars, output, watch
+from services.cli import bars, output, pages, watch
 from services.cli.client import Document
 
 STATE_STYLES = {
@@ -20,7 +20,6 @@ ASKED = {
     "running": "a resume is asked for",
     "cancelled": "a cancel is asked for",
 }
-LIST_COLUMNS = ("run", "state", "requested", "order", "genes", "sources", "name")
 SOURCES_NAMED_MAX = 3
 
 
@@ -44,19 +43,27 @@ def print_run(document: Document) -> None:
         output.say_next("what failed can be tried again", f"annobus runs retry {snapshot.run_id}")
 
 
-def list_row(item: Document) -> tuple[str, ...]:
-    """A run in the list, as LIST_COLUMNS says."""
+def _list_row(item: Document) -> tuple[str, ...]:
     run = item["attributes"]
     genes = "all" if run.get("gene_count") is None else output.count(run["gene_count"])
     sources = list(run["sources"])
     named = ", ".join(sources) if len(sources) <= SOURCES_NAMED_MAX else f"{len(sources)} sources"
     return (
         *(item["id"], run["state"], output.moment(run.get("requested_at"))),
-        *(order_of(run), genes, named, run.get("name") or ""),
+        *(_order_of(run), genes, named, run.get("name") or ""),
     )
 
 
-def order_of(run: Mapping[str, Any]) -> str:
+RUNS = pages.Listing(
+    "/api/runs",
+    ("run", "state", "requested", "order", "genes", "sources", "name"),
+    _list_row,
+    numbers=("genes",),
+    styles=STATE_STYLES,
+)
+
+
+def _order_of(run: Mapping[str, Any]) -> str:
     """What was ordered, in a word or two."""
     if run.get("dry_run"):
         return "dry run"

@@ -198,14 +198,7 @@ def list_runs(
     json: Json = False,
 ) -> None:
     """The runs there were, newest first."""
-    listing = pages.Listing(
-        "/api/runs",
-        run_page.LIST_COLUMNS,
-        run_page.list_row,
-        numbers=("genes",),
-        styles=run_page.STATE_STYLES,
-    )
-    pages.show(listing, page, page_size, url, folder, json=json)
+    pages.show(run_page.RUNS, page, page_size, url, folder, json=json)
 
 
 def _control(

@@ -98,6 +98,8 @@ async def queue_due_batches(
                        s.start + sum(b.charge) OVER flow - b.charge AS began,
                        s.start + sum(b.charge) OVER flow AS until
                 FROM started s CROSS JOIN LATERAL (
+                    -- Two, and one of them empty: the first reads no more than it takes, in the
+                    -- order of an index; only who looks for a probe reads all that is pending.
                     (SELECT b.id, (cardinality(b.genes) - b.checkpoint) / s.weight AS charge
                      FROM batch b
                      WHERE b.source = s.source AND b.run_id = s.run_id AND b.state = 'pending'

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import ControlAction
+from contracts.messages import SOURCE_END_STATES, ControlAction
 from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import jsonapi
@@ -18,7 +18,6 @@ from services.gateway.http.runs import require_source, respond_accepted
 from services.gateway.store import runs
 
 _NOTHING = jsonapi.Allowed()
-_ENDED = ("completed", "failed", "cancelled")  # States of a source.
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ async def _is_news(
         require_source(run, source)
         state = run.progress.sources[source].state
         desired = await runs.desired_source_state(tx, run.id, source)
-        ended = ended or state in _ENDED
+        ended = ended or state in SOURCE_END_STATES
     if ended or "cancelled" in (desired, run.desired_state):
         state = state if ended else "cancelled"
         if action != "cancel" or state != "cancelled":

@@ -61,11 +61,13 @@ async def asked_by_all(
 
 
 async def note_stalls(stalls: list[tuple[float, float]]) -> None:
-    """When this process was held up for how long: turns that came meanwhile are lost."""
+    """When the machine held this thread up for how long: turns that came meanwhile are lost. What
+    the thread itself was busy with is no excuse."""
     while True:
-        due = time.monotonic() + PROBE_SECONDS
+        due, busy = time.monotonic() + PROBE_SECONDS, time.thread_time()
         await asyncio.sleep(PROBE_SECONDS)
-        if (late := time.monotonic() - due) > STALL_SECONDS:
+        late = time.monotonic() - due - (time.thread_time() - busy)
+        if late > STALL_SECONDS:
             stalls.append((due, late))
 
 
