@@ -310,8 +310,7 @@ class Bus:
         """Connect, waiting as long as it takes: commands and reads do not need Kafka."""
         while True:
             try:
-                if any(subscriber.group_id for subscriber in self._subscribers()):
-                    await self._dead_letters.start()  # Nobody else parks.
+                await self._dead_letters.start()
                 await self._broker.connect()
                 self._use_tolerant_consumers()
                 await self._broker.start()

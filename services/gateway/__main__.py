@@ -12,6 +12,7 @@ from services.gateway.handlers import (
     Letters,
     count_letters,
     keep_trust,
+    letter_subscriptions,
     subscriptions,
 )
 from services.gateway.http import include_routes
@@ -30,14 +31,18 @@ async def main(settings: GatewaySettings) -> None:
         reads = Reads(engine)
         live = Live(reads.progress, reads.facts)
         active = ActiveRuns(reads.active)
-        bus.subscribe(subscriptions(Handlers(live, active, documents), Letters(engine)))
+        bus.subscribe(subscriptions(Handlers(live, active, documents)))
+        letter_bus = Bus(settings.shared, "gateway")
+        letter_bus.subscribe(letter_subscriptions(Letters(engine)))
 
         checks = {"schema": life.schema_check(engine, REVISION), "kafka": bus.problems}
         app = http.create_app("annobus gateway", checks)
         include_routes(app, engine, documents, live, active)
         await life.enter(http.serve(app, settings.host, settings.port))
 
-        life.keep("letters", count_letters(engine))
+        life.keep("letter-count", count_letters(engine))
+        life.at_stop(letter_bus.stop)
+        life.keep("letters", read_letters(letter_bus))
         life.at_stop(bus.stop)
         life.keep("bus", converse(settings, bus, documents))
         await life.until_stopped()
@@ -50,6 +55,13 @@ async def converse(settings: GatewaySettings, bus: Bus, documents: Documents) ->
         loops.create_task(bus.watch())
         loops.create_task(outbox.relay(settings, "gateway", bus.publish, bus.publish_again))
         loops.create_task(keep_trust(bus, documents))
+
+
+async def read_letters(bus: Bus) -> None:
+    """On a bus of its own: a group waits until it misses a member that was killed, and neither
+    orders nor what sockets hear may wait with it."""
+    await bus.start()
+    await bus.watch()
 
 
 if __name__ == "__main__":

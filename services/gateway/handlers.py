@@ -1,7 +1,6 @@
 """What the gateway hears, put where its sockets and its reads find it."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -96,10 +95,8 @@ async def count_letters(engine: AsyncEngine) -> None:
         await asyncio.sleep(COUNTING_SECONDS)
 
 
-def subscriptions(
-    handlers: Handlers, letters: Letters
-) -> Sequence[Subscription | LetterSubscription]:
-    """Without a group: every gateway hears everything, from now on. Dead letters are shared."""
+def subscriptions(handlers: Handlers) -> list[Subscription]:
+    """Without a group: every gateway hears everything, from now on."""
     facts: Routes = {
         fact: handlers.on_run_fact for fact in TYPES.values() if issubclass(fact, RunFact)
     }
@@ -111,6 +108,12 @@ def subscriptions(
         Subscription(RunProgress.topic, {RunProgress: handlers.on_run_progress}, group=None),
         Subscription(RunFact.topic, facts, group=None),
         Subscription(DocumentsRebuilt.topic, cache, group=None),
+    ]
+
+
+def letter_subscriptions(letters: Letters) -> list[Subscription | LetterSubscription]:
+    """Dead letters are shared among the gateways."""
+    return [
         Subscription(BatchDead.topic, {BatchDead: letters.on_batch_dead}, group=DEAD_LETTER_GROUP),
         LetterSubscription(letters.on_letter, group=DEAD_LETTER_GROUP),
     ]

@@ -12,7 +12,7 @@ from contracts.topics import DEAD_LETTERS, FIXED
 from services.chassis import outbox
 from services.chassis.bus import Bus
 from services.chassis.errors import PermanentError
-from services.gateway.handlers import subscriptions
+from services.gateway.handlers import letter_subscriptions, subscriptions
 from services.gateway.store.dead_letters import HEADER_BYTES, RETRY_BYTES_MAX
 from tests.integration.chassis.desk import (
     COMMANDS,
@@ -40,7 +40,7 @@ async def broker(cluster: SharedCluster, topic_prefix: str) -> AsyncIterator[Bro
 async def listening(desk: Desk, broker: Broker) -> AsyncIterator[Bus]:
     """The gateway's own subscribers, and its relay."""
     bus = Bus(broker.settings, "gateway")
-    bus.subscribe(subscriptions(desk.handlers, desk.letters))
+    bus.subscribe([*subscriptions(desk.handlers), *letter_subscriptions(desk.letters)])
     await bus.start()
     settings = desk.database.settings("gateway", shared=broker.settings)
     relay = asyncio.create_task(outbox.relay(settings, "gateway", bus.publish, bus.publish_again))

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,19 +12,24 @@ from typing import Any
 import httpx2
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from contracts.messages import DocumentsRebuilt
 from contracts.topics import topics
 from services.chassis.outbox import envelope
+from services.gateway.handlers import DEAD_LETTER_GROUP
 from tests.system import ROOT, Database, SharedCluster, free_ports, http_client
 from tests.waiting import until
 
 DEADLINE_SECONDS = 30
+READY_SECONDS_MAX = 5.0  # Less than the 6 s after which a group misses a member that was killed.
 NOWHERE = "127.0.0.1:9"  # The port "discard": nothing listens there.
 
 
 @asynccontextmanager
-async def running(database: Database, **environment: str) -> AsyncIterator[httpx2.AsyncClient]:
+async def running(
+    database: Database, ended_by: signal.Signals = signal.SIGTERM, **environment: str
+) -> AsyncIterator[httpx2.AsyncClient]:
     (port,) = free_ports(1)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.gateway"),
@@ -41,10 +47,10 @@ async def running(database: Database, **environment: str) -> AsyncIterator[httpx
             await until(lambda: _answers(client, "/livez"), "it lives")
             yield client
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(ended_by)
             async with asyncio.timeout(DEADLINE_SECONDS):
                 code = await process.wait()
-    assert code == 0
+    assert code == (0 if ended_by == signal.SIGTERM else -ended_by)
 
 
 async def _answers(client: httpx2.AsyncClient, path: str) -> bool:
@@ -84,13 +90,7 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
     cluster: SharedCluster, database: Database, topic_prefix: str
 ) -> None:
     bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    await admin.create_topics(
-        [NewTopic(topic.name, topic.partitions, 1) for topic in topics([], topic_prefix)]
-    )
-    await admin.close()
-    async with database.connect() as connection:
+    async with topics_of(bootstrap, topic_prefix), database.connect() as connection:
         await connection.execute(
             """INSERT INTO cache.gene (hgnc_id, symbol, version, document, status, annotation_count)
                VALUES ('HGNC:9008', 'PKD1', 1, '{"annotations": {}}', 'approved', 0)"""
@@ -126,6 +126,45 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
                 return await etag() != kept
 
             await until(changed, "the new document is answered")
+
+
+async def test_who_follows_a_gateway_that_was_killed_waits_for_no_group(
+    cluster: SharedCluster, database: Database, topic_prefix: str
+) -> None:
+    bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
+    settings = {"ANNOBUS_KAFKA_BOOTSTRAP": bootstrap, "ANNOBUS_TOPIC_PREFIX": topic_prefix}
+    async with topics_of(bootstrap, topic_prefix) as admin:
+
+        async def has_joined() -> bool:
+            group = f"{topic_prefix}{DEAD_LETTER_GROUP}"
+            try:
+                (answer,) = await admin.describe_consumer_groups([group])
+            except GroupCoordinatorNotAvailableError:  # The first group of a cluster is waited for.
+                return False
+            return bool(answer.groups[0][1:3] == (group, "Stable"))
+
+        async with running(database, signal.SIGKILL, **settings):
+            await until(has_joined, "the first one reads dead letters", DEADLINE_SECONDS)
+        killed = time.monotonic()
+        async with running(database, **settings) as client:
+            await until(lambda: _answers(client, "/readyz"), "the second is ready")
+            assert time.monotonic() - killed < READY_SECONDS_MAX
+            await client.post("/api/runs", json={"all": True})
+            await _records(bootstrap, f"{topic_prefix}pipeline.commands.v1", 1)
+            assert time.monotonic() - killed < READY_SECONDS_MAX
+
+
+@asynccontextmanager
+async def topics_of(bootstrap: str, prefix: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics(
+            [NewTopic(topic.name, topic.partitions, 1) for topic in topics([], prefix)]
+        )
+        yield admin
+    finally:
+        await admin.close()
 
 
 async def _records(bootstrap: str, topic: str, count: int) -> list[Any]:
