@@ -13,6 +13,7 @@ BatchState = Literal["pending", "queued", "leased", "done", "dead", "cancelled"]
 ReleaseState = Literal["fetched", "staged", "quarantined", "accepted", "stored", "rejected"]
 Cause = Literal["upstream", "parser", "mapping", "correction"]
 Severity = Literal["none", "minor", "major", "clinical"]
+SummaryKind = Literal["number", "integer", "boolean", "text", "date", "texts"]
 
 
 class View(BaseModel):
@@ -220,6 +221,7 @@ class SourceV1(View):
     score: str | None
     value_schema: Any
     severities: Any
+    summary_fields: Any  # What genes are filtered and sorted by: the field, and its SummaryKind.
     expected: Any | None
     is_retired: bool  # Nobody asks it any more; what it said stays.
     ttl_seconds: int
@@ -306,7 +308,7 @@ class UnmappedV1(View):
 
 
 class CachedGeneV1(View):
-    """A gene document and the columns lists are filtered and sorted by.
+    """A gene document.
 
     The last member of `document` are the annotations of those sources that said something of the
     gene, named in `annotated_by`. Of a bulk source that did not, its release says that it is
@@ -315,19 +317,30 @@ class CachedGeneV1(View):
 
     view: ClassVar[str] = "cache.gene_v1"
     hgnc_id: str
-    hgnc_number: int
-    symbol: str
     version: int
     document: Any
+    status: Literal["approved", "withdrawn", "merged"]
+    annotated_by: list[str]
+    listed_at: datetime
+
+
+class GeneSummaryV1(View):
+    """What genes are filtered and sorted by. Besides these it has a column `source.field` for each
+    of `source_v1.summary_fields`."""
+
+    view: ClassVar[str] = "cache.gene_summary_v1"
+    hgnc_id: str
+    hgnc_number: int
+    symbol: str
     status: Literal["approved", "withdrawn", "merged"]
     name: str | None
     locus_group: str | None
     locus_type: str | None
+    location: str | None
     entrez_id: str | None
     ensembl_gene_id: str | None
+    sources: list[str]  # Those with a value.
     annotation_count: int
-    annotated_by: list[str]
-    listed_at: datetime
 
 
 class NamespaceV1(View):
@@ -357,5 +370,6 @@ VIEWS: tuple[type[View], ...] = (
     ReleaseFileV1,
     UnmappedV1,
     CachedGeneV1,
+    GeneSummaryV1,
     NamespaceV1,
 )

@@ -66,7 +66,8 @@ class Rebuilt:
 
 
 async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]:
-    """Build documents anew. Returns those that differ, with their new version.
+    """Build documents anew, and what is filtered by. Returns those that differ, with their new
+    version.
 
     A document has what sources said of its gene. What follows from a source alone, that it has
     nothing to say of a gene or that what it said is stale, readers add.
@@ -74,7 +75,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
     rows = await tx.execute(
         text("""
             WITH fresh AS (
-                SELECT g.*, said.annotation_count, said.annotated_by, json_build_object(
+                SELECT g.hgnc_id, g.status, g.listed_at, said.annotated_by, json_build_object(
                     'hgnc_id', g.hgnc_id, 'symbol', g.symbol, 'name', g.name,
                     'status', g.status, 'successors', g.successors,
                     'locus_group', g.locus_group, 'locus_type', g.locus_type,
@@ -85,8 +86,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
                 CROSS JOIN LATERAL (  -- As in D34: one look-up per gene.
                     SELECT * FROM annotator.gene_v1 g WHERE g.hgnc_id = dirty.hgnc_id LIMIT 1) g
                 CROSS JOIN LATERAL (
-                    SELECT count(a.value) AS annotation_count,
-                        coalesce(array_agg(source ORDER BY source), '{}') AS annotated_by,
+                    SELECT coalesce(array_agg(source ORDER BY source), '{}') AS annotated_by,
                         coalesce(json_object_agg(source, json_build_object(
                             'status', CASE WHEN c.outcome = 'error' THEN 'error'
                                            WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
@@ -102,26 +102,21 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
                         WHERE release_id = a.release_id LIMIT 1) r ON true
                 ) said
             )
-            INSERT INTO gene (hgnc_id, symbol, version, document, status, name, locus_group,
-                              locus_type, entrez_id, ensembl_gene_id, annotation_count,
-                              annotated_by, listed_at)
-            SELECT hgnc_id, symbol, 1, document, status, name, locus_group, locus_type,
-                   entrez_id, ensembl_gene_id, annotation_count, annotated_by, listed_at
-            FROM fresh
+            INSERT INTO gene (hgnc_id, version, document, status, annotated_by, listed_at)
+            SELECT hgnc_id, 1, document, status, annotated_by, listed_at FROM fresh
             ON CONFLICT (hgnc_id) DO UPDATE SET
-                symbol = excluded.symbol, version = gene.version + 1,
-                document = excluded.document, status = excluded.status, name = excluded.name,
-                locus_group = excluded.locus_group, locus_type = excluded.locus_type,
-                entrez_id = excluded.entrez_id, ensembl_gene_id = excluded.ensembl_gene_id,
-                annotation_count = excluded.annotation_count,
-                annotated_by = excluded.annotated_by, listed_at = excluded.listed_at
+                version = gene.version + 1, document = excluded.document,
+                status = excluded.status, annotated_by = excluded.annotated_by,
+                listed_at = excluded.listed_at
             WHERE gene.document::text <> excluded.document::text
                OR gene.listed_at <> excluded.listed_at
             RETURNING hgnc_id, version
         """),
         {"hgnc_ids": list(hgnc_ids)},
     )
-    return [Rebuilt(row.hgnc_id, row.version) for row in rows]
+    rebuilt = [Rebuilt(row.hgnc_id, row.version) for row in rows]
+    await tx.execute(text("SELECT summarise(:hgnc_ids)"), {"hgnc_ids": list(hgnc_ids)})
+    return rebuilt
 
 
 async def raise_epoch(tx: AsyncConnection, namespace: str) -> int:

@@ -8,6 +8,7 @@ from services.gateway.documents import Documents
 from services.gateway.http.catalogue import CatalogueRoutes
 from services.gateway.http.controls import ControlRoutes
 from services.gateway.http.dead_letters import DeadLetterRoutes
+from services.gateway.http.gene_lists import GeneListRoutes, Summaries
 from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
 from services.gateway.http.releases import ReleaseRoutes
@@ -22,6 +23,7 @@ def include_routes(
     for routes in (
         RunRoutes(engine),
         ControlRoutes(engine),
+        GeneListRoutes(engine, Summaries(engine)),
         GeneRoutes(engine, documents),
         CatalogueRoutes(engine),
         HistoryRoutes(engine),

@@ -1,4 +1,4 @@
-"""Genes: lists of documents, one document by any name of its gene, and what names mean."""
+"""Genes: one document by any name of its gene, what became of it, and what names mean."""
 
 import re
 from collections import Counter
@@ -30,23 +30,13 @@ from services.gateway.errors import (
 from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
 from services.gateway.store import genes, history, names
-from services.gateway.store.genes import FILTERS, SORTS, Document
+from services.gateway.store.genes import Document
 
 FIELDS = (
     *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
     *("location", "entrez_id", "ensembl_gene_id", "annotations"),
 )
 
-_LIST = jsonapi.Allowed(
-    paged=True,
-    keyset=True,
-    filters=FILTERS,
-    sorts=SORTS,
-    resource="genes",
-    fields=FIELDS,
-    others=("as_of",),
-)
-_LIST_AT = jsonapi.Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
 _ONE = jsonapi.Allowed(resource="genes", fields=FIELDS, others=("as_of",))
 _ONE_AT = jsonapi.Allowed(others=("as_of",))
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -68,24 +58,6 @@ class GeneRoutes:
     engine: AsyncEngine
     documents: Documents
 
-    async def list_genes(self, request: Request) -> Response:
-        """Approved genes. links.next goes on by key: it stays right and fast on any page.
-
-        With `as_of` those that were approved at that time, as they were then, by HGNC id."""
-        if "as_of" in request.query_params:
-            return await self._list_at(_LIST_AT.parse(request.query_params))
-        query = _normalised(_LIST.parse(request.query_params))
-        async with self.engine.connect() as connection:
-            found = await genes.list_documents(connection, query)
-            total = await genes.count_documents(connection, query) if query.total else None
-        page, more = found[: query.size], len(found) > query.size
-        after = jsonapi.cursor(query.sort, page[-1].number, page[-1].symbol) if more else None
-        return jsonapi.respond(
-            [_resource(document) for document in page],
-            jsonapi.page_links("/api/genes", query, more=more, after=after),
-            meta=None if total is None else {"total": total},
-        )
-
     async def get_gene(self, request: Request, gene: str) -> Response:
         """By HGNC id, symbol (previous and alias too, when they name one gene), Entrez id (with
         or without NCBIGene:, so a bare number is an Entrez id) or Ensembl gene id. With `as_of`
@@ -104,22 +76,6 @@ class GeneRoutes:
             return Response(status_code=304, headers=headers)
         return Response(held.body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
 
-    async def _list_at(self, query: Query) -> Response:
-        number = query.after[0] if query.after else 0
-        async with self.engine.connect() as connection:
-            at = await moment_of(connection, query)
-            assert at is not None  # It is given.
-            found = await history.list_genes_at(connection, at, number, query.size + 1)
-            documents = await history.documents_at(connection, found[: query.size], at)
-        after = None
-        if len(found) > query.size:
-            after = jsonapi.cursor(query.sort, documents[-1].number, documents[-1].symbol)
-        return jsonapi.respond(
-            [_resource(document) for document in documents],
-            jsonapi.page_links("/api/genes", query, more=after is not None, after=after),
-            meta={"as_of": at},
-        )
-
     async def _get_at(self, gene: str, query: Query) -> Response:
         async with self.engine.connect() as connection:
             at = await moment_of(connection, query)
@@ -130,7 +86,7 @@ class GeneRoutes:
             raise GeneUnknown(f"{hgnc_id} was not known at {at.isoformat()}")
         (document,) = documents
         links = {"self": jsonapi.self_link(_address(document), query)}
-        return jsonapi.respond(_resource(document), links, meta={"as_of": at})
+        return jsonapi.respond(resource(document), links, meta={"as_of": at})
 
     async def resolve(self, request: Request, body: Names) -> Response:
         """What each name means, in the order given: resolved, ambiguous, unknown or withdrawn.
@@ -206,7 +162,6 @@ class GeneRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
         router.add_api_route("/api/genes/resolve", self.resolve, methods=["POST"])
         router.add_api_route(
             "/api/genes/{gene}/events", self.list_events, openapi_extra=_EVENTS.openapi()
@@ -268,24 +223,7 @@ async def _history_of(connection: AsyncConnection, gene: str) -> Sequence[str]:
     return [*resolved.hgnc_ids, *resolved.succeeded]
 
 
-def _normalised(query: Query) -> Query:
-    """Filters by identifier, as the views have them."""
-    for name, values in query.filters.items():
-        match name:
-            case "hgnc_id":
-                query.filters[name][:] = [domain.hgnc_id(value) or value for value in values]
-            case "symbol":
-                query.filters[name][:] = [domain.fold(value) for value in values]
-            case "entrez_id":
-                query.filters[name][:] = [value.rpartition(":")[2] for value in values]
-            case "ensembl_gene_id":
-                query.filters[name][:] = [
-                    value.rpartition(":")[2].partition(".")[0].upper() for value in values
-                ]
-    return query
-
-
-def _resource(document: Document) -> dict[str, object]:
+def resource(document: Document) -> dict[str, object]:
     return jsonapi.resource(
         "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
     )
@@ -296,7 +234,7 @@ def _address(document: Document) -> str:
 
 
 def _answer(document: Document) -> Held:
-    body = jsonapi.encode(_resource(document), {"self": _address(document)})
+    body = jsonapi.encode(resource(document), {"self": _address(document)})
     # Not the version: a status may change without it.
     return Held(version=document.version, etag=f'"{sha256(body).hexdigest()}"', body=body)
 

@@ -115,16 +115,22 @@ class Desk:
         entrez_id: str | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> None:
-        document = {"hgnc_id": hgnc_id, "symbol": symbol, "annotations": annotations or {}}
+        document = {
+            "hgnc_id": hgnc_id,
+            "symbol": symbol,
+            "status": status,
+            "locus_group": "g",
+            "entrez_id": entrez_id,
+            "annotations": annotations or {},
+        }
         await self.execute(
-            """INSERT INTO cache.gene (hgnc_id, symbol, version, document, status, entrez_id,
-                   annotation_count, locus_group, annotated_by)
-               VALUES ($1, $2, $3, $4, $5, $6, 0, 'g', $7)
-               ON CONFLICT (hgnc_id) DO UPDATE SET version = $3, document = $4,
-                   annotated_by = $7""",
-            *(hgnc_id, symbol, version, orjson.dumps(document).decode(), status, entrez_id),
-            list(annotations or {}),
+            """INSERT INTO cache.gene (hgnc_id, version, document, status, annotated_by)
+               VALUES ($1, $2, $3, $4, $5)
+               ON CONFLICT (hgnc_id) DO UPDATE SET version = $2, document = $3,
+                   annotated_by = $5""",
+            *(hgnc_id, version, orjson.dumps(document).decode(), status, list(annotations or {})),
         )
+        await self.execute("SELECT cache.summarise(ARRAY[$1])", hgnc_id)
 
     async def plan(self, run_id: UUID, *, total: int = 200, seq: int = 1) -> None:
         """What the annotator does with a run: it plans it and begins."""
