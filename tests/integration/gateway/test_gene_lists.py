@@ -126,3 +126,55 @@ async def test_a_field_that_nobody_declared_is_refused_with_those_there_are(
     answer = await annotated.client.get("/api/genes?filter[gnomad.nothing]=1")
     assert answer.status_code == 400
     assert "filter[gnomad.loeuf]" in answer.json()["detail"]
+
+
+async def test_genes_are_asked_for_by_any_name_and_what_is_none_is_told(annotated: Desk) -> None:
+    names = ["pkd1", "HGNC:9008", "PKD2", "NOSUCH", "SHARED", "GONE1", "WWTR1"]
+    answer = await annotated.client.post(
+        "/api/genes/query?sort=-hpo.term_count&page[size]=2", json={"genes": names}
+    )
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    assert [item["id"] for item in document["data"]] == [PKD1, PKD2]
+    meta = document["meta"]
+    assert (meta["asked_count"], meta["gene_count"], meta["total"]) == (7, 3, 3)
+    assert [(row["place"], row["value"]) for row in meta["not_found"]] == [(3, "NOSUCH")]
+    assert {row["value"] for row in meta["ambiguous"]} == {"SHARED"}
+    assert len(meta["ambiguous"][0]["candidates"]) > 1
+    assert [row["value"] for row in meta["withdrawn"]] == ["GONE1"]
+    more = await annotated.client.post(document["links"]["next"], json={"genes": names})
+    assert [item["id"] for item in more.json()["data"]] == [WWTR1]
+    assert "not_found" not in more.json()["meta"]
+    filtered = await annotated.client.post(
+        "/api/genes/query?filter[gnomad.loeuf][lt]=1&fields[genes]=symbol", json={"genes": names}
+    )
+    attributes = [item["attributes"] for item in filtered.json()["data"]]
+    assert attributes == [{"symbol": "PKD1"}, {"symbol": "PKD2"}]
+
+
+async def test_facets_count_the_genes_of_a_list_by_value(annotated: Desk) -> None:
+    fields = "clingen.strongest,hpo.diseases,gnomad.loeuf,gnomad.is_constrained,sources"
+    answer = await annotated.client.get(
+        f"/api/genes/facets?facets={fields}&filter[symbol]=PKD1,PKD2,WWTR1"
+    )
+    assert answer.status_code == 200, answer.text
+    found = {item["id"]: item["attributes"] for item in answer.json()["data"]}
+    assert list(found) == fields.split(",")
+    counted = {
+        name: {value["value"]: value["count"] for value in facet.get("values", ())}
+        for name, facet in found.items()
+    }
+    assert counted["clingen.strongest"] == {"Definitive": 1, "Strong": 1}
+    assert counted["hpo.diseases"] == {"OMIM:173900": 1, "OMIM:613095": 1, "ORPHA:730": 1}
+    assert counted["gnomad.is_constrained"] == {True: 1, False: 1}
+    assert counted["sources"] == dict.fromkeys(("clingen", "clinvar", "gnomad", "hpo"), 2)
+    loeuf = found["gnomad.loeuf"]
+    assert (loeuf["known_count"], loeuf["unknown_count"]) == (2, 1)
+    assert (loeuf["least"], loeuf["greatest"]) == (0.35, 0.35)
+
+
+@pytest.mark.parametrize("facets", ["", "nothing", ",".join(f"f{n}" for n in range(11))])
+async def test_facets_that_there_are_none_of_are_refused(annotated: Desk, facets: str) -> None:
+    answer = await annotated.client.get(f"/api/genes/facets?facets={facets}")
+    assert answer.status_code == 400
+    assert "clingen.strongest" in answer.json()["detail"]
