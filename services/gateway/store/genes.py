@@ -43,10 +43,12 @@ _CONDITIONS = {
         WHERE g.entrez_id = ANY(CAST(:entrez_id AS text[])))""",
     "ensembl_gene_id": """hgnc_id IN (SELECT g.hgnc_id FROM annotator.gene_v1 g
         WHERE g.ensembl_gene_id = ANY(CAST(:ensembl_gene_id AS text[])))""",
-    # A part of a name it has or had, or of what it stands for.
-    "text": """(lower(name) LIKE ANY(CAST(:text AS text[])) OR hgnc_id IN (
+    # A part of a symbol it has or had, or of its name.
+    "text": """hgnc_id IN (
         SELECT n.hgnc_id FROM annotator.gene_name_v1 n
-        WHERE n.folded LIKE ANY(CAST(:text AS text[]))))""",
+        WHERE n.folded LIKE ANY(CAST(:text AS text[]))
+        UNION SELECT s.hgnc_id FROM cache.gene_summary_v1 s
+        WHERE lower(s.name) LIKE ANY(CAST(:text AS text[])))""",
 }
 FILTERS = tuple(_CONDITIONS)
 
@@ -138,24 +140,30 @@ async def get_facet(
     conditions, parameters = _conditions(query, None)
     genes = f"FROM cache.gene_summary_v1 WHERE {' AND '.join(conditions)}"
     column = _column(field)
-    is_measured = kind in ("number", "integer", "date")
-    ends = f"min({column}), max({column})" if is_measured else "NULL, NULL"
-    row = (
-        await connection.execute(
-            text(f"SELECT count({column}), count(*) - count({column}), {ends} {genes}"), parameters
+    if kind in ("number", "integer", "date"):
+        (row,) = await connection.execute(
+            text(f"""
+                SELECT count({column}), count(*) - count({column}), min({column}), max({column})
+                {genes}
+            """),
+            parameters,
         )
-    ).one()
-    if is_measured:
         return Facet(row[0], row[1], None, row[2], row[3])
-    each = f"unnest({column})" if kind == "texts" else column
-    counted = await connection.execute(
+    value = "unnest(said)" if kind == "texts" else "said"
+    (row,) = await connection.execute(
         text(f"""
-            SELECT value, count(*) FROM (SELECT {each} AS value {genes}) listed
-            WHERE value IS NOT NULL GROUP BY value ORDER BY 2 DESC, 1 LIMIT :values_max
+            WITH counted AS MATERIALIZED (SELECT {column} AS said, count(*) AS n {genes} GROUP BY 1)
+            SELECT coalesce(sum(n) FILTER (WHERE said IS NOT NULL), 0)::bigint,
+                coalesce(sum(n) FILTER (WHERE said IS NULL), 0)::bigint,
+                (SELECT coalesce(json_agg(json_build_array(value, n) ORDER BY n DESC, value), '[]')
+                 FROM (SELECT value, sum(n)::bigint AS n FROM (
+                           SELECT {value} AS value, n FROM counted WHERE said IS NOT NULL) each
+                       GROUP BY value ORDER BY 2 DESC, 1 LIMIT :values_max) most)::text
+            FROM counted
         """),
         parameters | {"values_max": FACET_VALUES_MAX},
     )
-    return Facet(row[0], row[1], [(one[0], one[1]) for one in counted], None, None)
+    return Facet(row[0], row[1], [(one, n) for one, n in orjson.loads(row[2])], None, None)
 
 
 async def get_document(
