@@ -4,8 +4,10 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.http.catalogue import CatalogueRoutes
+from services.gateway.http.changes import ChangeRoutes
 from services.gateway.http.controls import ControlRoutes
 from services.gateway.http.dead_letters import DeadLetterRoutes
 from services.gateway.http.gene_lists import GeneListRoutes, Summaries
@@ -18,7 +20,12 @@ from services.gateway.sockets import Sockets
 
 
 def include_routes(
-    app: FastAPI, engine: AsyncEngine, documents: Documents, live: Live, active: ActiveRuns
+    app: FastAPI,
+    engine: AsyncEngine,
+    documents: Documents,
+    live: Live,
+    active: ActiveRuns,
+    changes: Changes,
 ) -> None:
     for routes in (
         RunRoutes(engine),
@@ -27,6 +34,7 @@ def include_routes(
         GeneRoutes(engine, documents),
         CatalogueRoutes(engine),
         HistoryRoutes(engine),
+        ChangeRoutes(engine, changes),
         ReleaseRoutes(engine),
         DeadLetterRoutes(engine),
         Sockets(live, active),
