@@ -5,6 +5,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.active import ActiveRuns
 from services.gateway.documents import Documents
+from services.gateway.entries import Entries
+from services.gateway.http.cache import CacheRoutes
 from services.gateway.http.catalogue import CatalogueRoutes
 from services.gateway.http.controls import ControlRoutes
 from services.gateway.http.dead_letters import DeadLetterRoutes
@@ -18,14 +20,20 @@ from services.gateway.sockets import Sockets
 
 
 def include_routes(
-    app: FastAPI, engine: AsyncEngine, documents: Documents, live: Live, active: ActiveRuns
+    app: FastAPI,
+    engine: AsyncEngine,
+    documents: Documents,
+    entries: Entries,
+    live: Live,
+    active: ActiveRuns,
 ) -> None:
     for routes in (
         RunRoutes(engine),
         ControlRoutes(engine),
         GeneListRoutes(engine, Summaries(engine)),
-        GeneRoutes(engine, documents),
+        GeneRoutes(engine, documents, entries),
         CatalogueRoutes(engine),
+        CacheRoutes(engine, documents, entries),
         HistoryRoutes(engine),
         ReleaseRoutes(engine),
         DeadLetterRoutes(engine),
