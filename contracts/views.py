@@ -370,7 +370,7 @@ class NamespaceV1(View):
 class EntryV1(View):
     """A cached value that is valid. Gateways make them, and `cache.put_entry_v1(namespace, key,
     epoch, made_at, parts, value)` keeps them for all, and returns false for what it refuses. Read
-    the namespace's epoch, in the same statement as this, before anything that a value is made of."""
+    the namespace's epoch, in the same statement as this, before anything that a value is of."""
 
     view: ClassVar[str] = "cache.entry_v1"
     namespace: str

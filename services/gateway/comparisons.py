@@ -86,8 +86,10 @@ def place(kind: SummaryKind, value: object) -> Any:  # noqa: ANN401
         "text": (str,),
         "boolean": (bool,),
     }
-    if type(value) not in types.get(kind, ()) or (kind == "text" and "\x00" in str(value)):
+    if type(value) not in types.get(kind, ()) or "\x00" in str(value):
         raise Unfit(f"a value of kind {kind}")
+    if isinstance(value, int) and abs(value) > INTEGER_MAX:
+        raise Unfit(f"a whole number up to {INTEGER_MAX}")
     return value
 
 

@@ -24,8 +24,8 @@ BYTES_MAX = 16 * 1024 * 1024  # In memory, of each namespace.
 ENTRY_BYTES = 600  # What an entry costs beside its key and its value.
 HEARD_MAX = 100_000  # Parts that are remembered to be forgotten.
 AGE_SECONDS_MAX = 60.0  # What a message that got lost without a trace costs at most.
-# While nothing is heard, what was begun so long ago may have been invalidated: who asks now does not
-# wait for it.
+# While nothing is heard, what was begun so long ago may have been invalidated: who asks now does
+# not wait for it.
 UNHEARD_SECONDS = 0.5
 ATTEMPTS_MAX = 2  # A value that was invalidated while it was made is made once more.
 

@@ -32,7 +32,7 @@ def test_a_part_is_read_as_it_is_written(text: str) -> None:
 def test_what_is_no_part_is_refused(
     text: str, message: type[InvalidateNamespace] | type[NamespaceInvalidated]
 ) -> None:
-    with pytest.raises(ValueError, match="accepted: key=…|at most 300"):
+    with pytest.raises(ValueError, match=r"accepted: key=…|at most 300"):
         message.model_validate({"namespace": "lists", "epoch": 1, "parts": [text]})
 
 

@@ -3,17 +3,23 @@
 import asyncio
 import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.messages import GENES_MAX
+from contracts.views import SummaryKind
 from services.gateway import domain, jsonapi
-from services.gateway.http.genes import FIELDS, moment_of, resource
+from services.gateway.domain import Refusal, Refused
+from services.gateway.errors import CatalogueEmpty
+from services.gateway.http.genes import FIELDS, Names, moment_of, resource
 from services.gateway.jsonapi import Allowed, Query
-from services.gateway.store import catalogue, genes, history
-from services.gateway.store.genes import COMPARED, FILTERS, SORTS
+from services.gateway.store import catalogue, genes, history, names
+from services.gateway.store.genes import COMPARED, FILTERS, SORTS, Document, Facet
 
 _LIST = Allowed(
     paged=True,
@@ -25,6 +31,8 @@ _LIST = Allowed(
     fields=FIELDS,
     others=("as_of",),
 )
+_FACETS = Allowed(filters=FILTERS, compared=COMPARED, others=("facets",))
+FACETS_MAX = 10
 _LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
 DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
 
@@ -34,18 +42,28 @@ class Summaries:
     """What genes are compared by: the fields of the catalogue, and those that sources declare."""
 
     engine: AsyncEngine
-    _allowed: Allowed = _LIST
-    _read_at: float = -DECLARED_SECONDS
+    _list: Allowed = _LIST
+    _facets: Allowed = _FACETS
+    _read_at: float = -inf
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def allowed(self) -> Allowed:
+    async def of_lists(self) -> Allowed:
+        await self._refresh()
+        return self._list
+
+    async def of_facets(self) -> Allowed:
+        await self._refresh()
+        return self._facets
+
+    async def _refresh(self) -> None:
         async with self._reading:
-            if time.monotonic() - self._read_at >= DECLARED_SECONDS:
-                async with self.engine.connect() as connection:
-                    declared = await catalogue.summary_fields(connection)
-                self._allowed = replace(_LIST, compared={**COMPARED, **declared})
-                self._read_at = time.monotonic()
-        return self._allowed
+            if time.monotonic() - self._read_at < DECLARED_SECONDS:
+                return
+            async with self.engine.connect() as connection:
+                compared = {**COMPARED, **await catalogue.summary_fields(connection)}
+            self._list = replace(_LIST, compared=compared)
+            self._facets = replace(_FACETS, compared=compared)
+            self._read_at = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -64,17 +82,50 @@ class GeneListRoutes:
         With `as_of` those that were approved at that time, as they were then, by HGNC id."""
         if "as_of" in request.query_params:
             return await self._list_at(_LIST_AT.parse(request.query_params))
-        allowed = await self.summaries.allowed()
-        query = _normalised(allowed.parse(request.query_params))
+        query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
             found = await genes.list_documents(connection, query)
             total = await genes.count_documents(connection, query) if query.total else None
-        page, more = found[: query.size], len(found) > query.size
-        after = jsonapi.cursor(query.sort, page[-1].number, page[-1].place) if more else None
+        return _page("/api/genes", query, found, {} if total is None else {"total": total})
+
+    async def query_genes(self, request: Request, body: Names) -> Response:
+        """Up to 50,000 genes by any of their names, filtered, sorted and in pages as a list is.
+
+        `meta` counts those that were asked for, each gene once. On the first page it names what
+        is no gene, or not one alone, with its place in the list and what it may mean."""
+        query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
+        async with self.engine.connect() as connection:
+            resolved = await names.resolve(connection, body.genes, refused_max=GENES_MAX)
+            if resolved.catalogue_empty:
+                raise CatalogueEmpty
+            among = resolved.hgnc_ids
+            found = await genes.list_documents(connection, query, among)
+            total = await genes.count_documents(connection, query, among)
+        meta: dict[str, object] = {
+            "asked_count": len(body.genes),
+            "gene_count": len(among),
+            "total": total,
+            "refused_count": resolved.refused_count,
+        }
+        if query.after is None and query.number == 1:  # They are the same on every page.
+            meta |= _by_outcome(resolved.refused)
+        return _page("/api/genes/query", query, found, meta)
+
+    async def get_facets(self, request: Request) -> Response:
+        """How the genes of a list differ in up to 10 fields, of those that lists are filtered by:
+        `facets=clingen.strongest,locus_group`. The most frequent values with their counts; of what
+        is measured, the least and the greatest."""
+        allowed = await self.summaries.of_facets()
+        query = _normalised(allowed.parse(request.query_params))
+        wanted = _facets(query, allowed)
+        async with self.engine.connect() as connection:
+            found = {
+                name: await genes.get_facet(connection, query, name, allowed.compared[name])
+                for name in wanted
+            }
         return jsonapi.respond(
-            [resource(document) for document in page],
-            jsonapi.page_links("/api/genes", query, more=more, after=after),
-            meta=None if total is None else {"total": total},
+            [_facet(name, allowed.compared[name], facet) for name, facet in found.items()],
+            {"self": jsonapi.self_link("/api/genes/facets", query)},
         )
 
     async def _list_at(self, query: Query) -> Response:
@@ -96,7 +147,57 @@ class GeneListRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
         router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
+        router.add_api_route(
+            "/api/genes/query", self.query_genes, methods=["POST"], openapi_extra=_LIST.openapi()
+        )
+        router.add_api_route("/api/genes/facets", self.get_facets, openapi_extra=_FACETS.openapi())
         return router
+
+
+def _page(
+    address: str, query: Query, found: Sequence[Document], meta: Mapping[str, object]
+) -> Response:
+    page, more = found[: query.size], len(found) > query.size
+    after = jsonapi.cursor(query.sort, page[-1].number, page[-1].place) if more else None
+    return jsonapi.respond(
+        [resource(document) for document in page],
+        jsonapi.page_links(address, query, more=more, after=after),
+        meta=meta,
+    )
+
+
+def _by_outcome(refused: Sequence[Refused]) -> dict[str, object]:
+    rows: dict[Refusal, list[object]] = {"unknown": [], "ambiguous": [], "withdrawn": []}
+    for one in refused:
+        candidates = [{"hgnc_id": gene.hgnc_id, "symbol": gene.symbol} for gene in one.genes]
+        rows[one.outcome].append({"place": one.place, "value": one.value, "candidates": candidates})
+    return {
+        "not_found": rows["unknown"],
+        "ambiguous": rows["ambiguous"],
+        "withdrawn": rows["withdrawn"],
+    }
+
+
+def _facets(query: Query, allowed: Allowed) -> list[str]:
+    given = query.given.get("facets", "")
+    chosen = list(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
+    if not 1 <= len(chosen) <= FACETS_MAX or not set(chosen) <= allowed.compared.keys():
+        accepted = f"1 to {FACETS_MAX} of {', '.join(allowed.compared)}"
+        raise jsonapi.invalid("facets", given, accepted)
+    return chosen
+
+
+def _facet(name: str, kind: SummaryKind, facet: Facet) -> jsonapi.Resource:
+    attributes: dict[str, object] = {
+        "kind": kind,
+        "known_count": facet.known_count,
+        "unknown_count": facet.unknown_count,
+    }
+    if facet.values is None:
+        attributes |= {"least": facet.least, "greatest": facet.greatest}
+    else:
+        attributes["values"] = [{"value": value, "count": count} for value, count in facet.values]
+    return {"type": "facets", "id": name, "attributes": attributes}
 
 
 def _normalised(query: Query) -> Query:

@@ -43,13 +43,16 @@ _CONDITIONS = {
         WHERE g.entrez_id = ANY(CAST(:entrez_id AS text[])))""",
     "ensembl_gene_id": """hgnc_id IN (SELECT g.hgnc_id FROM annotator.gene_v1 g
         WHERE g.ensembl_gene_id = ANY(CAST(:ensembl_gene_id AS text[])))""",
-    # A part of a name it has or had, or of what it stands for.
-    "text": """(lower(name) LIKE ANY(CAST(:text AS text[])) OR hgnc_id IN (
+    # A part of a symbol it has or had, or of its name.
+    "text": """hgnc_id IN (
         SELECT n.hgnc_id FROM annotator.gene_name_v1 n
-        WHERE n.folded LIKE ANY(CAST(:text AS text[]))))""",
+        WHERE n.folded LIKE ANY(CAST(:text AS text[]))
+        UNION SELECT s.hgnc_id FROM cache.gene_summary_v1 s
+        WHERE lower(s.name) LIKE ANY(CAST(:text AS text[])))""",
 }
 FILTERS = tuple(_CONDITIONS)
 
+FACET_VALUES_MAX = 100
 ANNOTATIONS = "annotations"  # The member of a document.
 _DOCUMENT = "document::text"
 _FIELDS = """(SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(document)
@@ -78,10 +81,13 @@ class Document:
     place: Any = None  # Its value of what the list is sorted by.
 
 
-async def list_documents(connection: AsyncConnection, query: Query) -> list[Document]:
-    """One page of approved genes, and one gene more where there is a next page."""
+async def list_documents(
+    connection: AsyncConnection, query: Query, among: Sequence[str] | None = None
+) -> list[Document]:
+    """One page of approved genes, and one gene more where there is a next page; of all genes, or
+    of those with the ids `among`."""
     order, value, behind = _order(query)
-    conditions, parameters = _conditions(query)
+    conditions, parameters = _conditions(query, among)
     parameters |= {"fields": query.fields, "limit": query.size + 1, "offset": query.offset}
     if query.after is not None:
         conditions.append(behind)
@@ -106,13 +112,58 @@ async def list_documents(connection: AsyncConnection, query: Query) -> list[Docu
     return _completed(rows.mappings().all(), query.fields)
 
 
-async def count_documents(connection: AsyncConnection, query: Query) -> int:
-    conditions, parameters = _conditions(query)
+async def count_documents(
+    connection: AsyncConnection, query: Query, among: Sequence[str] | None = None
+) -> int:
+    conditions, parameters = _conditions(query, among)
     count = await connection.scalar(
         text(f"SELECT count(*) FROM cache.gene_summary_v1 WHERE {' AND '.join(conditions)}"),
         parameters,
     )
     return int(count or 0)
+
+
+@dataclass(frozen=True)
+class Facet:
+    """How the genes of a list differ in a field; `values` are the most frequent ones."""
+
+    known_count: int
+    unknown_count: int
+    values: Sequence[tuple[Any, int]] | None  # None: of what is measured, there are ends instead.
+    least: Any
+    greatest: Any
+
+
+async def get_facet(
+    connection: AsyncConnection, query: Query, field: str, kind: SummaryKind
+) -> Facet:
+    conditions, parameters = _conditions(query, None)
+    genes = f"FROM cache.gene_summary_v1 WHERE {' AND '.join(conditions)}"
+    column = _column(field)
+    if kind in ("number", "integer", "date"):
+        (row,) = await connection.execute(
+            text(f"""
+                SELECT count({column}), count(*) - count({column}), min({column}), max({column})
+                {genes}
+            """),
+            parameters,
+        )
+        return Facet(row[0], row[1], None, row[2], row[3])
+    value = "unnest(said)" if kind == "texts" else "said"
+    (row,) = await connection.execute(
+        text(f"""
+            WITH counted AS MATERIALIZED (SELECT {column} AS said, count(*) AS n {genes} GROUP BY 1)
+            SELECT coalesce(sum(n) FILTER (WHERE said IS NOT NULL), 0)::bigint,
+                coalesce(sum(n) FILTER (WHERE said IS NULL), 0)::bigint,
+                (SELECT coalesce(json_agg(json_build_array(value, n) ORDER BY n DESC, value), '[]')
+                 FROM (SELECT value, sum(n)::bigint AS n FROM (
+                           SELECT {value} AS value, n FROM counted WHERE said IS NOT NULL) each
+                       GROUP BY value ORDER BY 2 DESC, 1 LIMIT :values_max) most)::text
+            FROM counted
+        """),
+        parameters | {"values_max": FACET_VALUES_MAX},
+    )
+    return Facet(row[0], row[1], [(one, n) for one, n in orjson.loads(row[2])], None, None)
 
 
 async def get_document(
@@ -192,9 +243,12 @@ def _completed(rows: Sequence[RowMapping], fields: Sequence[str] | None) -> list
     ]
 
 
-def _conditions(query: Query) -> tuple[list[str], dict[str, object]]:
+def _conditions(query: Query, among: Sequence[str] | None) -> tuple[list[str], dict[str, object]]:
     conditions = ["status = 'approved'", *(_CONDITIONS[name] for name in query.filters)]
     parameters: dict[str, object] = dict(query.filters)
+    if among is not None:
+        conditions.append("hgnc_id = ANY(CAST(:among AS text[]))")
+        parameters["among"] = list(among)
     for number, condition in enumerate(query.conditions):
         conditions.append(condition.sql(_column(condition.field), f"value_{number}"))
         parameters[f"value_{number}"] = condition.values

@@ -162,8 +162,10 @@ class Answers:
     catalogue_empty: bool
 
 
-async def resolve(connection: AsyncConnection, values: Sequence[str]) -> Resolved:
-    """The genes that these values name, and the values that are not one gene alone."""
+async def resolve(
+    connection: AsyncConnection, values: Sequence[str], refused_max: int = REFUSED_MAX
+) -> Resolved:
+    """The genes that these values name, and the first of the values that are not one gene alone."""
     row = (
         await connection.execute(
             text(f"""
@@ -185,7 +187,7 @@ async def resolve(connection: AsyncConnection, values: Sequence[str]) -> Resolve
                            AS refused_count,
                        NOT EXISTS (SELECT FROM annotator.gene_v1) AS catalogue_empty
             """),
-            await _prepare(connection, values) | {"refused_max": REFUSED_MAX},
+            await _prepare(connection, values) | {"refused_max": refused_max},
         )
     ).one()
     return Resolved(

@@ -145,6 +145,7 @@ CREATE TABLE gene_name (
     hgnc_id text NOT NULL,  -- No foreign key: both tables are rewritten from the same rows.
     PRIMARY KEY (folded, kind, hgnc_id, name)
 );
+CREATE INDEX gene_name_by_part ON gene_name USING gin (folded public.gin_trgm_ops);
 
 CREATE TABLE gene_event (  -- What became of a gene that was known before.
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),

@@ -30,6 +30,7 @@ CREATE TABLE gene_summary (
 ) WITH (fillfactor = 80);
 CREATE INDEX gene_in_order ON gene_summary (hgnc_number) WHERE status = 'approved';
 CREATE INDEX gene_by_symbol ON gene_summary (symbol, hgnc_number) WHERE status = 'approved';
+CREATE INDEX gene_by_part_of_name ON gene_summary USING gin (lower(name) public.gin_trgm_ops);
 
 -- Gives summaries the fields that sources declare, each under the name that clients use, such as
 -- "gnomad.loeuf"; a retired source keeps its fields, as it keeps its values. What is in a summary is

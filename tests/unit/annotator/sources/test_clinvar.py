@@ -31,12 +31,12 @@ from services.annotator.errors import ReleaseRefused, SchemaChanged
 from services.annotator.judging import Reading, judge
 from services.annotator.sources import clinvar
 from services.annotator.sources.clinvar import (
+    GENE_SUMMARY,
     MANY_GENES,
     NO_GENE,
     OTHER_GENES,
     ROWS,
     SIGNIFICANCES,
-    GENE_SUMMARY,
     SUMMARY_COLUMNS,
     VARIANTS,
     VARIANTS_COLUMNS,
@@ -475,7 +475,9 @@ def test_a_number_that_is_not_given_is_null_and_not_zero(keep: Keep, nothing: st
 @pytest.mark.parametrize("cell", ["many", "Infinity", "1.5", "-2", "1,000"])
 def test_a_cell_that_is_no_number_is_refused_with_its_place(keep: Keep, cell: str) -> None:
     summary = build_summary({}, {"Symbol": "TSTB1", "Number_uncertain": cell})
-    with pytest.raises(SchemaChanged, match=f"{GENE_SUMMARY}, line 4: Number_uncertain is '{cell}'"):
+    with pytest.raises(
+        SchemaChanged, match=f"{GENE_SUMMARY}, line 4: Number_uncertain is '{cell}'"
+    ):
         read(keep(summary=summary))
 
 
