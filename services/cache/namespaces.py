@@ -171,13 +171,13 @@ async def reclaim(
                     SELECT place FROM chunk WHERE is_dead))
             )
             SELECT namespace, date_trunc('second', made_at) AS second, is_dead, count(*) AS number,
-                sum(bytes) AS bytes, max(place)::text AS last, (SELECT count(*) FROM seen) AS seen,
+                sum(bytes) AS bytes, max(place) AS last, (SELECT count(*) FROM seen) AS seen,
                 (SELECT count(*) FROM chunk) AS done
             FROM chunk GROUP BY namespace, second, is_dead
         """),
         {
-            "first": f"({page},{row})",
-            "behind": f"({page + pages_max},0)",
+            "first": [page, row],
+            "behind": [page + pages_max, 0],
             "rows_max": rows_max,
             "bytes_max": bytes_max,
             "spaces": list(outdated),
@@ -189,7 +189,7 @@ async def reclaim(
     last = (page, row)
     is_cut = False
     for found in rows:
-        last = max(last, _place(found.last))
+        last = max(last, found.last)
         is_cut = found.seen == rows_max or found.done < found.seen
         if found.is_dead:
             gone[found.namespace] += found.number
@@ -197,11 +197,6 @@ async def reclaim(
             kept[found.namespace, found.second] = (found.number, found.bytes)
     next_page, next_row = last if is_cut else (page + pages_max, 0)
     return Chunk(next_page, next_row, kept, gone)
-
-
-def _place(tid: str) -> tuple[int, int]:
-    page, _, row = tid.strip("()").partition(",")
-    return int(page), int(row)
 
 
 async def note_reclaimed(tx: AsyncConnection, gone: Mapping[str, int]) -> None:
