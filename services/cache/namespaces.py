@@ -150,7 +150,7 @@ async def reclaim(
                 FROM entry
                 WHERE ctid > CAST(:first AS tid) AND ctid < CAST(:behind AS tid)
                 LIMIT :rows_max
-            ), judged AS (
+            ), judged AS MATERIALIZED (
                 SELECT e.place, e.namespace, e.bytes, e.made_at,
                     e.epoch < n.floor OR e.expires_at <= now()
                     OR coalesce(e.made_at < outdated.at, false)
