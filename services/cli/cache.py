@@ -127,12 +127,12 @@ def warm(
 @app.command("rebuild")
 def rebuild(url: Url = None, folder: State = DEFAULT_STATE, json: Json = False) -> None:
     """Have all gene documents built anew, and wait for that; readers go on with those there are."""
-    document = asyncio.run(_rebuild(find_url(url, folder)))
+    document = asyncio.run(wait_until_rebuilt(find_url(url, folder)))
     if json:
         output.print_json(document)
 
 
-async def _rebuild(url: str) -> Document:
+async def wait_until_rebuilt(url: str) -> Document:
     """Raises CommandFailed when nothing goes on for a minute."""
     async with connect(url) as client:
         answer = await client.post(f"{_address(DOCUMENTS)}/invalidate")
