@@ -18,7 +18,7 @@ import asyncpg
 import orjson
 import uvloop
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from benchmarks.figures import Latencies, percentile, summarise
 from infra.addresses import OWNER_URL
@@ -72,7 +72,9 @@ async def measure(cluster: Cluster, count: int = COUNT) -> EntryFigures:
                     _engine(addresses["CACHE_DATABASE_URL"]) as cache,
                     _engine(addresses["GATEWAY_DATABASE_URL"]) as gateway,
                 ):
-                    return await _measure(owner, cache, gateway, count)
+                    return await _measure(
+                        owner, cache, gateway, addresses["CACHE_DATABASE_URL"], count
+                    )
             finally:
                 await owner.close()
     finally:
@@ -90,6 +92,7 @@ async def _measure(
     owner: "asyncpg.Connection[asyncpg.Record]",
     cache: AsyncEngine,
     gateway: AsyncEngine,
+    cache_url: str,
     count: int,
 ) -> EntryFigures:
     await owner.execute(
@@ -113,11 +116,10 @@ async def _measure(
         )
         invisible.append(await _forget(cache, gateway))
 
-    transactions = _time_transactions(cache)
     done = asyncio.Event()
     reading = asyncio.create_task(_read(gateway, count, done, MEASURE_SECONDS_MAX))
     began = time.perf_counter()
-    async with cache.connect() as session:
+    async with _timed(cache_url) as (session, transactions):
         await Reclaimer(cache).reclaim(session)
     seconds = time.perf_counter() - began
     done.set()
@@ -165,21 +167,25 @@ async def _forget(cache: AsyncEngine, gateway: AsyncEngine) -> float:
     return seconds
 
 
-def _time_transactions(engine: AsyncEngine) -> list[float]:
-    """Fills, from now on, with the seconds of each transaction, from its first statement to its
-    commit."""
+@asynccontextmanager
+async def _timed(url: str) -> AsyncIterator[tuple[AsyncConnection, list[float]]]:
+    """A session in autocommit, as the reclaimer has it, and the seconds of each of its statements
+    from now on, until the answer is read."""
     seconds: list[float] = []
-    began: dict[int, float] = {}
+    began = 0.0
 
-    def begin(connection: object) -> None:
-        began[id(connection)] = time.perf_counter()
+    def begin(*_: object) -> None:
+        nonlocal began
+        began = time.perf_counter()
 
-    def end(connection: object) -> None:
-        seconds.append(time.perf_counter() - began.pop(id(connection)))
+    def end(*_: object) -> None:
+        seconds.append(time.perf_counter() - began)
 
-    event.listen(engine.sync_engine, "begin", begin)
-    event.listen(engine.sync_engine, "commit", end)
-    return seconds
+    settings = ServiceSettings(database_url=url)  # type: ignore[arg-type]
+    async with database.open_session(settings, "benchmark-reclaimer") as session:
+        event.listen(session.sync_connection, "before_cursor_execute", begin)
+        event.listen(session.sync_connection, "after_cursor_execute", end)
+        yield session, seconds
 
 
 async def _read(

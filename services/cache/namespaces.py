@@ -132,7 +132,7 @@ class Chunk:
 
 
 async def reclaim(
-    tx: AsyncConnection,
+    connection: AsyncConnection,
     page: int,
     row: int,
     *,
@@ -143,7 +143,7 @@ async def reclaim(
 ) -> Chunk:
     """Look at the entries behind a place, as many as these limits allow, and delete those that are
     not valid, or of a namespace with too many from before its time in `outdated`."""
-    rows = await tx.execute(
+    rows = await connection.execute(
         text("""
             WITH seen AS MATERIALIZED (
                 SELECT ctid AS place, namespace, epoch, parts, bytes, made_at, expires_at

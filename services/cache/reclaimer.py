@@ -15,7 +15,9 @@ from services.chassis import telemetry
 
 log = structlog.get_logger()
 
-ROWS_MAX = 1_000  # Entries that one transaction looks at.
+ROWS_MAX = 1_000  # Entries that one transaction looks at,
+ROWS_MIN = 100  # and after one that took longer than it should, on a busy machine.
+TRANSACTION_SECONDS = 0.01
 PAGES_MAX = 512  # Of the table: many may be empty.
 BYTES_MAX = 2 * 1024 * 1024  # Of the entries that one transaction deletes.
 PAUSE_SECONDS = 0.01
@@ -34,31 +36,32 @@ class Reclaimer:
         # Of namespaces that have too many: what was made before is too much.
         self._outdated: dict[str, datetime] = {}
 
-    async def reclaim(self, _: AsyncConnection) -> bool:
-        """One walk over all entries, for `database.alone`, which hands in its session. Returns
+    async def reclaim(self, session: AsyncConnection) -> bool:
+        """One walk over all entries, for `database.alone`, which hands in its session: in
+        autocommit, so that a chunk is one statement and nothing waits in its transaction. Returns
         whether there are too many of a namespace: the next walk takes the oldest."""
         async with self._engine.begin() as tx:
             await namespaces.forget_invalidations(tx)
-        async with self._engine.connect() as connection:
-            pages = await namespaces.count_pages(connection)
-            limits = await namespaces.read_floors(connection)
+        pages = await namespaces.count_pages(session)
+        limits = await namespaces.read_floors(session)
         seen: Seen = {}
         unnoted: Counter[str] = Counter()
         noted_at = time.monotonic()
         page = row = 0
+        rows_max = ROWS_MAX
         while page < pages:
             began = time.monotonic()
-            async with self._engine.begin() as tx:
-                chunk = await namespaces.reclaim(
-                    tx,
-                    page,
-                    row,
-                    pages_max=PAGES_MAX,
-                    rows_max=ROWS_MAX,
-                    bytes_max=BYTES_MAX,
-                    outdated=self._outdated,
-                )
+            chunk = await namespaces.reclaim(
+                session,
+                page,
+                row,
+                pages_max=PAGES_MAX,
+                rows_max=rows_max,
+                bytes_max=BYTES_MAX,
+                outdated=self._outdated,
+            )
             took = time.monotonic() - began
+            rows_max = next_rows(rows_max, took)
             page, row = chunk.page, chunk.row
             for place, (count, size) in chunk.kept.items():
                 before_count, before_size = seen.get(place, (0, 0))
@@ -84,6 +87,13 @@ class Reclaimer:
             await namespaces.note_reclaimed(tx, gone)
         for namespace, number in gone.items():
             telemetry.ENTRIES_RECLAIMED.labels(namespace).inc(number)
+
+
+def next_rows(rows_max: int, took: float) -> int:
+    """How many entries the next transaction looks at, after one that took so many seconds."""
+    if took > TRANSACTION_SECONDS:
+        return max(rows_max // 2, ROWS_MIN)
+    return min(rows_max * 2, ROWS_MAX)
 
 
 def sum_up(seen: Seen, limits: Mapping[str, object]) -> dict[str, Counted]:

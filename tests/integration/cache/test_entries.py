@@ -1,6 +1,7 @@
 """Entries: which are valid, which are kept, and what becomes of those that are not."""
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,13 +11,14 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import InvalidateNamespace, NamespaceInvalidated, ReleaseStored
 from contracts.parts import Part
 from services.cache import namespaces, reclaimer
 from services.cache.handlers import Handlers
-from services.cache.reclaimer import Reclaimer
+from services.cache.reclaimer import Reclaimer, next_rows
+from services.chassis.database import open_session
 from tests.builders import IDS, build_genes
 from tests.system import Database
 
@@ -75,6 +77,9 @@ class Shelf:
     async def forget(self, *parts: Part, namespace: str = LISTS) -> None:
         command = InvalidateNamespace(namespace=namespace, parts=tuple(map(str, parts)))
         await Handlers(self.engine).on_invalidate_namespace(command)
+
+    def session(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return open_session(self.database.settings("cache"), "test-reclaimer")
 
     async def told(self) -> list[NamespaceInvalidated]:
         async with self.engine.begin() as tx:
@@ -261,7 +266,7 @@ async def test_what_is_not_valid_is_deleted_and_the_rest_is_counted(shelf: Shelf
     await fill(shelf, 2_500)
     await fill(shelf, 30, "facets")
     walker = Reclaimer(shelf.engine)
-    async with shelf.engine.connect() as session:
+    async with shelf.session() as session:
         assert not await walker.reclaim(session)
         assert await shelf.lying() == 2_530
         assert await shelf.namespace("entry_count") == 2_500
@@ -317,6 +322,13 @@ async def test_a_chunk_has_no_more_rows_pages_and_bytes_than_it_may(shelf: Shelf
     assert sum(by_bytes) == 310
 
 
+def test_after_a_long_transaction_the_next_one_is_shorter() -> None:
+    most, least = reclaimer.ROWS_MAX, reclaimer.ROWS_MIN
+    short, long = 0.001, 2 * reclaimer.TRANSACTION_SECONDS
+    assert (next_rows(most, long), next_rows(least, long)) == (most // 2, least)
+    assert (next_rows(most, short), next_rows(least, short)) == (most, 2 * least)
+
+
 @pytest.mark.usefixtures("quick")
 async def test_of_too_many_the_oldest_go(shelf: Shelf) -> None:
     await fill(shelf, 3_000)
@@ -326,7 +338,7 @@ async def test_of_too_many_the_oldest_go(shelf: Shelf) -> None:
                - split_part(key, ' ', 2)::integer / 100 * interval '1 s'"""
     )
     walker = Reclaimer(shelf.engine)
-    async with shelf.engine.connect() as session:
+    async with shelf.session() as session:
         assert await walker.reclaim(session)  # Now it knows from when on.
         assert not await walker.reclaim(session)
     left = await shelf.found()

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.parts import Part
 from services.cache import namespaces, reclaimer
 from services.cache.reclaimer import Reclaimer
+from services.chassis.database import open_session
 from tests.models import run_model
 from tests.system import Database
 
@@ -71,11 +72,12 @@ class EntryStates(RuleBasedStateMachine):
         do: Callable[[Any], Any],
         engine: AsyncEngine,
         other: AsyncConnection,
+        session: AsyncConnection,
         gateway: "asyncpg.Connection[asyncpg.Record]",
         owner: "asyncpg.Connection[asyncpg.Record]",
     ) -> None:
         super().__init__()
-        self.do, self.engine, self.other = do, engine, other
+        self.do, self.engine, self.other, self.session = do, engine, other, session
         self.gateway, self.owner = gateway, owner
         self.model = Model()
         self.open: tuple[str, tuple[Part, ...], list[int]] | None = None
@@ -178,8 +180,7 @@ class EntryStates(RuleBasedStateMachine):
         self.do(self.walk())
 
     async def walk(self) -> None:
-        async with self.engine.connect() as session:
-            await self.walker.reclaim(session)
+        await self.walker.reclaim(self.session)
 
     @precondition(lambda self: self.open is None)
     @rule()
@@ -228,6 +229,7 @@ def test_no_history_lets_an_entry_be_found_that_was_forgotten(
 ) -> None:
     monkeypatch.setattr(namespaces, "FORGOTTEN_MAX", 12)
     monkeypatch.setattr(reclaimer, "ROWS_MAX", 2)
+    monkeypatch.setattr(reclaimer, "ROWS_MIN", 1)
     monkeypatch.setattr(reclaimer, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(reclaimer, "PAUSE_SHARE", 0)
     with asyncio.Runner() as runner:
@@ -238,10 +240,11 @@ def test_no_history_lets_an_entry_be_found_that_was_forgotten(
 
         engine = enter(database.engine("cache"))
         other = enter(engine.connect())
+        session = enter(open_session(database.settings("cache"), "test-reclaimer"))
         gateway, owner = enter(database.connect("gateway")), enter(database.connect())
         try:
             run_model(
-                lambda: EntryStates(runner.run, engine, other, gateway, owner),
+                lambda: EntryStates(runner.run, engine, other, session, gateway, owner),
                 histories=EXAMPLES,
                 steps=STEPS,
             )
