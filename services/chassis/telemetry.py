@@ -53,6 +53,7 @@ ENTRIES_RECLAIMED = Counter(
     "annobus_cache_entries_reclaimed_total", "Entries deleted that were not valid", ["namespace"]
 )
 SOCKETS = Gauge("annobus_websocket_clients", "Open progress sockets")
+CHANGE_STREAMS = Gauge("annobus_change_streams", "Open streams of changes")
 
 
 def configure_logging(settings: SharedSettings, service: str) -> None:

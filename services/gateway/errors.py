@@ -33,7 +33,8 @@ RequestError
 ├── RetryInvalid            422  a retry with other fields
 ├── SourcesRefused          422  sources of an order; `errors` has an entry for each
 ├── GenesRefused            422  genes of an order; `errors` has an entry for each
-└── IdempotencyMismatch     422  the same key with another order
+├── IdempotencyMismatch     422  the same key with another order
+└── StreamsCrowded          503  as many streams of changes are open here as may be
 """
 
 from uuid import UUID
@@ -294,3 +295,10 @@ class IdempotencyMismatch(RequestError):
 
     kind = "idempotency-mismatch"
     status = 422
+
+
+class StreamsCrowded(RequestError):
+    """Too many streams are open."""
+
+    kind = "streams-crowded"
+    status = 503

@@ -20,6 +20,7 @@ from services.chassis.bus import Bus, LetterSubscription, Routes, Subscription
 from services.chassis.database import CONNECTION_ERRORS
 from services.chassis.dead_letters import Letter
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.domain import is_active
 from services.gateway.entries import Entries
@@ -57,6 +58,7 @@ class Handlers:
     active: ActiveRuns
     documents: Documents
     entries: Entries
+    changes: Changes
 
     async def on_run_progress(self, progress: RunProgress) -> None:
         failpoints.hit(Failpoint.PROGRESS_HEARD)
@@ -74,10 +76,12 @@ class Handlers:
     async def on_documents_rebuilt(self, event: DocumentsRebuilt) -> None:
         failpoints.hit(Failpoint.DOCUMENTS_HEARD)
         self.documents.hear(event.versions)
+        self.changes.hear()
 
     async def on_namespace_invalidated(self, event: NamespaceInvalidated) -> None:
         self.documents.invalidate(event.namespace, event.epoch, event.parts)
         self.entries.invalidate(event.namespace, event.epoch, event.parts)
+        self.changes.hear()
 
 
 async def keep_trust(bus: Bus, documents: Documents, entries: Entries) -> None:

@@ -4,10 +4,12 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.entries import Entries
 from services.gateway.http.cache import CacheRoutes
 from services.gateway.http.catalogue import CatalogueRoutes
+from services.gateway.http.changes import ChangeRoutes
 from services.gateway.http.controls import ControlRoutes
 from services.gateway.http.dead_letters import DeadLetterRoutes
 from services.gateway.http.gene_lists import GeneListRoutes, Summaries
@@ -26,6 +28,7 @@ def include_routes(
     entries: Entries,
     live: Live,
     active: ActiveRuns,
+    changes: Changes,
 ) -> None:
     for routes in (
         RunRoutes(engine),
@@ -35,6 +38,7 @@ def include_routes(
         CatalogueRoutes(engine),
         CacheRoutes(engine, documents, entries),
         HistoryRoutes(engine),
+        ChangeRoutes(engine, changes),
         ReleaseRoutes(engine),
         DeadLetterRoutes(engine),
         Sockets(live, active),

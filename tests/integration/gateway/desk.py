@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from services.annotator.sources import SOURCES as DECLARED
 from services.chassis import http
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.entries import Entries
 from services.gateway.handlers import Handlers, Letters
@@ -44,6 +45,7 @@ class Desk:
     entries: Entries
     live: Live
     active: ActiveRuns
+    changes: Changes
     handlers: Handlers
     port: int
 
@@ -243,11 +245,21 @@ async def open_desk(database: Database) -> AsyncIterator[Desk]:
         documents.trust(True)
         entries.trust(True)
         app = http.create_app("test", {})
-        include_routes(app, engine, documents, entries, live, active)
-        handlers = Handlers(live, active, documents, entries)
+        changes = Changes()
+        include_routes(app, engine, documents, entries, live, active, changes)
+        handlers = Handlers(live, active, documents, entries, changes)
         async with http.serve(app, "127.0.0.1", 0) as port:
             url = f"http://127.0.0.1:{port}"
             async with http_client(url) as client:
                 yield Desk(
-                    database, engine, client, documents, entries, live, active, handlers, port
+                    database,
+                    engine,
+                    client,
+                    documents,
+                    entries,
+                    live,
+                    active,
+                    changes,
+                    handlers,
+                    port,
                 )
