@@ -35,6 +35,7 @@ class Reclaimer:
         self._engine = engine
         # Of namespaces that have too many: what was made before is too much.
         self._outdated: dict[str, datetime] = {}
+        self._rows_max = ROWS_MAX
 
     async def reclaim(self, session: AsyncConnection) -> bool:
         """One walk over all entries, for `database.alone`, which hands in its session: in
@@ -48,7 +49,6 @@ class Reclaimer:
         unnoted: Counter[str] = Counter()
         noted_at = time.monotonic()
         page = row = 0
-        rows_max = ROWS_MAX
         while page < pages:
             began = time.monotonic()
             chunk = await namespaces.reclaim(
@@ -56,12 +56,12 @@ class Reclaimer:
                 page,
                 row,
                 pages_max=PAGES_MAX,
-                rows_max=rows_max,
+                rows_max=self._rows_max,
                 bytes_max=BYTES_MAX,
                 outdated=self._outdated,
             )
             took = time.monotonic() - began
-            rows_max = next_rows(rows_max, took)
+            self._rows_max = next_rows(self._rows_max, took)
             page, row = chunk.page, chunk.row
             for place, (count, size) in chunk.kept.items():
                 before_count, before_size = seen.get(place, (0, 0))
