@@ -53,6 +53,7 @@ ENTRIES_RECLAIMED = Counter(
     "annobus_cache_entries_reclaimed_total", "Entries deleted that were not valid", ["namespace"]
 )
 SOCKETS = Gauge("annobus_websocket_clients", "Open progress sockets")
+EXPORTS = Gauge("annobus_exports", "Files of genes that are being written")
 CHANGE_STREAMS = Gauge("annobus_change_streams", "Open streams of changes")
 
 

@@ -7,12 +7,15 @@ from services.gateway.active import ActiveRuns
 from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.entries import Entries
+from services.gateway.exports import Exports
+from services.gateway.gene_queries import Summaries
 from services.gateway.http.cache import CacheRoutes
 from services.gateway.http.catalogue import CatalogueRoutes
 from services.gateway.http.changes import ChangeRoutes
 from services.gateway.http.controls import ControlRoutes
 from services.gateway.http.dead_letters import DeadLetterRoutes
-from services.gateway.http.gene_lists import GeneListRoutes, Summaries
+from services.gateway.http.exports import ExportRoutes
+from services.gateway.http.gene_lists import GeneListRoutes
 from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
 from services.gateway.http.releases import ReleaseRoutes
@@ -30,10 +33,12 @@ def include_routes(
     active: ActiveRuns,
     changes: Changes,
 ) -> None:
+    summaries = Summaries(engine)
     for routes in (
         RunRoutes(engine),
         ControlRoutes(engine),
-        GeneListRoutes(engine, Summaries(engine)),
+        GeneListRoutes(engine, summaries),
+        ExportRoutes(engine, summaries, Exports()),
         GeneRoutes(engine, documents, entries),
         CatalogueRoutes(engine),
         CacheRoutes(engine, documents, entries),

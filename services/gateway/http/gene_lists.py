@@ -1,11 +1,7 @@
 """Lists of genes: filtered and sorted by what the catalogue and the sources say of them."""
 
-import asyncio
-import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -13,57 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import GENES_MAX
 from contracts.views import SummaryKind
-from services.gateway import domain, jsonapi
+from services.gateway import jsonapi
 from services.gateway.domain import Refusal, Refused
 from services.gateway.errors import CatalogueEmpty
-from services.gateway.http.genes import FIELDS, Names, moment_of, resource
+from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised
+from services.gateway.http.genes import Names, moment_of, resource
 from services.gateway.jsonapi import Allowed, Query
-from services.gateway.store import catalogue, genes, history, names
-from services.gateway.store.genes import COMPARED, FILTERS, SORTS, Document, Facet
+from services.gateway.store import genes, history, names
+from services.gateway.store.genes import Document, Facet
 
-_LIST = Allowed(
-    paged=True,
-    keyset=True,
-    filters=FILTERS,
-    compared=COMPARED,
-    sorts=SORTS,
-    resource="genes",
-    fields=FIELDS,
-    others=("as_of",),
-)
-_FACETS = Allowed(filters=FILTERS, compared=COMPARED, others=("facets",))
 FACETS_MAX = 10
 _LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
-DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
-
-
-@dataclass
-class Summaries:
-    """What genes are compared by: the fields of the catalogue, and those that sources declare."""
-
-    engine: AsyncEngine
-    _list: Allowed = _LIST
-    _facets: Allowed = _FACETS
-    _read_at: float = -inf
-    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def of_lists(self) -> Allowed:
-        await self._refresh()
-        return self._list
-
-    async def of_facets(self) -> Allowed:
-        await self._refresh()
-        return self._facets
-
-    async def _refresh(self) -> None:
-        async with self._reading:
-            if time.monotonic() - self._read_at < DECLARED_SECONDS:
-                return
-            async with self.engine.connect() as connection:
-                compared = {**COMPARED, **await catalogue.summary_fields(connection)}
-            self._list = replace(_LIST, compared=compared)
-            self._facets = replace(_FACETS, compared=compared)
-            self._read_at = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -82,7 +38,7 @@ class GeneListRoutes:
         With `as_of` those that were approved at that time, as they were then, by HGNC id."""
         if "as_of" in request.query_params:
             return await self._list_at(_LIST_AT.parse(request.query_params))
-        query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
+        query = normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
             found = await genes.list_documents(connection, query)
             total = await genes.count_documents(connection, query) if query.total else None
@@ -93,7 +49,7 @@ class GeneListRoutes:
 
         `meta` counts those that were asked for, each gene once. On the first page it names what
         is no gene, or not one alone, with its place in the list and what it may mean."""
-        query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
+        query = normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
             resolved = await names.resolve(connection, body.genes, refused_max=GENES_MAX)
             if resolved.catalogue_empty:
@@ -116,7 +72,7 @@ class GeneListRoutes:
         `facets=clingen.strongest,locus_group`. The most frequent values with their counts; of what
         is measured, the least and the greatest."""
         allowed = await self.summaries.of_facets()
-        query = _normalised(allowed.parse(request.query_params))
+        query = normalised(allowed.parse(request.query_params))
         wanted = _facets(query, allowed)
         async with self.engine.connect() as connection:
             found = {
@@ -146,11 +102,11 @@ class GeneListRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
+        router.add_api_route("/api/genes", self.list_genes, openapi_extra=LIST.openapi())
         router.add_api_route(
-            "/api/genes/query", self.query_genes, methods=["POST"], openapi_extra=_LIST.openapi()
+            "/api/genes/query", self.query_genes, methods=["POST"], openapi_extra=LIST.openapi()
         )
-        router.add_api_route("/api/genes/facets", self.get_facets, openapi_extra=_FACETS.openapi())
+        router.add_api_route("/api/genes/facets", self.get_facets, openapi_extra=FACETS.openapi())
         return router
 
 
@@ -198,27 +154,3 @@ def _facet(name: str, kind: SummaryKind, facet: Facet) -> jsonapi.Resource:
     else:
         attributes["values"] = [{"value": value, "count": count} for value, count in facet.values]
     return {"type": "facets", "id": name, "attributes": attributes}
-
-
-def _normalised(query: Query) -> Query:
-    """Filters by identifier, as the views have them."""
-    for name, values in query.filters.items():
-        match name:
-            case "hgnc_id":
-                query.filters[name][:] = [domain.hgnc_id(value) or value for value in values]
-            case "symbol":
-                query.filters[name][:] = [domain.fold(value) for value in values]
-            case "text":
-                query.filters[name][:] = [_part(domain.fold(value)) for value in values]
-            case "entrez_id":
-                query.filters[name][:] = [value.rpartition(":")[2] for value in values]
-            case "ensembl_gene_id":
-                query.filters[name][:] = [
-                    value.rpartition(":")[2].partition(".")[0].upper() for value in values
-                ]
-    return query
-
-
-def _part(text: str) -> str:
-    """A pattern of LIKE for what contains the text."""
-    return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"

@@ -20,6 +20,18 @@ class Value(BaseModel):
     loeuf: float | None = None
 
 
+class GeneName(BaseModel):
+    symbol: str
+    name: str | None = None
+    status: str = "approved"
+    successors: list[str] = []
+    locus_group: str | None = None
+    locus_type: str | None = None
+    location: str | None = None
+    entrez_id: str | None = None
+    ensembl_gene_id: str | None = None
+
+
 @dataclass
 class Storing:
     """Stores what sources say, as the annotator does."""
@@ -62,6 +74,20 @@ class Storing:
             if pair in self.held and self.held[pair] != number:
                 self.told.append((hgnc_id, source, self.held[pair], number))
             self.held[pair] = number
+        return await self._now()
+
+    async def name(self, origin: Origin, symbols: Mapping[str, str | None]) -> datetime:
+        """A release of the catalogue; returns a time at which this holds, and nothing later."""
+        async with self.engine.begin() as tx:
+            offered = Offered()
+            for place, (hgnc_id, symbol) in enumerate(symbols.items()):
+                value = None if symbol is None else GeneName(symbol=symbol)
+                offered.add(Answer(hgnc_id, value, place))
+            now = await annotations.lock_store(tx, "hgnc")
+            await annotations.store_offered(tx, "hgnc", offered, origin, now)
+        return await self._now()
+
+    async def _now(self) -> datetime:
         async with self.engine.connect() as connection:
             moment: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
         return moment

@@ -15,13 +15,8 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.annotator.domain import Answer, Offered
-from services.annotator.store import annotations
-from services.annotator.store.annotations import Origin
 from services.gateway.store import history
 from services.gateway.store.history import Wanted
 from tests.integration.gateway.desk import PKD1, PKD2, Desk
@@ -410,9 +405,9 @@ async def test_a_run_stands_for_its_end(
 async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:
     """Their names are those of the catalogue's release that held then."""
     first = replace(await storing.release("hgnc", "2026-01"), matched_by="hgnc_id")
-    before = await name_genes(storing, first, {PKD1: "PKD1", PKD2: "PKD2"})
+    before = await storing.name(first, {PKD1: "PKD1", PKD2: "PKD2"})
     second = replace(await storing.release("hgnc", "2026-02"), matched_by="hgnc_id")
-    after = await name_genes(storing, second, {PKD1: "PKD1A", PKD2: None})
+    after = await storing.name(second, {PKD1: "PKD1A", PKD2: None})
     found = await attributes(desk, "/api/genes/PKD1", as_of=spelt(before))
     assert (found["symbol"], found["annotations"]["ensembl"]["status"]) == ("PKD1", "pending")
     assert (await attributes(desk, f"/api/genes/{PKD1}", as_of=spelt(after)))["symbol"] == "PKD1A"
@@ -425,30 +420,3 @@ async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:
     ]
     answer = await desk.client.get(f"/api/genes/{PKD1}", params={"as_of": "2020-01-01"})
     assert answer.status_code == 404
-
-
-class GeneName(BaseModel):
-    symbol: str
-    name: str | None = None
-    status: str = "approved"
-    successors: list[str] = []
-    locus_group: str | None = None
-    locus_type: str | None = None
-    location: str | None = None
-    entrez_id: str | None = None
-    ensembl_gene_id: str | None = None
-
-
-async def name_genes(
-    storing: Storing, origin: Origin, symbols: Mapping[str, str | None]
-) -> datetime:
-    async with storing.engine.begin() as tx:
-        offered = Offered()
-        for place, (hgnc_id, symbol) in enumerate(symbols.items()):
-            value = None if symbol is None else GeneName(symbol=symbol)
-            offered.add(Answer(hgnc_id, value, place))
-        now = await annotations.lock_store(tx, "hgnc")
-        await annotations.store_offered(tx, "hgnc", offered, origin, now)
-    async with storing.engine.connect() as connection:
-        moment: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
-    return moment
