@@ -27,6 +27,7 @@ ADVICE = {
     "dead-letter-decided": "See what was decided: annobus dead-letters show ID",
     "dead-letter-unknown": "See the letters there are: annobus dead-letters list",
     "dead-letter-unsendable": "Give it up instead: annobus dead-letters discard ID",
+    "namespace-unknown": "See the namespaces there are: annobus cache namespaces",
     "run-ended": "See what became of it: annobus runs show ID",
     "run-identical": "Watch that one: annobus runs watch ID; or end it: annobus runs cancel ID",
     "run-not-failed": "See what became of it: annobus runs show ID",

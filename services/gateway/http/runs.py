@@ -16,8 +16,6 @@ from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
 from services.gateway.domain import NewRun, Run, parse_run_id
 from services.gateway.errors import (
-    CatalogueEmpty,
-    GenesRefused,
     IdempotencyMismatch,
     OrderInvalid,
     ParameterInvalid,
@@ -29,6 +27,7 @@ from services.gateway.errors import (
 from services.gateway.failpoints import Failpoint
 from services.gateway.http import orders
 from services.gateway.http.bodies import Body, Genes, RunName, Sources, refuse_body
+from services.gateway.http.genes import require_found
 from services.gateway.store import catalogue, names, runs
 
 KEY_CHARACTERS_MAX = 255
@@ -321,22 +320,7 @@ async def _resolve(tx: AsyncConnection, order: Order) -> tuple[str, ...] | None:
     if order.genes is None:
         return None
     found = await names.resolve(tx, order.genes)
-    if found.catalogue_empty:
-        raise CatalogueEmpty
-    if found.refused:
-        errors = [
-            field_error(f"/genes/{gene.place}", gene.value, gene.accepted)
-            | {"code": f"gene-{gene.outcome}"}
-            for gene in found.refused
-        ]
-        shown = "" if len(errors) == found.refused_count else f"; the first {len(errors)} are named"
-        raise GenesRefused(
-            f"{found.refused_count} of {len(order.genes)} genes cannot be resolved{shown}; "
-            f"the first: {errors[0]['value']!r} is {found.refused[0].outcome}, "
-            f"accepted: {errors[0]['accepted']}",
-            errors,
-        )
-    return tuple(found.hgnc_ids)
+    return tuple(require_found(found, len(order.genes)))
 
 
 def _check_key(key: str) -> None:
