@@ -391,6 +391,43 @@ class ReadsV1(View):
     count: int
 
 
+class SourceStatisticsV1(View):
+    """How many approved genes a source has a value of, and how fresh they are."""
+
+    view: ClassVar[str] = "cache.source_statistics_v1"
+    source: str
+    gene_count: int
+    annotation_count: int
+    no_data_count: int
+    pending_count: int
+    error_count: int
+    stale_count: int
+    oldest_checked_at: datetime | None
+    newest_checked_at: datetime | None
+    as_of: datetime
+
+
+class FieldStatisticsV1(View):
+    """Of approved genes, and of each summary field that is a number."""
+
+    view: ClassVar[str] = "cache.field_statistics_v1"
+    source: str
+    field: str
+    known_count: int
+    mean: float | None
+    median: float | None
+    least: float | None
+    greatest: float | None
+
+
+class OverlapV1(View):
+    """How many approved genes have values of exactly these sources."""
+
+    view: ClassVar[str] = "cache.overlap_v1"
+    sources: list[str]
+    gene_count: int
+
+
 VIEWS: tuple[type[View], ...] = (
     GeneV1,
     GeneNameV1,
@@ -411,6 +448,9 @@ VIEWS: tuple[type[View], ...] = (
     CachedGeneV1,
     GeneSummaryV1,
     NamespaceV1,
+    SourceStatisticsV1,
+    FieldStatisticsV1,
+    OverlapV1,
     EntryV1,
     ReadsV1,
 )

@@ -1,11 +1,12 @@
 """The cache's composition root."""
 
-from services.cache import rebuilder, reclaimer
+from services.cache import rebuilder, reclaimer, statistics
 from services.cache.handlers import Handlers, subscriptions
 from services.cache.namespaces import RECLAIMER
 from services.cache.rebuilder import Rebuilder
 from services.cache.reclaimer import Reclaimer
 from services.cache.settings import CacheSettings
+from services.cache.statistics import STATISTICS, Statistics
 from services.cache.store import REBUILDER
 from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
@@ -47,6 +48,15 @@ async def main(settings: CacheSettings) -> None:
                 RECLAIMER,
                 Reclaimer(engine).reclaim,
                 period_seconds=reclaimer.PERIOD_SECONDS,
+            ),
+        )
+        life.keep(
+            "statistics",
+            database.alone(
+                settings,
+                STATISTICS,
+                Statistics(engine).refresh,
+                period_seconds=statistics.PERIOD_SECONDS,
             ),
         )
         await life.until_stopped()

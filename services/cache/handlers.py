@@ -40,6 +40,7 @@ class Handlers:
         source."""
         of_source = (str(Part(source=event.source)),)
         async with self.engine.begin() as tx:
+            await store.note_change(tx)
             await namespaces.lock_all(tx)
             await _invalidate(tx, GENES)
             for namespace in await namespaces.list_names(tx):

@@ -65,6 +65,11 @@ async def take_dirty(tx: AsyncConnection, genes_max: int) -> list[str]:
     return list(rows)
 
 
+async def note_change(tx: AsyncConnection) -> None:
+    """Statistics are to be made anew."""
+    await tx.execute(text("SELECT nextval('document_change')"))
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     hgnc_id: str
@@ -121,5 +126,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
         {"hgnc_ids": list(hgnc_ids)},
     )
     rebuilt = [Rebuilt(row.hgnc_id, row.version) for row in rows]
+    if rebuilt:
+        await note_change(tx)
     await tx.execute(text("SELECT summarise(:hgnc_ids)"), {"hgnc_ids": list(hgnc_ids)})
     return rebuilt

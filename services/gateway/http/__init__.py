@@ -20,6 +20,7 @@ from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
 from services.gateway.http.releases import ReleaseRoutes
 from services.gateway.http.runs import RunRoutes
+from services.gateway.http.statistics import StatisticsRoutes
 from services.gateway.live import Live
 from services.gateway.sockets import Sockets
 
@@ -42,6 +43,7 @@ def include_routes(
         GeneRoutes(engine, documents, entries),
         CatalogueRoutes(engine),
         CacheRoutes(engine, documents, entries),
+        StatisticsRoutes(engine, entries),
         HistoryRoutes(engine),
         ChangeRoutes(engine, changes),
         ReleaseRoutes(engine),

@@ -78,7 +78,7 @@ class GeneRoutes:
         if held is None:
             held = await self._read(gene, hgnc_id, query)
         headers = {"ETag": held.etag, "Cache-Control": "no-cache"}
-        if _matches(request.headers.get("if-none-match"), held.etag):
+        if matches(request.headers.get("if-none-match"), held.etag):
             return Response(status_code=304, headers=headers)
         return Response(held.body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
 
@@ -289,7 +289,7 @@ def answer(document: Document) -> Held:
     return Held(version=document.version, etag=f'"{sha256(body).hexdigest()}"', body=body)
 
 
-def _matches(condition: str | None, etag: str) -> bool:
+def matches(condition: str | None, etag: str) -> bool:
     """RFC 9110 13.1.2: compared weakly."""
     if condition is None:
         return False

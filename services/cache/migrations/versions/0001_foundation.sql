@@ -42,16 +42,17 @@ DECLARE
     new_values text;
     assignments text;
     changes text;
+    measured text;
     statements text;
 BEGIN
     CREATE TEMP TABLE field ON COMMIT DROP AS
-    SELECT format('%I', source || '.' || name) AS name, type, CASE type
+    SELECT source, key, format('%I', source || '.' || key) AS name, type, CASE type
         WHEN 'text[]' THEN format(
             '(SELECT array_agg(coalesce(one->>''id'', one#>>''{}'')) FROM jsonb_array_elements('
             'CASE jsonb_typeof(%1$s) WHEN ''array'' THEN %1$s END) one)', place)
         ELSE format('(%s #>> ''{}'')::%s', place, type) END AS expression
     FROM (
-        SELECT s.name AS source, f.key AS name,
+        SELECT s.name AS source, f.key,
             format('d.annotations->%L->''value''->%L', s.name, f.key) AS place,
             CASE f.value WHEN 'number' THEN 'double precision' WHEN 'integer' THEN 'bigint'
                 WHEN 'texts' THEN 'text[]' ELSE f.value END AS type
@@ -59,7 +60,7 @@ BEGIN
     ) declared;
 
     INSERT INTO field
-    SELECT column_name, NULL, CASE column_name
+    SELECT NULL, NULL, column_name, NULL, CASE column_name
         WHEN 'hgnc_number' THEN 'substr(g.hgnc_id, 6)::integer' WHEN 'sources' THEN 'd.sources'
         WHEN 'annotation_count' THEN 'cardinality(d.sources)'
         ELSE format('d.document->>%L', column_name) END
@@ -72,7 +73,27 @@ BEGIN
         string_agg(format('%s = excluded.%s', name, name), ', ' ORDER BY name)
     INTO names, new_values, assignments FROM field;
 
+    -- A row for each field that is a number; none of them is a fact about genes that were withdrawn.
+    SELECT coalesce(string_agg(format($measured$
+            SELECT %L AS source, %L AS field, count(%3$s) AS known_count,
+                avg(%3$s)::float8 AS mean,
+                percentile_cont(0.5) WITHIN GROUP (ORDER BY %3$s)::float8 AS median,
+                min(%3$s)::float8 AS least, max(%3$s)::float8 AS greatest
+            FROM gene_summary WHERE status = 'approved'
+        $measured$, source, key, name), ' UNION ALL ' ORDER BY name), $nothing$
+            SELECT ''::text AS source, ''::text AS field, 0::bigint AS known_count,
+                NULL::float8 AS mean, NULL::float8 AS median, NULL::float8 AS least,
+                NULL::float8 AS greatest WHERE false
+        $nothing$) INTO measured
+    FROM field WHERE type IN ('double precision', 'bigint');
+
     statements := format($statements$
+        CREATE MATERIALIZED VIEW field_statistics AS %4$s;
+        CREATE UNIQUE INDEX field_statistics_key ON field_statistics (source, field);
+        GRANT MAINTAIN ON field_statistics TO cache;
+        CREATE VIEW field_statistics_v1 AS
+        SELECT source, field, known_count, mean, median, least, greatest FROM field_statistics;
+        GRANT SELECT ON field_statistics_v1 TO gateway;
         CREATE VIEW gene_summary_v1 AS SELECT hgnc_id%1$s FROM gene_summary;
         GRANT SELECT ON gene_summary_v1 TO gateway;
         CREATE OR REPLACE FUNCTION summarise(hgnc_ids text[]) RETURNS void
@@ -88,7 +109,7 @@ BEGIN
             ON CONFLICT (hgnc_id) DO UPDATE SET %3$s
             WHERE (gene_summary.*) IS DISTINCT FROM (excluded.*)
         $summarise$;
-    $statements$, names, new_values, assignments);
+    $statements$, names, new_values, assignments, measured);
     IF md5(statements) = obj_description(to_regprocedure('summarise(text[])'), 'pg_proc') THEN
         RETURN false;  -- Nothing is locked.
     END IF;
@@ -107,6 +128,7 @@ BEGIN
             AND NOT EXISTS (SELECT FROM present p WHERE p.name = f.name AND p.type = f.type)
     ) AS needed (change);
     DROP VIEW IF EXISTS gene_summary_v1;
+    DROP MATERIALIZED VIEW IF EXISTS field_statistics CASCADE;
     IF changes IS NOT NULL THEN
         EXECUTE 'ALTER TABLE gene_summary ' || changes;
     END IF;
@@ -116,6 +138,35 @@ BEGIN
     RETURN true;
 END
 $shape$;
+
+-- Made anew when documents are, off the way of who reads; `annobus migrate` makes the one of fields.
+CREATE MATERIALIZED VIEW source_statistics AS
+SELECT c.source, count(*) AS gene_count, count(c.value) AS annotation_count,
+    count(*) FILTER (WHERE c.value IS NULL AND c.status IN ('empty', 'stale')) AS no_data_count,
+    count(*) FILTER (WHERE c.status = 'pending') AS pending_count,
+    count(*) FILTER (WHERE c.status = 'error') AS error_count,
+    count(*) FILTER (WHERE c.status = 'stale') AS stale_count,
+    min(c.checked_at) AS oldest_checked_at, max(c.checked_at) AS newest_checked_at,
+    now() AS as_of
+FROM annotator.current_annotation_v1 c
+JOIN annotator.gene_v1 g ON g.hgnc_id = c.hgnc_id AND g.status = 'approved'
+GROUP BY c.source;
+CREATE UNIQUE INDEX source_statistics_key ON source_statistics (source);
+
+-- How many genes have a value of exactly these sources.
+CREATE MATERIALIZED VIEW overlap AS
+SELECT sources, count(*) AS gene_count FROM gene_summary WHERE status = 'approved' GROUP BY sources;
+CREATE UNIQUE INDEX overlap_key ON overlap (sources);
+GRANT MAINTAIN ON source_statistics, overlap TO cache;
+
+CREATE SEQUENCE document_change;  -- Grows when statistics may be others.
+GRANT SELECT ON document_change TO cache;
+CREATE TABLE statistics_made (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    change bigint NOT NULL DEFAULT 0,  -- That they include.
+    at timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO statistics_made DEFAULT VALUES;
 
 CREATE TABLE dirty_gene (
     hgnc_id text PRIMARY KEY
@@ -208,6 +259,13 @@ WHERE e.epoch >= n.floor AND e.expires_at > now()
     AND NOT EXISTS (SELECT FROM invalidation i WHERE i.namespace = e.namespace
         AND i.part = ANY (e.parts) AND i.epoch > e.epoch);
 
+CREATE VIEW source_statistics_v1 AS
+SELECT source, gene_count, annotation_count, no_data_count, pending_count, error_count,
+    stale_count, oldest_checked_at, newest_checked_at, as_of
+FROM source_statistics;
+
+CREATE VIEW overlap_v1 AS SELECT sources, gene_count FROM overlap;
+
 CREATE VIEW reads_v1 AS SELECT namespace, outcome, count FROM reads;
 
 -- Keeps what a gateway has computed for others; `seen` is the epoch that it knew at `began`, before it
@@ -254,5 +312,5 @@ $count_reads$;
 
 REVOKE EXECUTE ON FUNCTION put_entry_v1, count_reads_v1 FROM PUBLIC;
 GRANT USAGE ON SCHEMA cache TO gateway;
-GRANT SELECT ON gene_v1, namespace_v1, entry_v1, reads_v1 TO gateway;
+GRANT SELECT ON gene_v1, namespace_v1, entry_v1, reads_v1, source_statistics_v1, overlap_v1 TO gateway;
 GRANT EXECUTE ON FUNCTION put_entry_v1, count_reads_v1 TO gateway;
