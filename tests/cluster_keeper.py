@@ -1,4 +1,7 @@
-"""Keeps a cluster up: says on its output who works for it, ends when its input ends."""
+"""Keeps a cluster up: says on its output who works for it, ends when its input ends.
+
+One whose state folder lies in memory is removed then, however the tests have ended: nobody would
+find it there."""
 
 import asyncio
 import json
@@ -6,11 +9,16 @@ import os
 import sys
 from pathlib import Path
 
+from infra import postgres
 from infra.cluster import Cluster
 from infra.supervisor import Supervisor
+from tests.memory import MEMORY
 
 
 async def main(state: Path) -> None:
+    in_memory = state.is_relative_to(MEMORY)
+    if in_memory:
+        postgres.UNPRIVILEGED_PARENT = MEMORY
     cluster = Cluster(state, {})
     await cluster.prepare()
     async with Supervisor() as supervisor:
@@ -20,6 +28,9 @@ async def main(state: Path) -> None:
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
     cluster.close()
+    if in_memory:
+        cluster.remove()
+        state.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ NOWHERE = "127.0.0.1:9"  # The port "discard": nothing listens there.
 
 @asynccontextmanager
 async def running(
-    database: Database, ended_by: signal.Signals = signal.SIGTERM, **environment: str
+    database: Database, ended_by: signal.Signals = signal.SIGTERM, /, **environment: str
 ) -> AsyncIterator[httpx2.AsyncClient]:
     (port,) = free_ports(1)
     process = await asyncio.create_subprocess_exec(
