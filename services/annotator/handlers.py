@@ -55,6 +55,9 @@ log = structlog.get_logger()
 BATCH_FETCHING_SECONDS_MAX = (
     600.0  # All pages of a batch together, with the turns that they wait for.
 )
+# Who starts hears the controls of so long: longer than rows that say so may be in coming, while a
+# database or a table cannot be written.
+CONTROL_SECONDS_AGO = 600.0
 RENEW_SECONDS = 2.0  # Two of these may fail before the lease of 6 s ends.
 VALUES_PER_STEP = 20  # Values serialised before the loop may do something else: under 1 ms.
 
@@ -346,6 +349,7 @@ def subscriptions(handlers: Handlers) -> list[Subscription]:
             {ControlRun: handlers.hear_control},
             group=None,
             parks_untyped=False,
+            seconds_ago=CONTROL_SECONDS_AGO,
         ),
         *(
             Subscription(

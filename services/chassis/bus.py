@@ -176,14 +176,15 @@ class Delivery(BaseMiddleware[Any, ConsumerRecord]):
 
 @dataclass(frozen=True)
 class Subscription:
-    """Members of a group share a topic from its beginning. Without a group, everybody
-    hears everything from now on, and nothing is committed or acknowledged."""
+    """Members of a group share a topic from its beginning. Without a group, everybody hears
+    everything from now on, or from so many seconds ago; nothing is committed or acknowledged."""
 
     topic: str
     handlers: Routes
     group: str | None
     parks_unknown: bool = False  # True for one group of each topic of commands.
     parks_untyped: bool = True  # False for all but one group of a topic: it is nobody's.
+    seconds_ago: float = 0.0
 
     @property
     def accepted(self) -> str:
@@ -246,6 +247,7 @@ class Bus:
         self._service = service
         self._probe_seconds = probe_seconds
         self._parking: dict[tuple[str, str], Parking] = {}
+        self._seconds_ago: dict[str, float] = {}  # By topic, of those who hear it without a group.
         self._broker = KafkaBroker(
             settings.kafka_bootstrap,
             client_id=service,
@@ -297,6 +299,8 @@ class Bus:
                 fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
             )(subscription.handle)
             self._broker.include_router(router)
+            if isinstance(subscription, Subscription) and subscription.seconds_ago:
+                self._seconds_ago[self._prefix + subscription.topic] = subscription.seconds_ago
 
     def _delivery(self, subscription: Subscription | LetterSubscription) -> Callable[..., Delivery]:
         """Members that share a topic here share what they know of it."""
@@ -328,7 +332,9 @@ class Bus:
         """Connecting has prepared how subscribers, at their start, make plain ones."""
         config = self._broker.config.broker_config
         assert isinstance(config.builder, partial)
-        config.builder = partial(TolerantConsumer, **config.builder.keywords)
+        config.builder = partial(
+            TolerantConsumer, seconds_ago=self._seconds_ago, **config.builder.keywords
+        )
 
     async def _hear_from_now_on(self) -> None:
         """Wait until group-less subscribers know where now is: it is looked up only after their

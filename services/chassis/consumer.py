@@ -2,6 +2,8 @@
 read."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.structs import TopicPartition
@@ -14,6 +16,10 @@ class UnreadableRecord(ConsumerRecord):  # type: ignore[misc]  # It ships no typ
 
 
 class TolerantConsumer(AIOKafkaConsumer):  # type: ignore[misc]
+    def __init__(self, *topics: str, seconds_ago: Mapping[str, float], **settings: Any) -> None:
+        super().__init__(*topics, **settings)
+        self._seconds_ago = {} if settings.get("group_id") else seconds_ago
+
     async def start(self) -> None:
         """While a message is in hand, nothing is asked for.
 
@@ -23,6 +29,20 @@ class TolerantConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         """
         await super().start()
         self._fetcher._prefetch_backoff = HANDLING_SECONDS_MAX  # noqa: SLF001
+        for topic in self.subscription() & self._seconds_ago.keys():
+            await self._go_back(topic, self._seconds_ago[topic])
+
+    async def _go_back(self, topic: str, seconds: float) -> None:
+        """Before anything is asked for: what is asked for at the end of a topic is answered only
+        after the longest wait."""
+        partitions = [one for one in self.assignment() if one.topic == topic]
+        self.pause(*partitions)
+        since_ms = int((time.time() - seconds) * 1000)
+        places = await self.offsets_for_times(dict.fromkeys(partitions, since_ms))
+        for partition, place in places.items():
+            if place is not None:  # Else nothing was said since.
+                self.seek(partition, place.offset)
+        self.resume(*partitions)
 
     async def getone(self, *partitions: TopicPartition) -> ConsumerRecord:
         try:

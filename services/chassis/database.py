@@ -31,6 +31,9 @@ TRANSACTION_TIMEOUT = "5s"  # A store that takes longer is stuck, and others wai
 LONG_TRANSACTION_TIMEOUT = "120s"  # For the few that read or write a table as a whole.
 POOL_TIMEOUT_SECONDS = 10
 LOCK_RETRY_SECONDS = 0.5
+# Of a session that holds a lock. Longer than a database stands still that comes back; who does not
+# hear of it that the network has lost the session would believe as long that the lock is its own.
+ANSWER_SECONDS_MAX = 15.0
 RECONNECT_SECONDS = 0.5
 MISTAKE_SECONDS = 5.0  # Before work is tried again that another try will hardly mend.
 
@@ -174,6 +177,12 @@ async def hold_slot(settings: ServiceSettings, service: str, held: Callable[[str
 async def _until_lost(connection: AsyncConnection) -> None:
     while True:
         await asyncio.sleep(LOCK_RETRY_SECONDS)
+        await _check_held(connection)
+
+
+async def _check_held(connection: AsyncConnection) -> None:
+    """A lock is held as long as its session. Raises one of CONNECTION_ERRORS."""
+    async with asyncio.timeout(ANSWER_SECONDS_MAX):
         await connection.execute(text("SELECT 1"))
 
 
@@ -202,7 +211,7 @@ async def alone(
                 log.info("duty_taken", duty=duty)
                 while True:
                     heard.clear()
-                    await connection.execute(text("SELECT 1"))  # The lock is held as long as this.
+                    await _check_held(connection)
                     if await work(connection):
                         continue
                     ended = time.monotonic()

@@ -23,6 +23,7 @@ from infra.errors import SupervisorError
 from infra.processes import Process, end, spawn, wait_until_ready
 from infra.supervisor import Supervisor
 from services.annotator.store.limits import OPEN
+from services.chassis.database import ANSWER_SECONDS_MAX
 from services.chassis.failpoints import Failpoint as AnyService
 from tests.e2e.running import Fired, Running, is_ready
 from tests.faults import records, sessions
@@ -144,6 +145,7 @@ class Striker:
     network: Mapping[str, Proxy] = field(default_factory=dict)
     poisoned: set[str] = field(default_factory=set)  # Where poison is, as letters say it.
     began: float = 0.0  # When the order was given, on the wall clock.
+    loses_sessions: bool = False  # By the network, between services and the database.
     killed_others: int = 0  # Processes that no supervisor keeps.
     _members: asyncio.Lock = field(default_factory=asyncio.Lock)  # Who is added and removed.
     # Set when nothing is left to do: a point that was not hit will not be.
@@ -152,6 +154,7 @@ class Striker:
     def arm(self, fault: FaultSpec) -> None:
         """Before the order: its point may be hit at any moment."""
         service = fault.target.partition("-")[0]
+        self.loses_sessions |= fault.target == "postgres" and fault.kind in get_args(NetworkKind)
         if fault.kind == "kill_in_stop":
             self.running.arm(service, AnyService.STOP_BEGUN)
         elif isinstance(fault.at, Hit):
@@ -434,16 +437,23 @@ class Striker:
             async with asyncio.timeout(STRIKE_SECONDS_MAX):
                 while "slot_taken" not in process.log_file.read_text(encoding="utf-8"):
                     if await process.ready():
-                        # Who bore the name before ends as soon as it finds it lost.
-                        await asyncio.sleep(NAME_LOST_SECONDS_MAX)
-                        if await process.ready() and await self.ready[fault.target]():
-                            raise AssertionError(f"{fault}: two processes bear the name")
+                        await self._until_one_bears_the_name(fault, process)
                         return True
                     await asyncio.sleep(POLL_SECONDS)
             await asyncio.sleep(fault.seconds)
             return True
         finally:
             await end(process, child)
+
+    async def _until_one_bears_the_name(self, fault: FaultSpec, process: Process) -> None:
+        """Who bore it before ends as soon as it finds it lost: at once, unless the network has lost
+        the session and nobody says so."""
+        until = time.time() + NAME_LOST_SECONDS_MAX
+        until += ANSWER_SECONDS_MAX if self.loses_sessions else 0.0
+        while await process.ready() and await self.ready[fault.target]():
+            if time.time() > until:
+                raise AssertionError(f"{fault}: two processes bear the name")
+            await asyncio.sleep(POLL_SECONDS)
 
     def _extra(self, slot: str) -> Process:
         like = self.running.processes["annotator-0"]

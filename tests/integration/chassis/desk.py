@@ -56,10 +56,16 @@ class Broker:
         topic: str = COMMANDS,
         key: bytes | None = b"key",
         partition: int = 0,
+        timestamp_ms: int | None = None,
     ) -> int:
         """As any program may, our rules or not; returns the offset."""
         place = await self.producer.send_and_wait(
-            self.prefix + topic, body, key=key, headers=list(headers), partition=partition
+            self.prefix + topic,
+            body,
+            key=key,
+            headers=list(headers),
+            partition=partition,
+            timestamp_ms=timestamp_ms,
         )
         return int(place.offset)
 
@@ -87,13 +93,14 @@ class Broker:
         parks_unknown: bool = True,
         parks_untyped: bool = True,
         probe_seconds: float = PROBE_SECONDS,
+        seconds_ago: float = 0.0,
     ) -> AsyncIterator[Bus]:
         """A process's bus; each handler is a member of the group."""
         bus = Bus(self.settings, service, probe_seconds=probe_seconds)
         routes: list[Routes] = [{InvalidateNamespace: handler} for handler in handlers]
         bus.subscribe(
             [
-                Subscription(COMMANDS, route, group, parks_unknown, parks_untyped)
+                Subscription(COMMANDS, route, group, parks_unknown, parks_untyped, seconds_ago)
                 for route in routes
             ],
             instance,

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from random import Random
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -10,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import database as chassis_database
+from tests.faults.proxy import open_proxy
 from tests.system import Database
 
 WAIT_SECONDS = 10
@@ -67,6 +70,28 @@ async def test_a_process_that_loses_its_session_learns_of_it(database: Database)
     async with asyncio.timeout(WAIT_SECONDS):
         await asyncio.wait({slot.task})
     assert slot.task.exception() is not None
+
+
+async def test_a_process_whose_session_the_network_has_lost_gives_its_name_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says so: what is asked is not answered any more, and the database has let go."""
+    monkeypatch.setattr(chassis_database, "ANSWER_SECONDS_MAX", 1.0)
+    address = database.environment["ANNOTATOR_DATABASE_URL"]
+    port = urlsplit(address).port
+    assert port is not None
+    async with open_proxy(port) as proxy:
+        url = address.replace(f":{port}/", f":{proxy.port}/")
+        far = Slot(Database(database.name, {**database.environment, "ANNOTATOR_DATABASE_URL": url}))
+        name = await far.held()
+        losing = asyncio.create_task(proxy.suffer("half_open", 60.0, Random(1)))  # noqa: S311
+        near = Slot(database, int(name.rpartition("-")[2]))
+        assert await near.held() == name
+        async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.wait({far.task})
+        assert isinstance(far.task.exception(), chassis_database.CONNECTION_ERRORS)
+        losing.cancel()
+        await near.end()
 
 
 async def test_a_duty_is_woken_by_a_notification_and_repeats_while_there_is_work(

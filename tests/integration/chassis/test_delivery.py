@@ -19,7 +19,6 @@ from contracts.messages import (
 )
 from services.cache.handlers import Handlers
 from services.chassis.bus import RETRY_PAUSE_SECONDS, Bus, Subscription
-from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import PermanentError, TransientError
 from tests.integration.chassis.desk import (
     EVENTS,
@@ -29,6 +28,7 @@ from tests.integration.chassis.desk import (
     Broker,
     Heard,
     Held,
+    body,
     soon,
     started,
     typed,
@@ -115,23 +115,6 @@ async def test_what_the_database_takes_at_no_time_is_parked_and_holds_up_nobody(
     assert heard.names == ["first", "last"]
     assert "invalid byte sequence" in json.loads(dict(letter.headers)["problem"])["detail"]
     assert await broker.committed() == {0: 3}
-
-
-async def test_only_who_reads_with_a_group_has_a_producer_for_dead_letters(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started_for = []
-    start = DeadLetters.start
-
-    async def noted(letters: DeadLetters) -> None:
-        await start(letters)
-        started_for.append(group)
-
-    monkeypatch.setattr(DeadLetters, "start", noted)
-    for group in (None, "planner"):
-        async with broker.listen(Heard(), group=group):
-            pass
-    assert started_for == ["planner"]
 
 
 async def test_what_may_succeed_later_waits_in_its_partition_without_spinning(
@@ -286,6 +269,20 @@ async def test_without_a_group_everybody_hears_what_comes_from_now_on(broker: Br
         await one.until("after")
         await other.until("after")
     assert one.names == other.names == ["after"]
+
+
+async def test_who_begins_some_time_ago_hears_at_once_what_was_said_since(broker: Broker) -> None:
+    hour_ago_ms = int((time.time() - 3_600) * 1000)
+    await broker.send(body("long before"), typed(KNOWN), timestamp_ms=hour_ago_ms)
+    await broker.send(body("before"), typed(KNOWN))
+    heard = Heard()
+    async with broker.listen(heard, group=None, seconds_ago=60.0):
+        began = time.monotonic()
+        await heard.until("before")
+        assert time.monotonic() - began < AT_ONCE_SECONDS
+        await broker.command("after")
+        await heard.until("after")
+    assert heard.names == ["before", "after"]
 
 
 async def test_a_snapshot_is_sent_directly_with_its_envelope(broker: Broker) -> None:

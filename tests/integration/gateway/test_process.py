@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,12 +23,13 @@ from tests.waiting import until
 
 DEADLINE_SECONDS = 30
 READY_SECONDS_MAX = 5.0  # Less than the 6 s after which a group misses a member that was killed.
-NOWHERE = "127.0.0.1:9"  # The port "discard": nothing listens there.
+# The port "discard": nothing listens there.
+UNHEARD = {"ANNOBUS_KAFKA_BOOTSTRAP": "127.0.0.1:9"}
 
 
 @asynccontextmanager
 async def running(
-    database: Database, ended_by: signal.Signals = signal.SIGTERM, /, **environment: str
+    database: Database, environment: Mapping[str, str], ended_by: signal.Signals = signal.SIGTERM
 ) -> AsyncIterator[httpx2.AsyncClient]:
     (port,) = free_ports(1)
     process = await asyncio.create_subprocess_exec(
@@ -61,7 +62,7 @@ async def _answers(client: httpx2.AsyncClient, path: str) -> bool:
 
 
 async def test_commands_are_accepted_and_reads_answered_without_kafka(database: Database) -> None:
-    async with running(database, ANNOBUS_KAFKA_BOOTSTRAP=NOWHERE) as client:
+    async with running(database, UNHEARD) as client:
         assert (await client.post("/api/runs", json={"all": True})).status_code == 202
         assert (await client.get("/api/genes")).status_code == 200
         ready = await client.get("/readyz?verbose")
@@ -78,7 +79,7 @@ async def test_a_database_that_is_gone_is_503_with_a_time_to_come_back(
 ) -> None:
     nobody = database.environment["GATEWAY_DATABASE_URL"].rsplit("@", 1)[0] + "@127.0.0.1:9/x"
     gone = Database("gone", database.environment | {"GATEWAY_DATABASE_URL": nobody})
-    async with running(gone, ANNOBUS_KAFKA_BOOTSTRAP=NOWHERE) as client:
+    async with running(gone, UNHEARD) as client:
         for request in (client.get("/api/genes"), client.post("/api/runs", json={"all": True})):
             answer = await request
             assert answer.status_code == 503
@@ -96,7 +97,7 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
                VALUES ('HGNC:9008', 'PKD1', 1, '{"annotations": {}}', 'approved', 0)"""
         )
         settings = {"ANNOBUS_KAFKA_BOOTSTRAP": bootstrap, "ANNOBUS_TOPIC_PREFIX": topic_prefix}
-        async with running(database, **settings) as client:
+        async with running(database, settings) as client:
             await until(lambda: _answers(client, "/readyz"), "it is ready")
             started = await client.post("/api/runs", json={"all": True})
             (record,) = await _records(bootstrap, f"{topic_prefix}pipeline.commands.v1", 1)
@@ -143,10 +144,10 @@ async def test_who_follows_a_gateway_that_was_killed_waits_for_no_group(
                 return False
             return bool(answer.groups[0][1:3] == (group, "Stable"))
 
-        async with running(database, signal.SIGKILL, **settings):
+        async with running(database, settings, signal.SIGKILL):
             await until(has_joined, "the first one reads dead letters", DEADLINE_SECONDS)
         killed = time.monotonic()
-        async with running(database, **settings) as client:
+        async with running(database, settings) as client:
             await until(lambda: _answers(client, "/readyz"), "the second is ready")
             assert time.monotonic() - killed < READY_SECONDS_MAX
             await client.post("/api/runs", json={"all": True})

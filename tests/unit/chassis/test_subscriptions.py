@@ -4,7 +4,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any, cast
 
-from contracts.messages import AnnotateBatch, StartRun
+from contracts.messages import AnnotateBatch, ControlRun, StartRun
 from services.annotator import handlers as annotator
 from services.annotator.sources import SOURCES
 from services.cache import handlers as cache
@@ -37,3 +37,9 @@ def test_unknown_commands_are_parked_by_one_group_of_their_topic() -> None:
     parking = {one.topic: one.group for one in subscriptions() if one.parks_unknown}
     work = {AnnotateBatch.topic.format(source=source): f"annotate-{source}" for source in SOURCES}
     assert parking == {StartRun.topic: "planner"} | work
+
+
+def test_an_annotator_that_starts_hears_what_was_wanted_of_runs_a_while_ago() -> None:
+    (hearing,) = [one for one in subscriptions() if one.group is None]
+    assert hearing.topic == ControlRun.topic
+    assert hearing.seconds_ago == annotator.CONTROL_SECONDS_AGO > 60
