@@ -6,6 +6,7 @@ find it there."""
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from tests.memory import MEMORY
 
 
 async def main(state: Path) -> None:
+    # Who stops the tests stops their whole group; this one has to clear up behind them.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
     in_memory = state.is_relative_to(MEMORY)
     if in_memory:
         postgres.UNPRIVILEGED_PARENT = MEMORY
