@@ -1,11 +1,13 @@
-"""A gateway on a desk, and one whose catalogue has genes."""
+"""A gateway on a desk, and one whose catalogue has genes; each for one test, or for all that write
+nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import pytest
 import pytest_asyncio
 
 from tests.integration.gateway.desk import Desk, open_desk
-from tests.system import Database
+from tests.system import Database, SharedCluster, database_to_read
 
 
 @pytest_asyncio.fixture
@@ -18,3 +20,25 @@ async def desk(database: Database) -> AsyncIterator[Desk]:
 async def stocked(desk: Desk) -> Desk:
     await desk.add_genes()
     return desk
+
+
+@pytest_asyncio.fixture
+async def read_desk(empty_database: Database) -> AsyncIterator[Desk]:
+    """On a database that all such tests share."""
+    async with open_desk(empty_database) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="session")
+def stocked_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    async def stock(database: Database) -> None:
+        async with open_desk(database) as desk:
+            await desk.add_genes()
+
+    yield from database_to_read(cluster, template, stock)
+
+
+@pytest_asyncio.fixture
+async def read_stocked(stocked_database: Database) -> AsyncIterator[Desk]:
+    async with open_desk(stocked_database) as desk:
+        yield desk
