@@ -11,11 +11,13 @@ import pytest
 from infra.cluster import Cluster
 from services.cli.migrate import declare_sources, migrate_schemas
 from tests import thin_hpo
+from tests.memory import choose_state_folder
 from tests.system import (
     ROOT,
     Database,
     Mirror,
     SharedCluster,
+    database_to_read,
     fresh_database,
     keep_cluster,
     keep_mirror,
@@ -60,10 +62,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]
         except EngineMissing as missing:
             pytest.skip(str(missing))
         return
-    state = tmp_path_factory.mktemp("cluster") / "state"
+    state = choose_state_folder(tmp_path_factory.mktemp("cluster") / "state")
     with keep_cluster(state):
         yield Cluster(state, {})
-    Cluster(state, {}).remove()
+    if state.exists():
+        Cluster(state, {}).remove()
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +82,12 @@ def template(cluster: SharedCluster) -> str:
 @pytest.fixture
 def database(cluster: SharedCluster, template: str) -> Iterator[Database]:
     yield from fresh_database(cluster, template)
+
+
+@pytest.fixture(scope="session")
+def empty_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    """For all tests that write nothing."""
+    yield from database_to_read(cluster, template)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +178,25 @@ def fresh_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
     asyncio.run(cluster.create_database(name, template))
     yield Database(name, cluster.environment(name))
     asyncio.run(cluster.drop_database(name))
+
+
+def database_to_read(
+    cluster: SharedCluster, template: str, fill: Callable[[Database], Awaitable[None]] | None = None
+) -> Iterator[Database]:
+    """A copy for tests that read alone, with what `fill` writes. Whoever writes after it is
+    refused: what one of them finds there is what all find, in whichever order."""
+
+    async def prepare(copy: Database) -> None:
+        if fill is not None:
+            await fill(copy)
+        async with copy.connect() as owner:
+            await owner.execute(
+                f'ALTER DATABASE "{copy.name}" SET default_transaction_read_only = on'
+            )
+
+    for copy in fresh_database(cluster, template):
+        asyncio.run(prepare(copy))
+        yield copy
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """A service reads the published views of others, writes its own schema, and can do no more."""
 
+from collections.abc import Iterator
+
 import asyncpg
 import pytest
 
-from tests.system import Database
+from tests.system import Database, SharedCluster, fresh_database
 
 FORBIDDEN = [
     ("gateway", "SELECT * FROM annotator.run"),
@@ -38,6 +40,12 @@ FORBIDDEN = [
 ]
 
 
+@pytest.fixture(scope="module")
+def database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    """One for all: what is denied changes nothing, and what is allowed is rolled back."""
+    yield from fresh_database(cluster, template)
+
+
 @pytest.mark.parametrize(("role", "statement"), FORBIDDEN)
 async def test_permission_is_denied(role: str, statement: str, database: Database) -> None:
     async with database.connect(role) as connection:
@@ -62,4 +70,7 @@ ALLOWED = [
 @pytest.mark.parametrize(("role", "statement"), ALLOWED)
 async def test_its_own_work_is_allowed(role: str, statement: str, database: Database) -> None:
     async with database.connect(role) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
         await connection.execute(statement)
+        await transaction.rollback()

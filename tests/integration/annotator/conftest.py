@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from tests.integration.annotator.desk import Desk, open_desk
 from tests.s3 import S3Server, keep_s3
 from tests.system import Database, Mirror, SharedCluster, fresh_database
 
-LOADED = "annobus_loaded"
+LOADED, STORED = "annobus_loaded", "annobus_stored"
 
 
 def use(patch: pytest.MonkeyPatch, database: Database, mirror: Mirror, raw_folder: Path) -> None:
@@ -60,24 +60,52 @@ def loaded_template(
     cluster: SharedCluster, template: str, mirror: Mirror, loaded_raw_folder: Path
 ) -> str:
     """A database to copy in which the whole catalogue has been read, once for all tests."""
-    asyncio.run(cluster.create_database(LOADED, template))
-    database = Database(LOADED, cluster.environment(LOADED))
-
-    async def load() -> None:
-        async with open_desk(database, mirror, loaded_raw_folder) as desk:
-            await desk.order(["hgnc"])
-            await desk.work()
-            assert (await desk.row("SELECT state FROM run")).state == "completed"
-
+    database = _make_template(cluster, LOADED, template)
     with pytest.MonkeyPatch.context() as patch:
         use(patch, database, mirror, loaded_raw_folder)
-        asyncio.run(load())
+        asyncio.run(_load(database, mirror, loaded_raw_folder, ["hgnc"]))
     return LOADED
+
+
+@pytest.fixture(scope="session")
+def stored_template(
+    cluster: SharedCluster, loaded_template: str, mirror: Mirror, loaded_raw_folder: Path
+) -> str:
+    """The same, and HPO is stored as the mirror has it."""
+    database = _make_template(cluster, STORED, loaded_template)
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, database, mirror, loaded_raw_folder)
+        asyncio.run(_load(database, mirror, loaded_raw_folder, ["hpo"], ["HGNC:9008"]))
+    return STORED
+
+
+def _make_template(cluster: SharedCluster, name: str, template: str) -> Database:
+    asyncio.run(cluster.create_database(name, template))
+    return Database(name, cluster.environment(name))
+
+
+async def _load(
+    database: Database,
+    mirror: Mirror,
+    raw_folder: Path,
+    sources: Sequence[str],
+    genes: Sequence[str] | None = None,
+) -> None:
+    async with open_desk(database, mirror, raw_folder) as desk:
+        run_id = await desk.order(sources, genes)
+        await desk.work()
+        row = await desk.row("SELECT state FROM run WHERE id = :run_id", run_id=run_id)
+        assert row.state == "completed"
 
 
 @pytest.fixture
 def loaded_database(cluster: SharedCluster, loaded_template: str) -> Iterator[Database]:
     yield from fresh_database(cluster, loaded_template)
+
+
+@pytest.fixture
+def stored_database(cluster: SharedCluster, stored_template: str) -> Iterator[Database]:
+    yield from fresh_database(cluster, stored_template)
 
 
 @pytest_asyncio.fixture
@@ -93,4 +121,17 @@ async def loaded_desk(
     async with open_desk(
         loaded_database, mirror, loaded_raw_folder, raw_settings=raw_settings
     ) as desk:
+        yield desk
+
+
+@pytest_asyncio.fixture
+async def stored_desk(
+    stored_database: Database,
+    mirror: Mirror,
+    loaded_raw_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Desk]:
+    """A desk that has stored HPO, too; its raw files are in a folder."""
+    use(monkeypatch, stored_database, mirror, loaded_raw_folder)
+    async with open_desk(stored_database, mirror, loaded_raw_folder) as desk:
         yield desk

@@ -1,6 +1,7 @@
 """Stores versions of values as the annotator does, for the routes that tell of them."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -12,7 +13,8 @@ from contracts.views import Cause
 from services.annotator.domain import Answer, Offered
 from services.annotator.store import annotations, releases
 from services.annotator.store.annotations import Origin
-from tests.builders import build_file, build_release
+from tests.builders import build_catalogue, build_file, build_release
+from tests.system import Database
 
 
 class Value(BaseModel):
@@ -91,3 +93,12 @@ class Storing:
         async with self.engine.connect() as connection:
             moment: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
         return moment
+
+
+@asynccontextmanager
+async def open_storing(database: Database) -> AsyncIterator[Storing]:
+    """Of a catalogue with genes."""
+    async with database.engine("annotator") as engine:
+        async with engine.begin() as tx:
+            await build_catalogue(tx)
+        yield Storing(engine)

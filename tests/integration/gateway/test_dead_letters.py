@@ -2,7 +2,7 @@
 
 import asyncio
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 import pytest
+import pytest_asyncio
 from sqlalchemy import text
 
 from contracts.messages import AnnotateBatch, BatchDead, StartRun
@@ -20,7 +21,8 @@ from services.gateway.handlers import count_letters
 from services.gateway.http import dead_letters as routes
 from services.gateway.store import dead_letters as store
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX
-from tests.integration.gateway.desk import Desk
+from tests.integration.gateway.desk import Desk, open_desk
+from tests.system import Database, SharedCluster, database_to_read
 from tests.waiting import until
 
 ADDRESS = "/api/dead-letters"
@@ -54,6 +56,24 @@ async def keep(desk: Desk, *letters: Letter) -> list[str]:
         await desk.letters.on_letter(one)
     rows = await desk.rows("SELECT id::text FROM gateway.dead_letter ORDER BY id")
     return [row["id"] for row in rows][-len(letters) :]
+
+
+@pytest.fixture(scope="module")
+def kept_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    """In which there are a run and an open letter."""
+
+    async def keep_one(database: Database) -> None:
+        async with open_desk(database) as desk:
+            await desk.start(all=True)
+            await keep(desk, letter())
+
+    yield from database_to_read(cluster, template, keep_one)
+
+
+@pytest_asyncio.fixture
+async def kept(kept_database: Database) -> AsyncIterator[Desk]:
+    async with open_desk(kept_database) as desk:
+        yield desk
 
 
 async def listed(desk: Desk, **parameters: str) -> list[dict[str, Any]]:
@@ -321,9 +341,9 @@ async def test_letters_are_filtered(desk: Desk) -> None:
     ],
 )
 async def test_what_no_letter_can_have_is_refused_with_what_would_be_accepted(
-    desk: Desk, parameter: str, accepted: str
+    read_desk: Desk, parameter: str, accepted: str
 ) -> None:
-    answer = await desk.client.get(f"{ADDRESS}?{parameter}")
+    answer = await read_desk.client.get(f"{ADDRESS}?{parameter}")
     assert answer.status_code == 400
     assert accepted in answer.json()["detail"]
 
@@ -439,12 +459,12 @@ async def test_two_who_retry_at_once_send_one(desk: Desk) -> None:
         ({**REASONS, "force": True}, "force"),
     ],
 )
-async def test_a_discard_says_who_and_why(desk: Desk, body: dict[str, Any], says: str) -> None:
-    (letter_id,) = await keep(desk, letter())
-    answer = await desk.client.post(f"{ADDRESS}/{letter_id}/discard", json=body)
+async def test_a_discard_says_who_and_why(kept: Desk, body: dict[str, Any], says: str) -> None:
+    (entry,) = await listed(kept)
+    answer = await kept.client.post(f"{ADDRESS}/{entry['id']}/discard", json=body)
     assert answer.status_code == 422
     assert says in answer.text
-    assert (await get(desk, letter_id))["attributes"]["state"] == "open"
+    assert (await get(kept, entry["id"]))["attributes"]["state"] == "open"
 
 
 @pytest.mark.parametrize(
@@ -696,14 +716,13 @@ async def test_as_many_bytes_go_out_at_once_as_a_transaction_moves(
     ],
 )
 async def test_many_are_named_by_known_filters_and_bounded(
-    desk: Desk, body: dict[str, Any], says: str
+    kept: Desk, body: dict[str, Any], says: str
 ) -> None:
-    await keep(desk, letter())
     for what in ("retry", "discard"):
-        answer = await many(desk, what, **REASONS, **body)
+        answer = await many(kept, what, **REASONS, **body)
         assert answer.status_code == 422, what
         assert says in answer.text
-    assert len(await listed(desk, **{"filter[state]": "open"})) == 1
+    assert len(await listed(kept, **{"filter[state]": "open"})) == 1
 
 
 # ------------------------------------------------------------------------------ its states
@@ -732,12 +751,14 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-async def test_what_is_not_drawn_cannot_be_written(desk: Desk, name: str) -> None:
-    await desk.start(all=True)
-    await keep(desk, letter())
-    async with desk.database.connect("gateway") as connection:
+async def test_what_is_not_drawn_cannot_be_written(kept_database: Database, name: str) -> None:
+    async with kept_database.connect("gateway") as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SET TRANSACTION READ WRITE")
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.execute(IMPOSSIBLE[name])
+        await transaction.rollback()
 
 
 async def test_of_thousands_of_headers_the_first_are_shown_and_all_are_counted(desk: Desk) -> None:

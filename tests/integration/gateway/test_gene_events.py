@@ -1,11 +1,14 @@
 """What became of a gene, as its address tells it."""
 
+from collections.abc import AsyncIterator, Iterator
+
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
 from tests.builders import build_release
-from tests.integration.gateway.desk import GONE, OLD, PKD1, PKD2, Desk
+from tests.integration.gateway.desk import GONE, OLD, PKD1, PKD2, Desk, open_desk
+from tests.system import Database, SharedCluster, database_to_read
 
 EVENTS = [
     (PKD1, "renamed", "OLDER", "PKD1", []),
@@ -16,9 +19,10 @@ EVENTS = [
 ]
 
 
-@pytest_asyncio.fixture
-async def told(stocked: Desk) -> Desk:
-    async with stocked.database.begin("annotator") as tx:
+async def tell(database: Database) -> None:
+    async with open_desk(database) as desk:
+        await desk.add_genes()
+    async with database.begin("annotator") as tx:
         release_id = await build_release(tx, "hgnc")
         for hgnc_id, kind, before, after, successors in EVENTS:
             await tx.execute(
@@ -36,7 +40,17 @@ async def told(stocked: Desk) -> Desk:
                     "release_id": release_id,
                 },
             )
-    return stocked
+
+
+@pytest.fixture(scope="module")
+def told_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    yield from database_to_read(cluster, template, tell)
+
+
+@pytest_asyncio.fixture
+async def told(told_database: Database) -> AsyncIterator[Desk]:
+    async with open_desk(told_database) as desk:
+        yield desk
 
 
 async def kinds(desk: Desk, gene: str) -> list[tuple[str, str]]:

@@ -51,8 +51,8 @@ async def ids(desk: Desk, address: str = "/api/genes", **parameters: str) -> lis
     return [item["id"] for item in answer.json()["data"]]
 
 
-async def test_a_list_has_the_stored_documents_of_approved_genes(stocked: Desk) -> None:
-    answer = await stocked.client.get("/api/genes", params={"page[total]": "true"})
+async def test_a_list_has_the_stored_documents_of_approved_genes(read_stocked: Desk) -> None:
+    answer = await read_stocked.client.get("/api/genes", params={"page[total]": "true"})
     assert answer.headers["content-type"] == "application/vnd.api+json"
     document = answer.json()
     assert [item["id"] for item in document["data"]] == APPROVED
@@ -101,50 +101,50 @@ async def test_a_gene_is_another_when_only_a_status_is(stocked: Desk) -> None:
     assert after.json()["data"]["attributes"]["annotations"]["hpo"]["status"] == "empty"
 
 
-async def test_pages_by_key_join_to_the_whole_list(stocked: Desk) -> None:
+async def test_pages_by_key_join_to_the_whole_list(read_stocked: Desk) -> None:
     for sort in ("hgnc_id", "-hgnc_id", "symbol", "-symbol"):
-        whole = await ids(stocked, sort=sort)
+        whole = await ids(read_stocked, sort=sort)
         assert sorted(whole) == sorted(APPROVED)
         found: list[str] = []
         address = f"/api/genes?sort={sort}&page[size]=1"
         while address:
-            answer = (await stocked.client.get(address)).json()
+            answer = (await read_stocked.client.get(address)).json()
             found += [item["id"] for item in answer["data"]]
             address = answer["links"]["next"]
         assert found == whole
 
 
-async def test_a_page_by_number(stocked: Desk) -> None:
-    assert await ids(stocked, **{"page[number]": "2", "page[size]": "3"}) == [WWTR1]
+async def test_a_page_by_number(read_stocked: Desk) -> None:
+    assert await ids(read_stocked, **{"page[number]": "2", "page[size]": "3"}) == [WWTR1]
 
 
-async def test_filters(stocked: Desk) -> None:
+async def test_filters(read_stocked: Desk) -> None:
     for name, value, expected in FILTERED:
         parameters = {f"filter[{name}]": value, "page[total]": "true"}
-        answer = (await stocked.client.get("/api/genes", params=parameters)).json()
+        answer = (await read_stocked.client.get("/api/genes", params=parameters)).json()
         assert [item["id"] for item in answer["data"]] == expected, name
         assert answer["meta"] == {"total": len(expected)}, name
-        assert await ids(stocked, **{f"filter[{name}]": value, "sort": "symbol"}) == expected
+        assert await ids(read_stocked, **{f"filter[{name}]": value, "sort": "symbol"}) == expected
 
 
-async def test_fields_choose_attributes(stocked: Desk) -> None:
+async def test_fields_choose_attributes(read_stocked: Desk) -> None:
     for address in ("/api/genes", f"/api/genes/{PKD1}"):
-        answer = await stocked.client.get(address, params={"fields[genes]": "symbol"})
+        answer = await read_stocked.client.get(address, params={"fields[genes]": "symbol"})
         data = answer.json()["data"]
         item = data[0] if isinstance(data, list) else data
         assert item["attributes"] == {"symbol": "PKD1"}
 
 
-async def test_a_parameter_that_does_not_fit_is_named(stocked: Desk) -> None:
+async def test_a_parameter_that_does_not_fit_is_named(read_stocked: Desk) -> None:
     for parameter, accepted in UNFIT:
-        answer = await stocked.client.get(f"/api/genes?{parameter}")
+        answer = await read_stocked.client.get(f"/api/genes?{parameter}")
         assert answer.status_code == 400, parameter
         problem = answer.json()
         assert accepted in problem["detail"]
         assert problem["errors"][0]["pointer"].startswith("query ")
 
 
-async def test_a_gene_by_any_of_its_names(stocked: Desk) -> None:
+async def test_a_gene_by_any_of_its_names(read_stocked: Desk) -> None:
     for name in (
         PKD1,
         "hgnc:9008",
@@ -157,20 +157,22 @@ async def test_a_gene_by_any_of_its_names(stocked: Desk) -> None:
         OLD,
         "OLD1",
     ):
-        answer = await stocked.client.get(f"/api/genes/{name}")
+        answer = await read_stocked.client.get(f"/api/genes/{name}")
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"]["id"] == PKD1
 
 
-async def test_names_are_folded_as_the_catalogue_has_them(desk: Desk) -> None:
+async def test_names_are_folded_as_the_catalogue_has_them(read_desk: Desk) -> None:
     names = ["PKD1", "C1orf127", "É", "Groß", "ﬁ", "Ψ", "Ж"]
-    (row,) = await desk.rows("SELECT array(SELECT lower(n) FROM unnest($1::text[]) n)", names=names)
+    (row,) = await read_desk.rows(
+        "SELECT array(SELECT lower(n) FROM unnest($1::text[]) n)", names=names
+    )
     assert [fold(name) for name in names] == row[0]
 
 
-async def test_a_name_of_no_gene_or_several_is_refused(stocked: Desk) -> None:
+async def test_a_name_of_no_gene_or_several_is_refused(read_stocked: Desk) -> None:
     for name, status, kind, says in REFUSED:
-        answer = await stocked.client.get(f"/api/genes/{name}")
+        answer = await read_stocked.client.get(f"/api/genes/{name}")
         assert answer.status_code == status, answer.text
         assert answer.json()["type"] == f"urn:annobus:problem:{kind}"
         assert says in answer.json()["detail"]
@@ -236,10 +238,10 @@ async def test_sources(stocked: Desk) -> None:
     assert (await stocked.client.get("/api/sources/nowhere")).status_code == 404
 
 
-async def test_the_root_and_the_description_of_the_routes(desk: Desk) -> None:
-    assert (await desk.client.get("/")).json()["links"]["api/genes"] == "/api/genes"
-    described = (await desk.client.get("/openapi.json")).json()
+async def test_the_root_and_the_description_of_the_routes(read_desk: Desk) -> None:
+    assert (await read_desk.client.get("/")).json()["links"]["api/genes"] == "/api/genes"
+    described = (await read_desk.client.get("/openapi.json")).json()
     listed = {item["name"] for item in described["paths"]["/api/genes"]["get"]["parameters"]}
     assert {"page[after]", "filter[symbol]", "sort"} <= listed
-    answer = await desk.client.get("/api/nothing")
+    answer = await read_desk.client.get("/api/nothing")
     assert answer.headers["content-type"] == "application/problem+json"

@@ -4,7 +4,7 @@ versions that the annotator's own statements have stored."""
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -19,8 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.gateway.store import history
 from services.gateway.store.history import Wanted
-from tests.integration.gateway.desk import PKD1, PKD2, Desk
-from tests.integration.gateway.storing import Storing, Value
+from tests.integration.gateway.desk import PKD1, PKD2, Desk, open_desk
+from tests.integration.gateway.storing import Storing, Value, open_storing
+from tests.system import Database, SharedCluster, database_to_read
 
 GENES = (PKD1, PKD2, "HGNC:1097")
 SOURCES = ("ensembl", "gnomad")
@@ -178,8 +179,7 @@ def composed(first: Difference, second: Difference) -> Difference:
 # ------------------------------------------------------------------------------ the routes
 
 
-@pytest_asyncio.fixture
-async def told(storing: Storing) -> dict[str, datetime]:
+async def tell(storing: Storing) -> dict[str, datetime]:
     """Two releases of Ensembl over two genes, and when each held."""
     first = await storing.release("ensembl", "115")
     held = {"none": await storing.store("ensembl", first, {})}
@@ -187,6 +187,35 @@ async def told(storing: Storing) -> dict[str, datetime]:
     second = await storing.release("ensembl", "116")
     held["second"] = await storing.store("ensembl", second, {PKD1: 2, PKD2: None})
     return held
+
+
+@pytest.fixture(scope="module")
+def told_database(
+    cluster: SharedCluster, template: str
+) -> Iterator[tuple[Database, dict[str, datetime]]]:
+    told: dict[str, datetime] = {}
+
+    async def store(database: Database) -> None:
+        async with open_storing(database) as storing:
+            told.update(await tell(storing))
+
+    for database in database_to_read(cluster, template, store):
+        yield database, told
+
+
+@pytest.fixture
+def told(told_database: tuple[Database, dict[str, datetime]]) -> dict[str, datetime]:
+    return told_database[1]
+
+
+@pytest_asyncio.fixture
+async def read_desk(
+    told_database: tuple[Database, dict[str, datetime]], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Desk]:
+    """Of what was `told`, which may be asked for."""
+    monkeypatch.setattr(history, "SETTLED_SECONDS", 0)
+    async with open_desk(told_database[0]) as desk:
+        yield desk
 
 
 def spelt(moment: datetime) -> str:
@@ -200,45 +229,47 @@ async def attributes(desk: Desk, path: str, **parameters: str) -> Any:
     return [one["attributes"] for one in data] if isinstance(data, list) else data["attributes"]
 
 
-async def test_what_a_source_said_at_a_time(desk: Desk, told: dict[str, datetime]) -> None:
+async def test_what_a_source_said_at_a_time(read_desk: Desk, told: dict[str, datetime]) -> None:
     path = "/api/genes/PKD1/annotations/ensembl"
     for moment, status, start, release in (
         ("none", "pending", None, None),
         ("first", "ok", 1, "115"),
         ("second", "ok", 2, "116"),
     ):
-        found = await attributes(desk, path, as_of=spelt(told[moment]))
+        found = await attributes(read_desk, path, as_of=spelt(told[moment]))
         assert (found["status"], found["release"]) == (status, release)
         assert (found["value"] or {}).get("start") == start
-    now = await attributes(desk, path)
+    now = await attributes(read_desk, path)
     assert (now["status"], now["value"]["start"], now["valid_to"]) == ("ok", 2, None)
     gone = await attributes(
-        desk, f"/api/genes/{PKD2}/annotations/ensembl", as_of=spelt(told["second"])
+        read_desk, f"/api/genes/{PKD2}/annotations/ensembl", as_of=spelt(told["second"])
     )
     assert (gone["status"], gone["value"]) == ("empty", None)
-    all_of_it = await attributes(desk, "/api/genes/PKD1/annotations", as_of=spelt(told["first"]))
+    all_of_it = await attributes(
+        read_desk, "/api/genes/PKD1/annotations", as_of=spelt(told["first"])
+    )
     assert {one["source"]: one["status"] for one in all_of_it}["ensembl"] == "ok"
 
 
-async def test_where_a_value_is_from(desk: Desk, told: dict[str, datetime]) -> None:
+async def test_where_a_value_is_from(read_desk: Desk, told: dict[str, datetime]) -> None:
     path = "/api/genes/PKD1/annotations/ensembl"
     for parameters, release in (({}, "116"), ({"as_of": spelt(told["first"])}, "115")):
-        found = await attributes(desk, path, provenance="true", **parameters)
+        found = await attributes(read_desk, path, provenance="true", **parameters)
         origin = found["provenance"]
         assert origin["release"]["version"] == release == found["release"]
         assert origin["raw"]["sha256"] == release.encode().hex()
         assert (origin["raw"]["position"], origin["parser_version"]) == (0, 1)
         assert origin["matched_by"] == "ensembl_gene_id"
-    answer = await desk.client.get(
+    answer = await read_desk.client.get(
         path, params={"provenance": "true", "as_of": spelt(told["none"])}
     )
     assert answer.status_code == 404
     assert answer.json()["type"] == "urn:annobus:problem:annotation-unknown"
 
 
-async def test_changes_of_all_and_of_one_gene(desk: Desk, told: dict[str, datetime]) -> None:
+async def test_changes_of_all_and_of_one_gene(read_desk: Desk, told: dict[str, datetime]) -> None:
     assert told
-    answer = await desk.client.get("/api/changes")
+    answer = await read_desk.client.get("/api/changes")
     found = [one["attributes"] for one in answer.json()["data"]]
     assert [(one["symbol"], one["before"]["start"], one["severity"]) for one in found] == [
         ("PKD1", 1, "minor"),
@@ -247,29 +278,31 @@ async def test_changes_of_all_and_of_one_gene(desk: Desk, told: dict[str, dateti
     assert [one["after"] and one["after"]["start"] for one in found] == [2, None]
     assert {(one["release_before"], one["release"]) for one in found} == {("115", "116")}
     cursor = answer.json()["meta"]["cursor"]
-    assert await attributes(desk, "/api/changes", since=cursor) == []
-    assert await attributes(desk, "/api/changes", **{"filter[severity]": "clinical"}) == []
+    assert await attributes(read_desk, "/api/changes", since=cursor) == []
+    assert await attributes(read_desk, "/api/changes", **{"filter[severity]": "clinical"}) == []
     chosen = {"filter[gene]": "PKD2", "filter[source]": "ensembl", "filter[cause]": "upstream"}
-    assert [one["hgnc_id"] for one in await attributes(desk, "/api/changes", **chosen)] == [PKD2]
+    assert [one["hgnc_id"] for one in await attributes(read_desk, "/api/changes", **chosen)] == [
+        PKD2
+    ]
 
-    own = await attributes(desk, "/api/genes/PKD1/changes")
+    own = await attributes(read_desk, "/api/genes/PKD1/changes")
     assert [(one["cause"], one["after"]["start"]) for one in own] == [("upstream", 2), (None, 1)]
-    page = await desk.client.get("/api/genes/PKD1/changes", params={"page[size]": "1"})
-    rest = await desk.client.get(page.json()["links"]["next"])
+    page = await read_desk.client.get("/api/genes/PKD1/changes", params={"page[size]": "1"})
+    rest = await read_desk.client.get(page.json()["links"]["next"])
     assert [one["attributes"]["after"]["start"] for one in rest.json()["data"]] == [1]
     assert rest.json()["links"]["next"] is None
 
 
-async def test_a_difference_in_pages(desk: Desk, told: dict[str, datetime]) -> None:
+async def test_a_difference_in_pages(read_desk: Desk, told: dict[str, datetime]) -> None:
     ends = {"from": spelt(told["none"]), "to": spelt(told["second"])}
-    page = await desk.client.get("/api/diff", params={**ends, "page[size]": "1"})
+    page = await read_desk.client.get("/api/diff", params={**ends, "page[size]": "1"})
     assert page.status_code == 200, page.text
     (first,) = page.json()["data"]
     assert (first["attributes"]["symbol"], first["attributes"]["after"]["start"]) == ("PKD1", 2)
     assert page.json()["links"]["next"] is None  # PKD2 came and went in between.
     ends["from"] = spelt(told["first"])
-    page = await desk.client.get("/api/diff", params={**ends, "page[size]": "1"})
-    rest = await desk.client.get(page.json()["links"]["next"])
+    page = await read_desk.client.get("/api/diff", params={**ends, "page[size]": "1"})
+    rest = await read_desk.client.get(page.json()["links"]["next"])
     assert [one["attributes"]["symbol"] for one in rest.json()["data"]] == ["PKD2"]
 
 
@@ -306,10 +339,9 @@ def cursor_of(place: object) -> str:
     ],
 )
 async def test_what_does_not_fit_is_named(
-    desk: Desk, storing: Storing, path: str, parameters: Mapping[str, str], says: str
+    read_desk: Desk, path: str, parameters: Mapping[str, str], says: str
 ) -> None:
-    assert storing
-    answer = await desk.client.get(path, params=parameters)
+    answer = await read_desk.client.get(path, params=parameters)
     assert answer.status_code == 400, answer.text
     assert says in answer.json()["detail"]
 
@@ -318,12 +350,12 @@ async def test_what_does_not_fit_is_named(
     "as_of", ["0001-01-01", "0001-01-01T00:00:00Z", "1900-02-28T23:59:59-12:00"]
 )
 async def test_before_the_first_value_nothing_was_known(
-    desk: Desk, told: dict[str, datetime], as_of: str
+    read_desk: Desk, told: dict[str, datetime], as_of: str
 ) -> None:
     assert told
-    found = await attributes(desk, "/api/genes/PKD1/annotations/ensembl", as_of=as_of)
+    found = await attributes(read_desk, "/api/genes/PKD1/annotations/ensembl", as_of=as_of)
     assert (found["status"], found["value"], found["release"]) == ("pending", None, None)
-    assert await attributes(desk, "/api/genes", as_of=as_of) == []
+    assert await attributes(read_desk, "/api/genes", as_of=as_of) == []
 
 
 async def test_a_gene_s_changes_of_one_release_are_of_that_release(
@@ -357,21 +389,21 @@ async def test_a_value_and_where_it_is_from_are_of_one_moment(
     assert found["provenance"]["release"]["version"] == found["release"] == "115"
 
 
-async def test_a_source_that_cannot_be_named_is_unknown(desk: Desk, storing: Storing) -> None:
-    assert storing
+async def test_a_source_that_cannot_be_named_is_unknown(read_desk: Desk) -> None:
     for path in (
         "/api/genes/PKD1/annotations/%00",
         "/api/sources/%00/releases",
         "/api/sources/%00",
     ):
-        answer = await desk.client.get(path)
+        answer = await read_desk.client.get(path)
         assert answer.status_code == 404, path
         assert answer.json()["type"] == "urn:annobus:problem:source-unknown"
 
 
 async def test_a_run_stands_for_its_end(
-    desk: Desk, told: dict[str, datetime], monkeypatch: pytest.MonkeyPatch
+    desk: Desk, storing: Storing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told = await tell(storing)
     run_id = await desk.start()
     answer = await desk.client.get(
         "/api/diff", params={"from": spelt(told["none"]), "to": str(run_id)}

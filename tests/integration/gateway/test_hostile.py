@@ -1,13 +1,16 @@
 """What nobody who means well sends: every public route answers it in words, and with no 5xx."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import quote
 
 import pytest
+import pytest_asyncio
 
 from tests.builders import build_release
-from tests.integration.gateway.desk import PKD1, Desk
+from tests.integration.gateway.desk import PKD1, Desk, open_desk
 from tests.integration.gateway.test_dead_letters import keep, letter
+from tests.system import Database, SharedCluster, fresh_database
 
 DEEP = 100_000
 BODIES = {
@@ -48,14 +51,37 @@ ANY_TEXT = ("filter[type]", "filter[source]")  # Where there are such filters.
 NAMES = ("%00", "seven", "..%2F..", quote("'; DROP TABLE run; --"), "%F0%9F", "x" * 5_000, "%25")
 
 
+Names = dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def filled_database(cluster: SharedCluster, template: str) -> Iterator[tuple[Database, Names]]:
+    """In which there is one of everything that a path names, for all: nothing that is sent here is
+    accepted."""
+    names: Names = {"gene": PKD1, "name": "hpo", "source": "hpo", "namespace": "genes"}
+
+    async def fill(database: Database) -> None:
+        async with open_desk(database) as desk:
+            await desk.add_genes()
+            names["run_id"] = await desk.start(sources=["hpo"], all=True)
+            async with database.begin("annotator") as tx:
+                names["release_id"] = await build_release(tx, "hpo")
+            (names["letter_id"],) = await keep(desk, letter())
+
+    for database in fresh_database(cluster, template):
+        asyncio.run(fill(database))
+        yield database, names
+
+
 @pytest.fixture
-async def names(stocked: Desk) -> dict[str, object]:
-    run_id = await stocked.start(sources=["hpo"], all=True)
-    async with stocked.database.begin("annotator") as tx:
-        release_id = await build_release(tx, "hpo")
-    (letter_id,) = await keep(stocked, letter())
-    named = {"gene": PKD1, "name": "hpo", "source": "hpo", "namespace": "genes"}
-    return named | {"run_id": run_id, "release_id": release_id, "letter_id": letter_id}
+def names(filled_database: tuple[Database, Names]) -> Names:
+    return filled_database[1]
+
+
+@pytest_asyncio.fixture
+async def filled(filled_database: tuple[Database, Names]) -> AsyncIterator[Desk]:
+    async with open_desk(filled_database[0]) as desk:
+        yield desk
 
 
 async def addresses(desk: Desk, method: str) -> AsyncIterator[str]:
@@ -66,45 +92,41 @@ async def addresses(desk: Desk, method: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("what", BODIES)
-async def test_no_body_is_too_strange_to_be_refused(
-    stocked: Desk, names: dict[str, object], what: str
-) -> None:
-    before = await stocked.rows("SELECT count(*) FROM gateway.outbox")
-    async for path in addresses(stocked, "post"):
+async def test_no_body_is_too_strange_to_be_refused(filled: Desk, names: Names, what: str) -> None:
+    before = await filled.rows("SELECT count(*) FROM gateway.outbox")
+    async for path in addresses(filled, "post"):
         for kind in TYPES:
-            answer = await stocked.client.post(
+            answer = await filled.client.post(
                 path.format(**names), content=BODIES[what], headers={"content-type": kind}
             )
             assert 400 <= answer.status_code < 500, (path, kind, answer.text[:200])
             assert answer.headers["content-type"] == "application/problem+json", path
             assert len(answer.content) < 20_000, path
-    assert await stocked.rows("SELECT count(*) FROM gateway.outbox") == before
+    assert await filled.rows("SELECT count(*) FROM gateway.outbox") == before
 
 
 @pytest.mark.parametrize("query", QUERIES)
-async def test_no_query_is_ignored(stocked: Desk, names: dict[str, object], query: str) -> None:
-    async for path in addresses(stocked, "get"):
-        answer = await stocked.client.get(f"{path.format(**names)}?{query}")
+async def test_no_query_is_ignored(filled: Desk, names: Names, query: str) -> None:
+    async for path in addresses(filled, "get"):
+        answer = await filled.client.get(f"{path.format(**names)}?{query}")
         assert answer.status_code in (200, 400), (path, answer.text[:200])
         assert len(answer.content) < 50_000, path
         if not query.startswith(ANY_TEXT):
             assert answer.status_code == 400, path
-    async for path in addresses(stocked, "post"):
-        answer = await stocked.client.post(f"{path.format(**names)}?{query}", json={})
+    async for path in addresses(filled, "post"):
+        answer = await filled.client.post(f"{path.format(**names)}?{query}", json={})
         assert answer.status_code in (400, 422), (path, answer.text[:200])
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_no_path_is_too_strange_to_be_unknown(
-    stocked: Desk, names: dict[str, object], name: str
-) -> None:
+async def test_no_path_is_too_strange_to_be_unknown(filled: Desk, names: Names, name: str) -> None:
     for method in ("get", "post"):
-        async for path in addresses(stocked, method):
+        async for path in addresses(filled, method):
             for part in names:
                 if f"{{{part}}}" not in path:
                     continue
                 address = path.format(**names | {part: name})
-                asked = getattr(stocked.client, method)
+                asked = getattr(filled.client, method)
                 answer = await (asked(address, json={}) if method == "post" else asked(address))
                 assert 400 <= answer.status_code < 500, (address, answer.text[:200])
                 assert len(answer.content) < 20_000, address

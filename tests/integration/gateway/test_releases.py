@@ -1,5 +1,6 @@
 """Releases of a source, their files, and the report of what was no gene in them."""
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -8,15 +9,15 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from tests.builders import build_file, build_release
-from tests.integration.gateway.desk import Desk
+from tests.integration.gateway.desk import Desk, open_desk
+from tests.system import Database, SharedCluster, database_to_read
 
 ENTRIES = [("12", "no approved gene has this Entrez id", 3), ("ACMG", "no gene, but a word", 1)] * 3
 
 
-@pytest_asyncio.fixture
-async def release_id(desk: Desk) -> UUID:
+async def build_reported(database: Database) -> UUID:
     """A release of HPO with six entries in its report, of which seven were found."""
-    async with desk.database.begin("annotator") as tx:
+    async with database.begin("annotator") as tx:
         await build_release(tx, "hpo", "older")
         release_id = await build_release(tx, "hpo", "newer")
         await build_file(tx, release_id, "phenotype.hpoa", b"\xab", 12)
@@ -39,6 +40,26 @@ async def release_id(desk: Desk) -> UUID:
     return release_id
 
 
+@pytest.fixture(scope="module")
+def reported_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    async def report(database: Database) -> None:
+        await build_reported(database)
+
+    yield from database_to_read(cluster, template, report)
+
+
+@pytest_asyncio.fixture
+async def reported(reported_database: Database) -> AsyncIterator[Desk]:
+    async with open_desk(reported_database) as desk:
+        yield desk
+
+
+@pytest_asyncio.fixture
+async def release_id(reported: Desk) -> UUID:
+    (row,) = await reported.rows("SELECT id FROM annotator.release WHERE version = 'newer'")
+    return UUID(str(row["id"]))
+
+
 async def get(desk: Desk, address: str, **parameters: str) -> dict[str, Any]:
     answer = await desk.client.get(address, params=parameters or None)
     assert answer.status_code == 200, answer.text
@@ -46,22 +67,22 @@ async def get(desk: Desk, address: str, **parameters: str) -> dict[str, Any]:
     return document
 
 
-async def test_releases_are_listed_newest_first(desk: Desk, release_id: UUID) -> None:
-    document = await get(desk, "/api/sources/hpo/releases")
+async def test_releases_are_listed_newest_first(reported: Desk, release_id: UUID) -> None:
+    document = await get(reported, "/api/sources/hpo/releases")
     assert [item["attributes"]["version"] for item in document["data"]] == ["newer", "older"]
     assert document["data"][0]["id"] == str(release_id)
-    assert (await get(desk, "/api/sources/gnomad/releases"))["data"] == []
+    assert (await get(reported, "/api/sources/gnomad/releases"))["data"] == []
 
     address, found = "/api/sources/hpo/releases?page[size]=1", []
     while address:
-        page = await get(desk, address)
+        page = await get(reported, address)
         found += [item["attributes"]["version"] for item in page["data"]]
         address = page["links"]["next"]
     assert found == ["newer", "older"]
 
 
-async def test_a_release_has_its_files(desk: Desk, release_id: UUID) -> None:
-    document = await get(desk, f"/api/sources/hpo/releases/{release_id}")
+async def test_a_release_has_its_files(reported: Desk, release_id: UUID) -> None:
+    document = await get(reported, f"/api/sources/hpo/releases/{release_id}")
     release = document["data"]["attributes"]
     assert (release["state"], release["unmapped_count"], release["problem"]) == ("stored", 7, None)
     assert release["file_count"] == 2
@@ -70,7 +91,7 @@ async def test_a_release_has_its_files(desk: Desk, release_id: UUID) -> None:
         ("hp.obo", "cd", 34),
     ]
     assert {"url", "etag", "last_modified", "retrieved_at"} <= set(release["files"][0])
-    unmapped = await get(desk, document["data"]["links"]["unmapped"])
+    unmapped = await get(reported, document["data"]["links"]["unmapped"])
     assert len(unmapped["data"]) == len(ENTRIES)
 
 
@@ -99,12 +120,12 @@ async def test_the_release_of_an_api_has_an_empty_report(desk: Desk) -> None:
 
 
 async def test_a_report_is_paged_by_key_and_says_what_it_leaves_out(
-    desk: Desk, release_id: UUID
+    reported: Desk, release_id: UUID
 ) -> None:
     address = f"/api/sources/hpo/releases/{release_id}/unmapped?page[size]=4"
     found = []
     while address:
-        page = await get(desk, address)
+        page = await get(reported, address)
         found += [
             (entry["key"], entry["reason"], entry["row_count"])
             for entry in (item["attributes"] for item in page["data"])
@@ -124,8 +145,8 @@ async def test_a_report_is_paged_by_key_and_says_what_it_leaves_out(
     assert found == ENTRIES
 
 
-async def test_a_report_is_filtered_by_exact_reason_and_key(desk: Desk, release_id: UUID) -> None:
-    address = f"/api/sources/hpo/releases/{release_id}/unmapped"
+async def test_a_report_is_filtered_by_exact_reason_and_key(desk: Desk) -> None:
+    address = f"/api/sources/hpo/releases/{await build_reported(desk.database)}/unmapped"
     found = await get(desk, address, **{"filter[reason]": "no gene, but a word"})
     assert {item["attributes"]["key"] for item in found["data"]} == {"ACMG"}
     assert (found["meta"]["total"], found["meta"]["kept_count"]) == (3, 6)
@@ -153,18 +174,18 @@ async def test_a_report_is_filtered_by_exact_reason_and_key(desk: Desk, release_
     ],
 )
 async def test_what_there_is_not_is_told(
-    desk: Desk, release_id: UUID, path: str, status: int, kind: str
+    reported: Desk, release_id: UUID, path: str, status: int, kind: str
 ) -> None:
-    answer = await desk.client.get(f"/api/sources/{path}")
+    answer = await reported.client.get(f"/api/sources/{path}")
     assert answer.status_code == status
     assert answer.json()["type"] == f"urn:annobus:problem:{kind}"
-    other = await desk.client.get(f"/api/sources/gnomad/releases/{release_id}")
+    other = await reported.client.get(f"/api/sources/gnomad/releases/{release_id}")
     assert other.json()["type"] == "urn:annobus:problem:release-unknown"
 
 
-async def test_a_report_s_parameters_are_checked(desk: Desk, release_id: UUID) -> None:
+async def test_a_report_s_parameters_are_checked(reported: Desk, release_id: UUID) -> None:
     for parameter in ("page[after]=x", "page[total]=true", "filter[reason]=", "sort=key"):
-        answer = await desk.client.get(
+        answer = await reported.client.get(
             f"/api/sources/hpo/releases/{release_id}/unmapped?{parameter}"
         )
         assert answer.status_code == 400, parameter
@@ -221,8 +242,10 @@ async def test_a_decision_says_who_and_why(
     assert await desk.outbox() == []
 
 
-async def test_what_waits_for_no_decision_takes_none(desk: Desk, release_id: UUID) -> None:
-    answer = await desk.client.post(f"/api/sources/hpo/releases/{release_id}/reject", json=REASONS)
+async def test_what_waits_for_no_decision_takes_none(reported: Desk, release_id: UUID) -> None:
+    answer = await reported.client.post(
+        f"/api/sources/hpo/releases/{release_id}/reject", json=REASONS
+    )
     assert answer.status_code == 409
     assert "is stored" in answer.json()["detail"]
 

@@ -1,6 +1,6 @@
 """What names mean: found by id, symbol, alias or successor, and reported where they are not."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +9,8 @@ from sqlalchemy import text
 
 from services.gateway.store import names
 from tests.builders import build_release
-from tests.integration.gateway.desk import Desk
+from tests.integration.gateway.desk import Desk, open_desk
+from tests.system import Database, SharedCluster, database_to_read
 
 PKD1, MARCHF2, MTARC2, SEPTIN1, HLA_A = (
     "HGNC:9008",
@@ -73,10 +74,9 @@ NAMES = [
 ]
 
 
-@pytest_asyncio.fixture
-async def named(desk: Desk) -> Desk:
-    """A desk whose catalogue has every case there is."""
-    async with desk.database.connect() as connection:
+async def name_genes(database: Database) -> None:
+    """A catalogue that has every case there is."""
+    async with database.connect() as connection:
         await connection.executemany(
             "INSERT INTO annotator.gene (hgnc_id, symbol, status, entrez_id, ensembl_gene_id) "
             "VALUES ($1, $2, 'approved', $3, $4)",
@@ -96,7 +96,17 @@ async def named(desk: Desk) -> Desk:
                 *((symbol, "withdrawn", hgnc_id) for hgnc_id, symbol, *_ in WITHDRAWN),
             ],
         )
-    return desk
+
+
+@pytest.fixture(scope="module")
+def named_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    yield from database_to_read(cluster, template, name_genes)
+
+
+@pytest_asyncio.fixture
+async def named(named_database: Database) -> AsyncIterator[Desk]:
+    async with open_desk(named_database) as desk:
+        yield desk
 
 
 async def resolve(desk: Desk, *genes: str) -> list[dict[str, Any]]:
@@ -261,26 +271,27 @@ async def test_the_answer_counts_what_it_says(named: Desk) -> None:
     assert flagged <= set(meta["flags"])
 
 
-async def test_orders_and_single_genes_are_resolved_alike(named: Desk) -> None:
+async def test_orders_and_single_genes_are_resolved_alike(desk: Desk) -> None:
+    await name_genes(desk.database)
     values = [
         *(PKD1, "C1ORF127", "MARCH2", "TAZ", MERGED, "A1S9T", "TWIN", "SPLIT1", "GONE1"),
         *("NOSUCH", "2-Mar", "HLA.A", "ENSG00000230417"),
     ]
     statuses = {"resolved": 404, "unknown": 404, "ambiguous": 409, "withdrawn": 410}
-    for row in await resolve(named, *values):
+    for row in await resolve(desk, *values):
         value, outcome = row["value"], row["outcome"]
-        gene = await named.client.get(f"/api/genes/{value}")
+        gene = await desk.client.get(f"/api/genes/{value}")
         kind = "gene-not-built" if outcome == "resolved" else f"gene-{outcome}"
         assert (gene.status_code, gene.json()["type"]) == (
             statuses[outcome],
             f"urn:annobus:problem:{kind}",
         ), value
         # Of a file's source: whom an API is being asked for already is not ordered again.
-        order = await named.client.post("/api/runs", json={"genes": [value], "sources": ["hpo"]})
+        order = await desk.client.post("/api/runs", json={"genes": [value], "sources": ["hpo"]})
         assert order.status_code == (202 if outcome == "resolved" else 422), value
         if outcome == "resolved":
             assert gene.json()["detail"].startswith(f"{row['hgnc_id']} ")
-            command = (await named.outbox())[-1]
+            command = (await desk.outbox())[-1]
             assert command["genes"] == [row["hgnc_id"]]
         else:
             assert order.json()["errors"][0]["code"] == f"gene-{outcome}"

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import pytest_asyncio
 
-from tests.integration.gateway.desk import PKD2, SOURCES, TAFAZZIN, Desk
+from tests.integration.gateway.desk import PKD2, SOURCES, TAFAZZIN, Desk, open_desk
+from tests.system import Database, SharedCluster, database_to_read
 
 
 async def post(desk: Desk, path: str, status: int, key: str | None = None, **body: Any) -> Any:
@@ -33,6 +36,23 @@ async def ordered(desk: Desk, *failed: str) -> UUID:
     await fail(desk, run_id, *failed)
     await desk.finish(run_id)
     return run_id
+
+
+@pytest.fixture(scope="module")
+def completed_database(cluster: SharedCluster, template: str) -> Iterator[Database]:
+    """In which a run has ended, of which nothing failed."""
+
+    async def complete(database: Database) -> None:
+        async with open_desk(database) as desk:
+            await ordered(desk)
+
+    yield from database_to_read(cluster, template, complete)
+
+
+@pytest_asyncio.fixture
+async def completed(completed_database: Database) -> AsyncIterator[Desk]:
+    async with open_desk(completed_database) as desk:
+        yield desk
 
 
 async def test_a_retry_is_a_new_run_over_the_sources_that_failed(desk: Desk) -> None:
@@ -81,13 +101,13 @@ async def test_a_run_that_goes_on_can_be_retried_and_a_body_is_not_needed(desk: 
     ],
 )
 async def test_what_has_not_failed_is_not_retried(
-    desk: Desk, path: str, body: dict[str, Any], status: int, kind: str, says: str
+    completed: Desk, path: str, body: dict[str, Any], status: int, kind: str, says: str
 ) -> None:
-    old = await ordered(desk)
-    problem = (await post(desk, f"/api/runs/{old}/{path}", status, **body)).json()
+    (run,) = await completed.rows("SELECT id FROM gateway.run")
+    problem = (await post(completed, f"/api/runs/{run['id']}/{path}", status, **body)).json()
     assert problem["type"] == f"urn:annobus:problem:{kind}"
     assert says in problem["detail"]
-    assert len(await desk.outbox()) == 1
+    assert len(await completed.outbox()) == 1
 
 
 async def test_a_source_that_did_not_fail_is_named_beside_those_that_did(desk: Desk) -> None:

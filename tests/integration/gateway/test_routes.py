@@ -1,11 +1,17 @@
 """What holds for every public route."""
 
+import pytest
+
 from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, Desk
 from tests.integration.gateway.test_dead_letters import keep, letter
 
 
-async def test_head_is_answered_like_get_without_content(stocked: Desk) -> None:
+async def test_head_is_answered_like_get_without_content(
+    stocked: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stocked.database.environment.items():
+        monkeypatch.setenv(name, value)  # For the process that writes an export.
     run_id = await stocked.start()
     async with stocked.database.begin("annotator") as tx:
         release_id = await build_release(tx, "hpo")

@@ -110,10 +110,10 @@ async def test_a_gene_is_found_by_what_people_call_it(stocked: Desk) -> None:
 
 
 async def test_each_gene_that_cannot_be_resolved_is_named_with_what_would_do(
-    stocked: Desk,
+    read_stocked: Desk,
 ) -> None:
     genes = ["PKD1", "NOSUCH", "SHARED", "GONE1"]
-    problem = await refused(stocked, 422, genes=genes)
+    problem = await refused(read_stocked, 422, genes=genes)
 
     assert problem["type"] == "urn:annobus:problem:genes-refused"
     unknown, ambiguous, withdrawn = problem["errors"]
@@ -122,30 +122,32 @@ async def test_each_gene_that_cannot_be_resolved_is_named_with_what_would_do(
     assert unknown["code"] == "gene-unknown"
     assert ambiguous["accepted"] == f"one of {PKD1} (PKD1), {PKD2} (PKD2)"
     assert withdrawn["accepted"] == f"another gene: {GONE} (GONE1) has no successor"
-    assert await stocked.outbox() == []
-    assert await stocked.rows("SELECT FROM gateway.run") == []
+    assert await read_stocked.outbox() == []
+    assert await read_stocked.rows("SELECT FROM gateway.run") == []
 
 
-async def test_a_gene_list_on_an_empty_catalogue_is_refused(desk: Desk) -> None:
-    problem = await refused(desk, 409, genes=["PKD1"])
+async def test_a_gene_list_on_an_empty_catalogue_is_refused(read_desk: Desk) -> None:
+    problem = await refused(read_desk, 409, genes=["PKD1"])
     assert problem["type"] == "urn:annobus:problem:catalogue-empty"
 
 
-async def test_a_wrong_field_is_named(desk: Desk) -> None:
+async def test_a_wrong_field_is_named(read_desk: Desk) -> None:
     for order, named in WRONG:
-        problem = await refused(desk, 422, **order)
+        problem = await refused(read_desk, 422, **order)
         assert named in problem["detail"]
         assert problem["errors"]
 
 
-async def test_malformed_json_and_a_large_body_are_refused(desk: Desk) -> None:
+async def test_malformed_json_and_a_large_body_are_refused(read_desk: Desk) -> None:
     json = {"content-type": "application/json"}
-    answer = await desk.client.post("/api/runs", content=b'{"all": tru', headers=json)
+    answer = await read_desk.client.post("/api/runs", content=b'{"all": tru', headers=json)
     assert answer.status_code == 400
     for body in (rb'{"all": true, "name": "\ud800"}', rb'{"all": true, "\ud800": 1}'):
-        answer = await desk.client.post("/api/runs", content=body, headers=json)
+        answer = await read_desk.client.post("/api/runs", content=body, headers=json)
         assert answer.status_code == 422
-    answer = await desk.client.post("/api/runs", content=b" " * (8 * 1024**2 + 1), headers=json)
+    answer = await read_desk.client.post(
+        "/api/runs", content=b" " * (8 * 1024**2 + 1), headers=json
+    )
     assert answer.status_code == 413
 
 
@@ -180,9 +182,9 @@ async def test_one_key_sent_ten_times_at_once_is_one_run(desk: Desk) -> None:
     assert len(await desk.outbox()) == 1
 
 
-async def test_a_key_that_does_not_fit_is_refused(desk: Desk) -> None:
+async def test_a_key_that_does_not_fit_is_refused(read_desk: Desk) -> None:
     for key in ("", "a b", "x" * 256):
-        answer = await desk.client.post(
+        answer = await read_desk.client.post(
             "/api/runs", json={"all": True}, headers={"Idempotency-Key": key}
         )
         assert answer.status_code == 400
@@ -217,12 +219,12 @@ async def test_runs_are_listed_newest_first_in_pages(desk: Desk) -> None:
     assert (await desk.client.get(second["links"]["prev"])).json()["data"] == first["data"]
 
 
-async def test_an_unknown_run_and_an_unknown_parameter_are_refused(desk: Desk) -> None:
+async def test_an_unknown_run_and_an_unknown_parameter_are_refused(read_desk: Desk) -> None:
     for run_id in ("0190b3c4-0000-7000-8000-000000000000", "seven"):
-        answer = await desk.client.get(f"/api/runs/{run_id}")
+        answer = await read_desk.client.get(f"/api/runs/{run_id}")
         assert answer.status_code == 404
         assert answer.json()["type"] == "urn:annobus:problem:run-unknown"
-    answer = await desk.client.get("/api/runs", params={"limit": "3"})
+    answer = await read_desk.client.get("/api/runs", params={"limit": "3"})
     assert answer.status_code == 400
     assert "page[size]" in answer.json()["detail"]
 
@@ -320,16 +322,18 @@ async def test_a_run_has_the_priority_it_was_ordered_with(desk: Desk, priority: 
     assert answer.json()["data"]["attributes"]["priority"] == priority
 
 
-async def test_a_trigger_says_it_all_by_its_path(desk: Desk) -> None:
+async def test_a_trigger_says_it_all_by_its_path(read_desk: Desk) -> None:
     for name in ("annotation_pipeline", "hpo"):
-        answer = await desk.client.post(f"/api/progress/trigger/{name}", json={"genes": ["PKD1"]})
+        answer = await read_desk.client.post(
+            f"/api/progress/trigger/{name}", json={"genes": ["PKD1"]}
+        )
         assert answer.status_code == 422
         assert answer.json()["type"] == "urn:annobus:problem:body-unexpected"
-    assert await desk.outbox() == []
+    assert await read_desk.outbox() == []
 
 
-async def test_a_long_name_of_a_source_is_cut_in_the_answer(desk: Desk) -> None:
-    answer = await desk.client.post(f"/api/progress/trigger/{'x' * 5_000}")
+async def test_a_long_name_of_a_source_is_cut_in_the_answer(read_desk: Desk) -> None:
+    answer = await read_desk.client.post(f"/api/progress/trigger/{'x' * 5_000}")
     assert answer.status_code == 404
     assert len(answer.content) < 1_000
 

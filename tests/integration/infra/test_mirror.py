@@ -50,9 +50,13 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 @contextmanager
-def running_mirror(*arguments: str | Path) -> Iterator[httpx2.Client]:
+def running_mirror(*arguments: str | Path, **environment: str) -> Iterator[httpx2.Client]:
     with subprocess.Popen(
-        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        command(*arguments),
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
@@ -222,23 +226,13 @@ class TestFiles:
             assert other.get("/").json() == mirror.get("/").json()
         assert files() == before
 
-    def test_another_machine_converts_to_the_same_bytes(
+    def test_another_machine_converts_and_makes_the_same_bytes(
         self, mirror: httpx2.Client, tmp_path: Path
     ) -> None:
-        program = (
-            "import sys; from pathlib import Path; from infra.mirror.hgnc import convert_package;"
-            "convert_package(Path(sys.argv[1]))"
-        )
         # Sets come in another order with another seed, as they would elsewhere.
-        subprocess.run(
-            [sys.executable, "-c", program, tmp_path],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": "7"},
-            check=True,
-            timeout=60,
-        )
-        converted = (tmp_path / "hgnc_complete_set.json").read_bytes()
-        assert converted == mirror.get(COMPLETE_SET).content
+        with running_mirror("--cache", tmp_path, PYTHONHASHSEED="7") as other:
+            for path in (COMPLETE_SET, *MADE):
+                assert other.get(path).content == mirror.get(path).content
 
 
 class TestEnsembl:
@@ -380,13 +374,6 @@ class TestGnomad:
         braf = next(row for row in chosen if row[1] == BRAF)
         gene = mirror.post("/ensembl/lookup/id", json={"ids": [BRAF]}).json()[BRAF]
         assert (braf[0], braf[2]) == ("BRAF", gene["canonical_transcript"].partition(".")[0])
-
-    def test_another_machine_makes_the_same_bytes(
-        self, mirror: httpx2.Client, tmp_path: Path
-    ) -> None:
-        with running_mirror("--cache", tmp_path) as other:
-            for path in MADE:
-                assert other.get(path).content == mirror.get(path).content
 
 
 class TestClingenAndClinvar:
@@ -621,10 +608,18 @@ class TestFaults:
         assert len(packed) < (37 << 20) / 500
 
 
+@pytest.fixture(scope="class")
+def folder_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all that have the same genes: what is made up for these is made once."""
+    return tmp_path_factory.mktemp("folders") / "cache"
+
+
 class TestFolder:
-    def test_a_table_is_served_in_the_form_of_the_json(self, tmp_path: Path) -> None:
+    def test_a_table_is_served_in_the_form_of_the_json(
+        self, tmp_path: Path, folder_cache: Path
+    ) -> None:
         folder = build_folder(tmp_path / "some data", rows=40_000)
-        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+        with running_mirror("--cache", folder_cache, "--data", folder) as client:
             served = client.get("/").json()
             assert served["hgnc"]["origin"] == "file non_alt_loci_set.txt.gz"
             assert served["hgnc"]["release"] == "2023-01-20"
@@ -659,7 +654,7 @@ class TestFolder:
             assert client.get(COMPLETE_SET).content == content
 
     def test_real_files_of_other_upstreams_are_served_instead_of_made_up_ones(
-        self, tmp_path: Path, mirror: httpx2.Client
+        self, tmp_path: Path, folder_cache: Path, mirror: httpx2.Client
     ) -> None:
         folder = build_folder(tmp_path / "data", rows=40_000)
         made = {path: mirror.get(path).content for path in MADE}
@@ -678,7 +673,7 @@ class TestFolder:
         for path, content in real.items():
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes(content)
-        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+        with running_mirror("--cache", folder_cache, "--data", folder) as client:
             assert client.get(CLINGEN).content == made[CLINGEN] + b"\n"
             assert client.get(CLINVAR_SUMMARY).content == made[CLINVAR_SUMMARY] + b"\n"
             assert gzip.decompress(client.get(GNOMAD).content) == b"".join(table)
@@ -695,12 +690,12 @@ class TestFolder:
             assert served["clinvar"]["origin"].startswith("variant_summary.txt.gz made up")
             assert served["clinvar"]["files"]["/gene_specific_summary.txt"]["synthetic"] is False
         (folder / "clinvar" / "variant_summary.txt.gz").write_bytes(made[CLINVAR_VARIANTS])
-        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+        with running_mirror("--cache", folder_cache, "--data", folder) as client:
             assert "x-synthetic" not in client.head(CLINVAR_VARIANTS).headers
             assert client.get("/").json()["clinvar"]["synthetic"] is False
 
     def test_a_table_of_gnomad_s_that_lacks_columns_is_not_served(
-        self, tmp_path: Path, mirror: httpx2.Client
+        self, tmp_path: Path, folder_cache: Path, mirror: httpx2.Client
     ) -> None:
         folder = build_folder(tmp_path / "data", rows=40_000)
         lines = gzip.decompress(mirror.get(GNOMAD).content).splitlines()[:4]
@@ -708,7 +703,7 @@ class TestFolder:
         (folder / "gnomad").mkdir()
         name = "gnomad.v4.1.1.constraint_metrics_reduced.no_gen_anc.tsv.gz"
         (folder / "gnomad" / name).write_bytes(gzip.compress(derived))
-        with running_mirror("--cache", tmp_path / "cache", "--data", folder) as client:
+        with running_mirror("--cache", folder_cache, "--data", folder) as client:
             assert client.head(GNOMAD).headers["x-synthetic"] == "true"
 
     @pytest.mark.parametrize(
@@ -724,12 +719,12 @@ class TestFolder:
         ],
     )
     def test_what_is_no_file_of_an_upstream_is_refused(
-        self, tmp_path: Path, path: str, content: bytes, said: str
+        self, tmp_path: Path, folder_cache: Path, path: str, content: bytes, said: str
     ) -> None:
         folder = build_folder(tmp_path / "data", rows=40_000)
         (folder / path).parent.mkdir()
         (folder / path).write_bytes(content)
-        refused = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        refused = refused_start("--cache", folder_cache, "--data", folder)
         assert said in refused
         assert Path(path).name in refused
 
@@ -742,11 +737,11 @@ class TestFolder:
         ],
     )
     def test_a_missing_file_is_named_with_its_folder(
-        self, tmp_path: Path, path: str, accepted: str
+        self, tmp_path: Path, folder_cache: Path, path: str, accepted: str
     ) -> None:
         folder = build_folder(tmp_path / "data", rows=40_000)
         (folder / path).unlink()
-        said = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        said = refused_start("--cache", folder_cache, "--data", folder)
         assert str((folder / path).parent) in said
         assert accepted in said
         assert "\n" not in said
@@ -768,11 +763,11 @@ class TestFolder:
         said = refused_start("--cache", tmp_path / "cache", "--data", folder)
         assert "line 14: 2 cells where the header has 7" in said
 
-    def test_a_truncated_file_is_named(self, tmp_path: Path) -> None:
+    def test_a_truncated_file_is_named(self, tmp_path: Path, folder_cache: Path) -> None:
         folder = build_folder(tmp_path / "data", rows=40_000)
         packed = folder / "hpo" / "phenotype.hpoa.gz"
         packed.write_bytes(packed.read_bytes()[:-12])
-        said = refused_start("--cache", tmp_path / "cache", "--data", folder)
+        said = refused_start("--cache", folder_cache, "--data", folder)
         assert str(packed) in said
 
     @pytest.mark.skipif(
