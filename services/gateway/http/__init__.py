@@ -11,6 +11,7 @@ from services.gateway.http.dead_letters import DeadLetterRoutes
 from services.gateway.http.gene_lists import GeneListRoutes, Summaries
 from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
+from services.gateway.http.panels import PanelRoutes
 from services.gateway.http.releases import ReleaseRoutes
 from services.gateway.http.runs import RunRoutes
 from services.gateway.live import Live
@@ -27,6 +28,7 @@ def include_routes(
         GeneRoutes(engine, documents),
         CatalogueRoutes(engine),
         HistoryRoutes(engine),
+        PanelRoutes(engine),
         ReleaseRoutes(engine),
         DeadLetterRoutes(engine),
         Sockets(live, active),

@@ -1,7 +1,6 @@
 """Lists of genes: filtered and sorted by what the catalogue and the sources say of them."""
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,7 @@ from math import inf
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import GENES_MAX
 from contracts.views import SummaryKind
@@ -18,7 +17,7 @@ from services.gateway.domain import Refusal, Refused
 from services.gateway.errors import CatalogueEmpty
 from services.gateway.http.genes import FIELDS, Names, moment_of, resource
 from services.gateway.jsonapi import Allowed, Query
-from services.gateway.store import catalogue, genes, history, names
+from services.gateway.store import catalogue, genes, history, names, panels
 from services.gateway.store.genes import COMPARED, FILTERS, SORTS, Document, Facet
 
 _LIST = Allowed(
@@ -33,6 +32,7 @@ _LIST = Allowed(
 )
 _FACETS = Allowed(filters=FILTERS, compared=COMPARED, others=("facets",))
 FACETS_MAX = 10
+WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
 _LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
 DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
 
@@ -84,9 +84,11 @@ class GeneListRoutes:
             return await self._list_at(_LIST_AT.parse(request.query_params))
         query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
+            panel = await _read_panel(connection, query)
             found = await genes.list_documents(connection, query)
             total = await genes.count_documents(connection, query) if query.total else None
-        return _page("/api/genes", query, found, {} if total is None else {"total": total})
+        meta = {} if total is None else {"total": total}
+        return _page("/api/genes", query, found, panel | meta)
 
     async def query_genes(self, request: Request, body: Names) -> Response:
         """Up to 50,000 genes by any of their names, filtered, sorted and in pages as a list is.
@@ -95,13 +97,14 @@ class GeneListRoutes:
         is no gene, or not one alone, with its place in the list and what it may mean."""
         query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
+            panel = await _read_panel(connection, query)
             resolved = await names.resolve(connection, body.genes, refused_max=GENES_MAX)
             if resolved.catalogue_empty:
                 raise CatalogueEmpty
             among = resolved.hgnc_ids
             found = await genes.list_documents(connection, query, among)
             total = await genes.count_documents(connection, query, among)
-        meta: dict[str, object] = {
+        meta: dict[str, object] = panel | {
             "asked_count": len(body.genes),
             "gene_count": len(among),
             "total": total,
@@ -119,6 +122,7 @@ class GeneListRoutes:
         query = _normalised(allowed.parse(request.query_params))
         wanted = _facets(query, allowed)
         async with self.engine.connect() as connection:
+            panel = await _read_panel(connection, query)
             found = {
                 name: await genes.get_facet(connection, query, name, allowed.compared[name])
                 for name in wanted
@@ -126,6 +130,7 @@ class GeneListRoutes:
         return jsonapi.respond(
             [_facet(name, allowed.compared[name], facet) for name, facet in found.items()],
             {"self": jsonapi.self_link("/api/genes/facets", query)},
+            meta=panel,
         )
 
     async def _list_at(self, query: Query) -> Response:
@@ -178,6 +183,26 @@ def _by_outcome(refused: Sequence[Refused]) -> dict[str, object]:
     }
 
 
+async def _read_panel(connection: AsyncConnection, query: Query) -> dict[str, object]:
+    """Puts the genes of the panel that is filtered by in its place; what there is to say of it."""
+    named = query.filters.get("panel")
+    if named is None:
+        return {}
+    if len(named) != 1:
+        raise jsonapi.invalid("filter[panel]", ",".join(named), "one panel: <id> or <id>@<version>")
+    version, _ = await panels.find(connection, named[0], "query filter[panel]")
+    scope = await panels.scope(connection, version)
+    query.filters["panel"][:] = scope.hgnc_ids
+    told = {
+        "id": version.panel_id,
+        "version": version.version,
+        "gene_count": len(scope.hgnc_ids),
+        "withdrawn_count": len(scope.refused),  # Those that no one gene stands for.
+        "withdrawn": [one.value for one in scope.refused[:WITHDRAWN_SHOWN_MAX]],
+    }
+    return {"panel": told}
+
+
 def _facets(query: Query, allowed: Allowed) -> list[str]:
     given = query.given.get("facets", "")
     chosen = list(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
@@ -209,7 +234,7 @@ def _normalised(query: Query) -> Query:
             case "symbol":
                 query.filters[name][:] = [domain.fold(value) for value in values]
             case "text":
-                query.filters[name][:] = [_part(domain.fold(value)) for value in values]
+                query.filters[name][:] = [domain.pattern(domain.fold(value)) for value in values]
             case "entrez_id":
                 query.filters[name][:] = [value.rpartition(":")[2] for value in values]
             case "ensembl_gene_id":
@@ -217,8 +242,3 @@ def _normalised(query: Query) -> Query:
                     value.rpartition(":")[2].partition(".")[0].upper() for value in values
                 ]
     return query
-
-
-def _part(text: str) -> str:
-    """A pattern of LIKE for what contains the text."""
-    return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
