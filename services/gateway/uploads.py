@@ -66,7 +66,8 @@ def _have_read(upload: Upload) -> _Answer:
     """Blocks until the child has answered or ended."""
     ours, theirs = _template.Pipe()
     with ours:
-        child = _template.Process(target=_main, args=(theirs,), name="upload", daemon=True)
+        arguments = (theirs, READING_SECONDS_MAX)
+        child = _template.Process(target=_main, args=arguments, name="upload", daemon=True)
         with theirs:
             child.start()
         try:
@@ -84,10 +85,10 @@ def _have_read(upload: Upload) -> _Answer:
     return "unreadable", ("the file", "more than can be read", accepted)
 
 
-def _main(line: Connection) -> None:
+def _main(line: Connection, seconds_max: int) -> None:
     end_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (READING_BYTES_MAX, READING_BYTES_MAX))
-    resource.setrlimit(resource.RLIMIT_CPU, (READING_SECONDS_MAX, READING_SECONDS_MAX))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds_max, seconds_max))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         line.send(("listed", tables.read(*line.recv())))

@@ -54,8 +54,11 @@ async def names(stocked: Desk) -> dict[str, object]:
     async with stocked.database.begin("annotator") as tx:
         release_id = await build_release(tx, "hpo")
     (letter_id,) = await keep(stocked, letter())
-    named = {"gene": PKD1, "name": "hpo", "source": "hpo", "namespace": "genes"}
-    return named | {"run_id": run_id, "release_id": release_id, "letter_id": letter_id}
+    named: dict[str, object] = {"gene": PKD1, "name": "hpo", "source": "hpo"}
+    named["namespace"] = "genes"
+    named |= {"run_id": run_id, "release_id": release_id, "letter_id": letter_id}
+    made = await stocked.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
+    return named | {"panel_id": made.json()["data"]["id"], "version": 1, "other": 1}
 
 
 async def addresses(desk: Desk, method: str) -> AsyncIterator[str]:
@@ -70,10 +73,12 @@ async def test_no_body_is_too_strange_to_be_refused(
     stocked: Desk, names: dict[str, object], what: str
 ) -> None:
     before = await stocked.rows("SELECT count(*) FROM gateway.outbox")
-    async for path in addresses(stocked, "post"):
+    asked = [("post", path) async for path in addresses(stocked, "post")]
+    asked += [("patch", path) async for path in addresses(stocked, "patch")]
+    for method, path in asked:
         for kind in TYPES:
-            answer = await stocked.client.post(
-                path.format(**names), content=BODIES[what], headers={"content-type": kind}
+            answer = await stocked.client.request(
+                method, path.format(**names), content=BODIES[what], headers={"content-type": kind}
             )
             assert 400 <= answer.status_code < 500, (path, kind, answer.text[:200])
             assert answer.headers["content-type"] == "application/problem+json", path
@@ -98,13 +103,13 @@ async def test_no_query_is_ignored(stocked: Desk, names: dict[str, object], quer
 async def test_no_path_is_too_strange_to_be_unknown(
     stocked: Desk, names: dict[str, object], name: str
 ) -> None:
-    for method in ("get", "post"):
+    for method in ("get", "post", "patch", "delete"):
         async for path in addresses(stocked, method):
             for part in names:
                 if f"{{{part}}}" not in path:
                     continue
                 address = path.format(**names | {part: name})
-                asked = getattr(stocked.client, method)
-                answer = await (asked(address, json={}) if method == "post" else asked(address))
+                body = {"json": {}} if method in ("post", "patch") else {}
+                answer = await stocked.client.request(method, address, **body)
                 assert 400 <= answer.status_code < 500, (address, answer.text[:200])
                 assert len(answer.content) < 20_000, address

@@ -43,7 +43,7 @@ CREATE TRIGGER panel_version_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON panel_v
 CREATE TRIGGER panel_gene_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON panel_gene
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_panel_change();
 -- Its genes come in one statement, as many as it says: so none comes later.
-CREATE FUNCTION check_panel_genes() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_panel_genes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF EXISTS (
         SELECT FROM (SELECT DISTINCT panel_id, version FROM added) one
