@@ -109,7 +109,7 @@ async def test_no_path_is_too_strange_to_be_unknown(
                 if f"{{{part}}}" not in path:
                     continue
                 address = path.format(**names | {part: name})
-                body = {"json": {}} if method in ("post", "patch") else {}
-                answer = await stocked.client.request(method, address, **body)
+                body: dict[str, object] | None = {} if method in ("post", "patch") else None
+                answer = await stocked.client.request(method, address, json=body)
                 assert 400 <= answer.status_code < 500, (address, answer.text[:200])
                 assert len(answer.content) < 20_000, address
