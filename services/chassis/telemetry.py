@@ -36,6 +36,8 @@ BATCHES = Counter("annobus_batches_total", "Batches by outcome", ["source", "out
 DOCUMENTS_REBUILT = Counter("annobus_documents_rebuilt_total", "Gene documents", ["outcome"])
 L1_REQUESTS = Counter("annobus_l1_requests_total", "Gene documents in memory", ["outcome"])
 SOCKETS = Gauge("annobus_websocket_clients", "Open progress sockets")
+EXPORTS = Gauge("annobus_exports", "Files of genes that are being written")
+CHANGE_STREAMS = Gauge("annobus_change_streams", "Open streams of changes")
 
 
 def configure_logging(settings: SharedSettings, service: str) -> None:

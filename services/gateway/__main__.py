@@ -6,6 +6,7 @@ from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
 from services.chassis.process import Process
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.handlers import (
     Handlers,
@@ -31,14 +32,16 @@ async def main(settings: GatewaySettings) -> None:
         reads = Reads(engine)
         live = Live(reads.progress, reads.facts)
         active = ActiveRuns(reads.active)
-        bus.subscribe(subscriptions(Handlers(live, active, documents)))
+        changes = Changes()
+        bus.subscribe(subscriptions(Handlers(live, active, documents, changes)))
         letter_bus = Bus(settings.shared, "gateway")
         letter_bus.subscribe(letter_subscriptions(Letters(engine)))
 
         checks = {"schema": life.schema_check(engine, REVISION), "kafka": bus.problems}
         app = http.create_app("annobus gateway", checks)
-        include_routes(app, engine, documents, live, active)
+        include_routes(app, engine, documents, live, active, changes)
         await life.enter(http.serve(app, settings.host, settings.port))
+        life.at_stop(changes.end)
 
         life.keep("letter-count", count_letters(engine))
         life.at_stop(letter_bus.stop)

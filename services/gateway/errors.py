@@ -39,6 +39,9 @@ RequestError
 ├── SourcesRefused          422  sources of an order; `errors` has an entry for each
 ├── GenesRefused            422  genes of an order; `errors` has an entry for each
 ├── IdempotencyMismatch     422  the same key with another order
+├── ExportFailed            500  the process that writes a file has failed
+├── ExportsCrowded          503  as many files are being written here as may be
+├── StreamsCrowded          503  as many streams of changes are open here as may be
 └── UploadsCrowded          503  an upload while others are read
 """
 
@@ -347,3 +350,24 @@ class IdempotencyMismatch(RequestError):
 
     kind = "idempotency-mismatch"
     status = 422
+
+
+class ExportFailed(RequestError):
+    """The file could not be written."""
+
+    kind = "export-failed"
+    status = 500
+
+
+class ExportsCrowded(RequestError):
+    """Too many files are being written."""
+
+    kind = "exports-crowded"
+    status = 503
+
+
+class StreamsCrowded(RequestError):
+    """Too many streams are open."""
+
+    kind = "streams-crowded"
+    status = 503

@@ -20,6 +20,7 @@ from services.chassis.bus import Bus, LetterSubscription, Routes, Subscription
 from services.chassis.database import CONNECTION_ERRORS
 from services.chassis.dead_letters import Letter
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.domain import is_active
 from services.gateway.failpoints import Failpoint
@@ -53,6 +54,7 @@ class Handlers:
     live: Live
     active: ActiveRuns
     documents: Documents
+    changes: Changes
 
     async def on_run_progress(self, progress: RunProgress) -> None:
         failpoints.hit(Failpoint.PROGRESS_HEARD)
@@ -70,9 +72,11 @@ class Handlers:
     async def on_documents_rebuilt(self, event: DocumentsRebuilt) -> None:
         failpoints.hit(Failpoint.DOCUMENTS_HEARD)
         self.documents.hear(event.versions)
+        self.changes.hear()
 
     async def on_namespace_invalidated(self, event: NamespaceInvalidated) -> None:
         self.documents.invalidate(event.namespace, event.epoch)
+        self.changes.hear()
 
 
 async def keep_trust(bus: Bus, documents: Documents) -> None:

@@ -1,7 +1,6 @@
 """JSON:API 1.1: which query parameters a route takes, and the documents it answers with."""
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -215,10 +214,9 @@ def _cursor(
     if len(value) > CURSOR_CHARACTERS_MAX:
         raise invalid("page[after]", value, accepted)
     try:
-        found = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-        sorted_by, number, place = found
+        sorted_by, number, place = read_cursor(value)
         place = comparisons.place(compared.get(sort.removeprefix("-"), "text"), place)
-    except (binascii.Error, ValueError, TypeError):
+    except (ValueError, TypeError):
         raise invalid("page[after]", value, accepted) from None
     if sorted_by != sort or type(number) is not int or not 0 <= number < 2**31:
         raise invalid("page[after]", value, accepted)
@@ -226,8 +224,18 @@ def _cursor(
 
 
 def cursor(sort: str, number: int, value: object) -> str:
-    """Opaque to clients: where the page that ends with this item ends."""
-    return base64.urlsafe_b64encode(orjson.dumps([sort, number, value])).decode().rstrip("=")
+    """Where the page that ends with this item ends."""
+    return write_cursor((sort, number, value))
+
+
+def write_cursor(parts: Sequence[object]) -> str:
+    """Opaque to clients."""
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
+
+
+def read_cursor(value: str) -> Any:  # noqa: ANN401
+    """Raises ValueError for what `write_cursor` has not written; the parts may be anything."""
+    return orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
 
 
 def invalid(name: str, value: object, accepted: str) -> ParameterInvalid:

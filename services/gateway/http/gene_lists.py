@@ -1,69 +1,25 @@
 """Lists of genes: filtered and sorted by what the catalogue and the sources say of them."""
 
-import asyncio
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.messages import GENES_MAX
 from contracts.views import SummaryKind
-from services.gateway import domain, jsonapi
+from services.gateway import jsonapi
 from services.gateway.domain import Refusal, Refused
 from services.gateway.errors import CatalogueEmpty
-from services.gateway.http.genes import FIELDS, Names, moment_of, resource
+from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised, read_panel
+from services.gateway.http.genes import Names, moment_of, resource
 from services.gateway.jsonapi import Allowed, Query
-from services.gateway.store import catalogue, genes, history, names, panels
-from services.gateway.store.genes import COMPARED, FILTERS, SORTS, Document, Facet
+from services.gateway.store import genes, history, names
+from services.gateway.store.genes import Document, Facet
 
-_LIST = Allowed(
-    paged=True,
-    keyset=True,
-    filters=FILTERS,
-    compared=COMPARED,
-    sorts=SORTS,
-    resource="genes",
-    fields=FIELDS,
-    others=("as_of",),
-)
-_FACETS = Allowed(filters=FILTERS, compared=COMPARED, others=("facets",))
 FACETS_MAX = 10
-WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
 _LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
-DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
-
-
-@dataclass
-class Summaries:
-    """What genes are compared by: the fields of the catalogue, and those that sources declare."""
-
-    engine: AsyncEngine
-    _list: Allowed = _LIST
-    _facets: Allowed = _FACETS
-    _read_at: float = -inf
-    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def of_lists(self) -> Allowed:
-        await self._refresh()
-        return self._list
-
-    async def of_facets(self) -> Allowed:
-        await self._refresh()
-        return self._facets
-
-    async def _refresh(self) -> None:
-        async with self._reading:
-            if time.monotonic() - self._read_at < DECLARED_SECONDS:
-                return
-            async with self.engine.connect() as connection:
-                compared = {**COMPARED, **await catalogue.summary_fields(connection)}
-            self._list = replace(_LIST, compared=compared)
-            self._facets = replace(_FACETS, compared=compared)
-            self._read_at = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -82,29 +38,30 @@ class GeneListRoutes:
         With `as_of` those that were approved at that time, as they were then, by HGNC id."""
         if "as_of" in request.query_params:
             return await self._list_at(_LIST_AT.parse(request.query_params))
-        query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
+        query = normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
-            panel = await _read_panel(connection, query)
+            panel = await read_panel(connection, query)
             found = await genes.list_documents(connection, query)
             total = await genes.count_documents(connection, query) if query.total else None
-        meta = {} if total is None else {"total": total}
-        return _page("/api/genes", query, found, panel | meta)
+        counted = {} if total is None else {"total": total}
+        return _page("/api/genes", query, found, {**panel, **counted})
 
     async def query_genes(self, request: Request, body: Names) -> Response:
         """Up to 50,000 genes by any of their names, filtered, sorted and in pages as a list is.
 
         `meta` counts those that were asked for, each gene once. On the first page it names what
         is no gene, or not one alone, with its place in the list and what it may mean."""
-        query = _normalised((await self.summaries.of_lists()).parse(request.query_params))
+        query = normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
-            panel = await _read_panel(connection, query)
+            panel = await read_panel(connection, query)
             resolved = await names.resolve(connection, body.genes, refused_max=GENES_MAX)
             if resolved.catalogue_empty:
                 raise CatalogueEmpty
             among = resolved.hgnc_ids
             found = await genes.list_documents(connection, query, among)
             total = await genes.count_documents(connection, query, among)
-        meta: dict[str, object] = panel | {
+        meta: dict[str, object] = {
+            **panel,
             "asked_count": len(body.genes),
             "gene_count": len(among),
             "total": total,
@@ -119,10 +76,10 @@ class GeneListRoutes:
         `facets=clingen.strongest,locus_group`. The most frequent values with their counts; of what
         is measured, the least and the greatest."""
         allowed = await self.summaries.of_facets()
-        query = _normalised(allowed.parse(request.query_params))
+        query = normalised(allowed.parse(request.query_params))
         wanted = _facets(query, allowed)
         async with self.engine.connect() as connection:
-            panel = await _read_panel(connection, query)
+            panel = await read_panel(connection, query)
             found = {
                 name: await genes.get_facet(connection, query, name, allowed.compared[name])
                 for name in wanted
@@ -151,11 +108,11 @@ class GeneListRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
+        router.add_api_route("/api/genes", self.list_genes, openapi_extra=LIST.openapi())
         router.add_api_route(
-            "/api/genes/query", self.query_genes, methods=["POST"], openapi_extra=_LIST.openapi()
+            "/api/genes/query", self.query_genes, methods=["POST"], openapi_extra=LIST.openapi()
         )
-        router.add_api_route("/api/genes/facets", self.get_facets, openapi_extra=_FACETS.openapi())
+        router.add_api_route("/api/genes/facets", self.get_facets, openapi_extra=FACETS.openapi())
         return router
 
 
@@ -183,26 +140,6 @@ def _by_outcome(refused: Sequence[Refused]) -> dict[str, object]:
     }
 
 
-async def _read_panel(connection: AsyncConnection, query: Query) -> dict[str, object]:
-    """Puts the genes of the panel that is filtered by in its place; what there is to say of it."""
-    named = query.filters.get("panel")
-    if named is None:
-        return {}
-    if len(named) != 1:
-        raise jsonapi.invalid("filter[panel]", ",".join(named), "one panel: <id> or <id>@<version>")
-    version, _ = await panels.find(connection, named[0], "query filter[panel]")
-    scope = await panels.scope(connection, version)
-    query.filters["panel"][:] = scope.hgnc_ids
-    told = {
-        "id": version.panel_id,
-        "version": version.version,
-        "gene_count": len(scope.hgnc_ids),
-        "withdrawn_count": len(scope.refused),  # Those that no one gene stands for.
-        "withdrawn": [one.value for one in scope.refused[:WITHDRAWN_SHOWN_MAX]],
-    }
-    return {"panel": told}
-
-
 def _facets(query: Query, allowed: Allowed) -> list[str]:
     given = query.given.get("facets", "")
     chosen = list(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
@@ -223,22 +160,3 @@ def _facet(name: str, kind: SummaryKind, facet: Facet) -> jsonapi.Resource:
     else:
         attributes["values"] = [{"value": value, "count": count} for value, count in facet.values]
     return {"type": "facets", "id": name, "attributes": attributes}
-
-
-def _normalised(query: Query) -> Query:
-    """Filters by identifier, as the views have them."""
-    for name, values in query.filters.items():
-        match name:
-            case "hgnc_id":
-                query.filters[name][:] = [domain.hgnc_id(value) or value for value in values]
-            case "symbol":
-                query.filters[name][:] = [domain.fold(value) for value in values]
-            case "text":
-                query.filters[name][:] = [domain.pattern(domain.fold(value)) for value in values]
-            case "entrez_id":
-                query.filters[name][:] = [value.rpartition(":")[2] for value in values]
-            case "ensembl_gene_id":
-                query.filters[name][:] = [
-                    value.rpartition(":")[2].partition(".")[0].upper() for value in values
-                ]
-    return query

@@ -27,15 +27,11 @@ from services.gateway.errors import (
     NamesInvalid,
     ParameterInvalid,
 )
+from services.gateway.gene_queries import FIELDS
 from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
 from services.gateway.store import genes, history, names
 from services.gateway.store.genes import Document
-
-FIELDS = (
-    *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
-    *("location", "entrez_id", "ensembl_gene_id", "annotations"),
-)
 
 _ONE = jsonapi.Allowed(resource="genes", fields=FIELDS, others=("as_of",))
 _ONE_AT = jsonapi.Allowed(others=("as_of",))

@@ -47,6 +47,21 @@ async def summary_fields(connection: AsyncConnection) -> dict[str, SummaryKind]:
     return {row.field: row.kind for row in rows}
 
 
+async def list_schemas(connection: AsyncConnection) -> list[Row]:
+    """What the values of each source are, and what must be said where they are passed on."""
+    rows = await connection.execute(
+        text("""
+            SELECT name, title, homepage, licence, citation, is_catalogue, release, synthetic,
+                   retrieved_at::text AS retrieved_at, value_schema::text AS value_schema
+            FROM annotator.source_v1 s
+            LEFT JOIN LATERAL (SELECT retrieved_at FROM annotator.release_v1 r
+                               WHERE r.release_id = s.release_id LIMIT 1) r ON true
+            ORDER BY NOT is_catalogue, name
+        """)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
 _SOURCES = """
     SELECT name, title, kind, is_catalogue, identifier, joins, homepage, licence, citation,
            wire_format, parser_version, requests_per_second, concurrency, page_size, score,

@@ -1,6 +1,6 @@
 """Gene documents of the cache: lists, and one by its id."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,30 +88,43 @@ async def list_documents(
 ) -> list[Document]:
     """One page of approved genes, and one gene more where there is a next page; of all genes, or
     of those with the ids `among`."""
+    statement, parameters = _documents(query, among)
+    parameters |= {"limit": query.size + 1, "offset": query.offset}
+    rows = await connection.execute(text(statement), parameters)
+    return _completed(rows.mappings().all(), query.fields)
+
+
+async def stream_documents(
+    connection: AsyncConnection, query: Query, among: Sequence[str] | None, size: int
+) -> AsyncIterator[list[Document]]:
+    """All documents of a list, `size` at a time, of one moment. In a transaction."""
+    statement, parameters = _documents(query, among)
+    parameters |= {"limit": None, "offset": 0}
+    rows = await connection.stream(text(statement), parameters)
+    async for part in rows.mappings().partitions(size):
+        yield _completed(part, query.fields)
+
+
+def _documents(query: Query, among: Sequence[str] | None) -> tuple[str, dict[str, object]]:
     order, value, behind = _order(query)
     conditions, parameters = _conditions(query, among)
-    parameters |= {"fields": query.fields, "limit": query.size + 1, "offset": query.offset}
     if query.after is not None:
         conditions.append(behind)
         parameters["after_number"], parameters["after_value"] = query.after
-    rows = await connection.execute(
-        text(f"""
-            SELECT found.hgnc_id, hgnc_number, symbol, place, version,
-                   {_content(query.fields)} AS document,
-                   {_COMPLETION}
-            FROM (  -- Only the page's documents become text, not those that are skipped.
-                SELECT *, row_number() OVER () AS row FROM (
-                    SELECT hgnc_id, hgnc_number, symbol, {value} AS place
-                    FROM cache.gene_summary_v1 WHERE {" AND ".join(conditions)}
-                    ORDER BY {order} LIMIT :limit OFFSET :offset) ordered
-            ) page CROSS JOIN LATERAL (
-                SELECT g.hgnc_id, version, document, annotated_by, listed_at
-                FROM cache.gene_v1 g WHERE g.hgnc_id = page.hgnc_id LIMIT 1) found
-            ORDER BY row
-        """),
-        parameters,
-    )
-    return _completed(rows.mappings().all(), query.fields)
+    statement = f"""
+        SELECT found.hgnc_id, hgnc_number, symbol, place, version,
+               {_content(query.fields)} AS document,
+               {_COMPLETION}
+        FROM (  -- Only the page's documents become text, not those that are skipped.
+            SELECT hgnc_id, hgnc_number, symbol, {value} AS place
+            FROM cache.gene_summary_v1 WHERE {" AND ".join(conditions)}
+            ORDER BY {order.format(value=value)} LIMIT :limit OFFSET :offset
+        ) page CROSS JOIN LATERAL (
+            SELECT g.hgnc_id, version, document, annotated_by, listed_at
+            FROM cache.gene_v1 g WHERE g.hgnc_id = page.hgnc_id LIMIT 1) found
+        ORDER BY {order.format(value="place")}
+    """
+    return statement, parameters | {"fields": query.fields}
 
 
 async def count_documents(
@@ -258,17 +271,17 @@ def _conditions(query: Query, among: Sequence[str] | None) -> tuple[list[str], d
 
 
 def _order(query: Query) -> tuple[str, str, str]:
-    """ORDER BY, the column of that order, and the condition of what comes behind a place."""
+    """ORDER BY of a value, the column that it is, and the condition of what is behind a place."""
     if query.sort in _ORDERS:
         order, behind = _ORDERS[query.sort]
-        return order, "symbol" if "symbol" in query.sort else "NULL", behind
+        return order, "symbol" if "symbol" in query.sort else "NULL::text", behind
     column = _column(query.sort.removeprefix("-"))
     direction, sign = ("DESC", "<") if query.sort.startswith("-") else ("ASC", ">")
     behind = f"{column} IS NULL AND hgnc_number > :after_number"
     if query.after is None or query.after[1] is not None:  # Genes without a value come last.
         behind = f"""({column} {sign} :after_value OR {column} IS NULL
             OR {column} = :after_value AND hgnc_number > :after_number)"""
-    return f"{column} {direction} NULLS LAST, hgnc_number", column, behind
+    return f"{{value}} {direction} NULLS LAST, hgnc_number", column, behind
 
 
 def _column(field: str) -> str:

@@ -219,19 +219,24 @@ async def resolve_each(connection: AsyncConnection, values: Sequence[str]) -> Re
         await connection.execute(
             text(f"""
                 {_ANSWERED}{_REFUSED}
-                SELECT (SELECT coalesce(json_agg(json_build_array(
-                            place, gene->>'hgnc_id', gene->>'symbol') ORDER BY place), '[]')
-                        FROM answered WHERE outcome = 'resolved')::text AS resolved,
+                SELECT ARRAY(SELECT json_agg(json_build_array(
+                                 place, gene->>'hgnc_id', gene->>'symbol') ORDER BY place)::text
+                             FROM answered WHERE outcome = 'resolved'
+                             GROUP BY place / {VALUES_PER_SLICE} ORDER BY min(place)) AS resolved,
                        {_REFUSALS}
             """),
             await _prepare(connection, values) | {"refused_max": len(values)},
         )
     ).one()
-    return ResolvedEach(
-        members=[
+    members: list[tuple[int, Member]] = []
+    for part in row.resolved:
+        members += [
             (place, Member(hgnc_id, values[place], symbol))
-            for place, hgnc_id, symbol in orjson.loads(row.resolved)
-        ],
+            for place, hgnc_id, symbol in orjson.loads(part)
+        ]
+        await asyncio.sleep(0)
+    return ResolvedEach(
+        members=members,
         refused=_refused(row.refused),
         catalogue_empty=row.catalogue_empty,
     )

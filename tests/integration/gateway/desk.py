@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from services.annotator.sources import SOURCES as DECLARED
 from services.chassis import http
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.handlers import Handlers, Letters
 from services.gateway.http import include_routes
@@ -41,6 +42,7 @@ class Desk:
     documents: Documents
     live: Live
     active: ActiveRuns
+    changes: Changes
     handlers: Handlers
     port: int
 
@@ -238,9 +240,12 @@ async def open_desk(database: Database) -> AsyncIterator[Desk]:
         live = Live(reads.progress, reads.facts)
         documents.trust(True)
         app = http.create_app("test", {})
-        include_routes(app, engine, documents, live, active)
-        handlers = Handlers(live, active, documents)
+        changes = Changes()
+        include_routes(app, engine, documents, live, active, changes)
+        handlers = Handlers(live, active, documents, changes)
         async with http.serve(app, "127.0.0.1", 0) as port:
             url = f"http://127.0.0.1:{port}"
             async with http_client(url) as client:
-                yield Desk(database, engine, client, documents, live, active, handlers, port)
+                yield Desk(
+                    database, engine, client, documents, live, active, changes, handlers, port
+                )
