@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx2
@@ -12,8 +12,11 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import DBAPIError
 
 from services.gateway import uploads
-from services.gateway.store import names
+from services.gateway.domain import Member, PanelVersion
+from services.gateway.store import names, panels
+from services.gateway.store.panels import NewVersion
 from tests.integration.gateway.desk import GONE, OLD, PKD1, PKD2, TAFAZZIN, WWTR1, Desk
+from tests.waiting import until
 from tests.workbooks import number, rows, text, workbook
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -263,6 +266,27 @@ async def test_of_two_editors_one_is_told_of_the_other(stocked: Desk) -> None:
     assert len(await ids(stocked, panel, 2)) == 3
 
 
+async def test_an_editor_waits_for_the_one_who_came_first(stocked: Desk) -> None:
+    panel = (await make(stocked))["id"]
+    async with stocked.engine.begin() as tx:
+        await panels.get_panel(tx, panel, lock=True)
+        second = asyncio.create_task(revise(stocked, panel, 1, add=["WWTR1"]))
+
+        async def is_waiting() -> bool:
+            (row,) = await stocked.rows(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND datname = current_database()"
+            )
+            return bool(row[0])
+
+        await until(is_waiting, "the second editor")
+        counts = dict.fromkeys(("given_count", "duplicate_count", "left_out_count"), 0)
+        first = NewVersion([Member(PKD2, "PKD2", "PKD2")], None, "the first", counts)
+        await panels.insert_version(tx, PanelVersion(UUID(panel), 2), first)
+    refused(await second, 409, "panel-changed")
+    assert await ids(stocked, panel, 2) == [PKD2]
+
+
 async def test_versions_differ_by_genes_and_not_by_names(stocked: Desk) -> None:
     panel = (await make(stocked, ["PKD1", "PBP", "PKD2"]))["id"]
     await revise(stocked, panel, 1, genes=["TAFAZZIN", "5310"])
@@ -356,7 +380,7 @@ async def withdraw(desk: Desk, hgnc_id: str, *successors: str) -> None:
 
 
 async def test_a_gene_that_is_withdrawn_is_shown_with_its_successors(stocked: Desk) -> None:
-    panel = (await make(stocked, ["PKD1", "PKD2", "WWTR1"]))["id"]
+    panel = (await make(stocked, ["WWTR1", "PKD2"]))["id"]
     await withdraw(stocked, PKD2, OLD)  # Which stands for PKD1: two steps.
     genes = await get(stocked, f"{ADDRESS}/{panel}/versions/1/genes")
     attributes = genes[1]["attributes"]
@@ -371,7 +395,7 @@ async def test_a_gene_that_is_withdrawn_is_shown_with_its_successors(stocked: De
     assert sorted(command["genes"]) == [WWTR1, PKD1]
     answer = await revise(stocked, panel, 1, remove=[PKD2])
     assert answer.status_code == 201
-    assert await ids(stocked, panel, 2) == [PKD1, WWTR1]
+    assert await ids(stocked, panel, 2) == [WWTR1]
 
 
 async def test_a_gene_that_nobody_succeeded_stops_a_run_and_is_told_to_readers(
@@ -454,6 +478,22 @@ async def test_lists_and_facets_are_those_of_a_panel(stocked: Desk) -> None:
 
 
 FILTERED = [("kidney", 404), (str(uuid4()), 404), ("a,b", 400), (f"{uuid4()}@x", 404)]
+
+
+async def test_a_file_has_the_genes_of_a_panel_and_says_which_version(
+    stocked: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stocked.database.environment.items():
+        monkeypatch.setenv(name, value)  # A child reads the same settings as its gateway.
+    panel = (await make(stocked))["id"]
+    parameters = {"filter[panel]": panel, "format": "csv", "columns": "hgnc_id"}
+    answer = await stocked.client.get("/api/export", params=parameters, timeout=30)
+    assert answer.status_code == 200, answer.text
+    lines = answer.text.splitlines()
+    assert [line for line in lines if line.startswith("HGNC:")] == [PKD1, PKD2]
+    assert f"{panel}%401" in answer.text
+    answer = await stocked.client.get("/api/export", params={"filter[panel]": str(uuid4())})
+    refused(answer, 404, "panel-unknown")
 
 
 async def test_a_filter_names_one_panel_that_there_is(stocked: Desk) -> None:
