@@ -541,7 +541,7 @@ async def _find_members(
     ids = {one.hgnc_id for one, _ in before}
     called: dict[str, set[str]] = {}
     for one, now in before:
-        for name in (one.given, one.symbol or "", now):
+        for name in filter(None, (one.given, one.symbol, now)):
             called.setdefault(fold(name), set()).add(one.hgnc_id)
     resolved = {
         place: member.hgnc_id for place, member in (await names.resolve_each(tx, values)).members

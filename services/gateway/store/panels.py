@@ -25,12 +25,18 @@ _ORDERS = {
 SORTS = tuple(_ORDERS)
 STATES = ("current", "renamed", "withdrawn")  # Of a gene of a version, by what became of it.
 
+# Of a report; what was left out may be long.
+_COUNTS = """
+    json_build_object('given_count', report->'given_count', 'duplicate_count',
+        report->'duplicate_count', 'left_out_count', report->'left_out_count')::text AS report
+"""
+
 # A panel with its newest version.
-_PANELS = """
-    SELECT p.id, p.name, p.description, p.created_at, p.created_by, p.archived_at, v.version,
-           v.gene_count, v.note, v.made_at, v.made_by, v.report::text AS report
+_PANELS = f"""
+    SELECT p.id, p.name, p.description, p.created_at, p.created_by, p.archived_at, v.*
     FROM panel p CROSS JOIN LATERAL (
-        SELECT * FROM panel_version WHERE panel_id = p.id ORDER BY version DESC LIMIT 1) v
+        SELECT version, gene_count, note, made_at, made_by, {_COUNTS}
+        FROM panel_version WHERE panel_id = p.id ORDER BY version DESC LIMIT 1) v
 """
 
 # The genes of a version with what they are now. A gene that is no longer in the catalogue counts
@@ -217,11 +223,8 @@ async def list_versions(
 ) -> list[dict[str, Any]]:
     """The newest first, without their reports."""
     rows = await connection.execute(
-        text("""
-            SELECT panel_id, version, gene_count, note, made_at, made_by,
-                   json_build_object('given_count', report->'given_count',
-                       'duplicate_count', report->'duplicate_count',
-                       'left_out_count', report->'left_out_count')::text AS report
+        text(f"""
+            SELECT panel_id, version, gene_count, note, made_at, made_by, {_COUNTS}
             FROM panel_version WHERE panel_id = :panel_id
             ORDER BY version DESC LIMIT :limit OFFSET :offset
         """),

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.integration.cli.conftest import Annobus
-from tests.integration.cli.stub_gateway import RUN_ID, Stub, run_document
+from tests.integration.cli.stub_gateway import RUN_ID, Stub, counters, run_document
 
 ADDRESS = "/api/panels"
 PANEL = "0199f000-0000-7000-8000-00000000000c"
@@ -215,3 +215,11 @@ def test_a_run_is_ordered_over_a_panel(stub: Stub, annobus: Annobus) -> None:
     both = annobus("runs", "start", "--panel", PANEL, "--all", "--url", stub.url)
     assert both.returncode == 2
     assert "in one way" in both.stderr
+
+
+def test_a_run_says_whose_genes_it_is_over(stub: Stub, annobus: Annobus) -> None:
+    document = run_document("completed", 3, hpo=counters("completed", total=1, done=1))
+    document["data"]["attributes"]["panel"] = f"{PANEL}@2"
+    stub.answer(f"/api/runs/{RUN_ID}", document)
+    shown = annobus("runs", "show", RUN_ID, "--url", stub.url)
+    assert shown.stdout.splitlines()[0] == f"run {RUN_ID}: completed (panel {PANEL}@2)"

@@ -273,10 +273,7 @@ async def test_an_editor_waits_for_the_one_who_came_first(stocked: Desk) -> None
         second = asyncio.create_task(revise(stocked, panel, 1, add=["WWTR1"]))
 
         async def is_waiting() -> bool:
-            (row,) = await stocked.rows(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-                "AND datname = current_database()"
-            )
+            (row,) = await stocked.rows("SELECT count(*) FROM pg_locks WHERE NOT granted")
             return bool(row[0])
 
         await until(is_waiting, "the second editor")
