@@ -1,4 +1,4 @@
-"""SQL of the cache: documents, genes to rebuild, namespaces and their epochs."""
+"""SQL of the cache: documents, and genes to rebuild."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.cache.errors import NamespaceUnknown
 from services.chassis import database
 
 REBUILDER = "rebuilder"  # The rebuilder's duty: one process at a time, and what wakes it.
@@ -16,15 +15,22 @@ async def wake_rebuilder(tx: AsyncConnection) -> None:
     await database.notify(tx, REBUILDER)
 
 
-async def mark_dirty(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> None:
-    """Remember genes whose documents must be rebuilt. Who comes again finds them marked."""
+async def mark_dirty(
+    tx: AsyncConnection, hgnc_ids: Sequence[str], sources: Sequence[str] = ()
+) -> None:
+    """Remember genes whose documents must be rebuilt, and those in which a source says something.
+    Who comes again finds them marked."""
     await tx.execute(
         text("""
             INSERT INTO dirty_gene (hgnc_id)
-            SELECT DISTINCT unnest(CAST(:hgnc_ids AS text[])) ORDER BY 1
+            SELECT unnest(CAST(:hgnc_ids AS text[]))
+            UNION SELECT hgnc_id FROM gene
+                WHERE cardinality(CAST(:sources AS text[])) > 0
+                    AND annotated_by && CAST(:sources AS text[])
+            ORDER BY 1
             ON CONFLICT DO NOTHING
         """),
-        {"hgnc_ids": list(hgnc_ids)},
+        {"hgnc_ids": list(hgnc_ids), "sources": list(sources)},
     )
 
 
@@ -57,6 +63,11 @@ async def take_dirty(tx: AsyncConnection, genes_max: int) -> list[str]:
         {"genes_max": genes_max},
     )
     return list(rows)
+
+
+async def note_change(tx: AsyncConnection) -> None:
+    """Statistics are to be made anew."""
+    await tx.execute(text("SELECT nextval('document_change')"))
 
 
 @dataclass(frozen=True)
@@ -115,20 +126,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
         {"hgnc_ids": list(hgnc_ids)},
     )
     rebuilt = [Rebuilt(row.hgnc_id, row.version) for row in rows]
+    if rebuilt:
+        await note_change(tx)
     await tx.execute(text("SELECT summarise(:hgnc_ids)"), {"hgnc_ids": list(hgnc_ids)})
     return rebuilt
-
-
-async def raise_epoch(tx: AsyncConnection, namespace: str) -> int:
-    """One row, whatever the namespace holds: readers compare epochs. Raises NamespaceUnknown."""
-    epoch = await tx.scalar(
-        text("""
-            UPDATE namespace SET epoch = epoch + 1, invalidated_at = now()
-            WHERE namespace = :namespace RETURNING epoch
-        """),
-        {"namespace": namespace},
-    )
-    if epoch is None:
-        known = await tx.scalars(text("SELECT namespace FROM namespace ORDER BY namespace"))
-        raise NamespaceUnknown(f"no namespace {namespace!r}; accepted is {' or '.join(known)}")
-    return int(epoch)

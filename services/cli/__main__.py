@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from services.cli import dead_letters, demo, genes, local, logs, output, panels, runs, sources
+from services.cli import cache, dead_letters, demo, genes, local, logs, output, panels, runs, sources
 from services.cli.errors import EXIT_CODES, CommandFailed
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(genes.app, name="genes")
 app.add_typer(panels.app, name="panels")
 app.add_typer(sources.app, name="sources")
+app.add_typer(cache.app, name="cache")
 app.add_typer(dead_letters.app, name="dead-letters")
 
 

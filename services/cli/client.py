@@ -33,6 +33,7 @@ ADVICE = {
     "panel-refused": "See what a name may mean: annobus genes resolve NAMES; or leave them out: "
     "--leave-out",
     "panel-unknown": "See the panels there are: annobus panels list",
+    "namespace-unknown": "See the namespaces there are: annobus cache namespaces",
     "run-ended": "See what became of it: annobus runs show ID",
     "run-identical": "Watch that one: annobus runs watch ID; or end it: annobus runs cancel ID",
     "run-not-failed": "See what became of it: annobus runs show ID",

@@ -19,6 +19,7 @@ RequestError
 ├── SourceRetired           409  an acceptance of a release that nobody can store any more
 ├── AnnotationUnknown       404  the origin of a value that there is not
 ├── NamespaceUnknown        404
+├── NamespaceNotWarmable    409  a namespace of which nobody knows what will be asked for
 ├── DeadLetterUnknown       404
 ├── DeadLetterDecided       409  another decision about a letter that somebody has decided about
 ├── DeadLetterUnsendable    409  a retry of what there is nothing to send of, or nowhere to send it
@@ -33,6 +34,8 @@ RequestError
 ├── PanelRefused            422  names on the list of a panel; `errors` has an entry for each
 ├── BodyUnexpected          422  a body where the path says it all
 ├── DecisionInvalid         422  a decision with other fields, or about no letter in particular
+├── InvalidationInvalid     422  parts of a namespace that there cannot be
+├── WarmingInvalid          422  a warming with other fields
 ├── NamesInvalid            422  a list of names with other fields
 ├── OrderInvalid            422  an order that contradicts itself
 ├── RetryInvalid            422  a retry with other fields
@@ -189,6 +192,13 @@ class NamespaceUnknown(RequestError):
     status = 404
 
 
+class NamespaceNotWarmable(RequestError):
+    """There is nothing to warm in this namespace."""
+
+    kind = "namespace-not-warmable"
+    status = 409
+
+
 class DeadLetterUnknown(RequestError):
     """No such dead letter."""
 
@@ -307,6 +317,20 @@ class DecisionInvalid(RequestError):
     """The decision does not fit."""
 
     kind = "decision-invalid"
+    status = 422
+
+
+class InvalidationInvalid(RequestError):
+    """The parts to forget do not fit."""
+
+    kind = "invalidation-invalid"
+    status = 422
+
+
+class WarmingInvalid(RequestError):
+    """The warming has other fields."""
+
+    kind = "warming-invalid"
     status = 422
 
 

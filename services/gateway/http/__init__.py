@@ -6,8 +6,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.gateway.active import ActiveRuns
 from services.gateway.changes import Changes
 from services.gateway.documents import Documents
+from services.gateway.entries import Entries
 from services.gateway.exports import Exports
 from services.gateway.gene_queries import Summaries
+from services.gateway.http.cache import CacheRoutes
 from services.gateway.http.catalogue import CatalogueRoutes
 from services.gateway.http.changes import ChangeRoutes
 from services.gateway.http.controls import ControlRoutes
@@ -19,6 +21,7 @@ from services.gateway.http.history import HistoryRoutes
 from services.gateway.http.panels import PanelRoutes
 from services.gateway.http.releases import ReleaseRoutes
 from services.gateway.http.runs import RunRoutes
+from services.gateway.http.statistics import StatisticsRoutes
 from services.gateway.live import Live
 from services.gateway.sockets import Sockets
 
@@ -27,6 +30,7 @@ def include_routes(
     app: FastAPI,
     engine: AsyncEngine,
     documents: Documents,
+    entries: Entries,
     live: Live,
     active: ActiveRuns,
     changes: Changes,
@@ -37,8 +41,10 @@ def include_routes(
         ControlRoutes(engine),
         GeneListRoutes(engine, summaries),
         ExportRoutes(engine, summaries, Exports()),
-        GeneRoutes(engine, documents),
+        GeneRoutes(engine, documents, entries),
         CatalogueRoutes(engine),
+        CacheRoutes(engine, documents, entries),
+        StatisticsRoutes(engine, entries),
         HistoryRoutes(engine),
         ChangeRoutes(engine, changes),
         PanelRoutes(engine),

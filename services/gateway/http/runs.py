@@ -1,6 +1,6 @@
 """Runs: order one, retry what failed of one, read them, see which are active."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -13,10 +13,8 @@ from contracts.messages import Priority, Strategy
 from services.chassis import failpoints
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
-from services.gateway.domain import NewRun, PanelVersion, Refused, Run, parse_run_id
+from services.gateway.domain import NewRun, PanelVersion, Run, parse_run_id
 from services.gateway.errors import (
-    CatalogueEmpty,
-    GenesRefused,
     OrderInvalid,
     PanelArchived,
     RetryInvalid,
@@ -27,6 +25,7 @@ from services.gateway.errors import (
 from services.gateway.failpoints import Failpoint
 from services.gateway.http import keys, orders
 from services.gateway.http.bodies import Body, Genes, RunName, Sources, Text, refuse_body
+from services.gateway.http.genes import refusal, require_found
 from services.gateway.http.keys import IdempotencyKey
 from services.gateway.store import catalogue, names, panels, runs
 
@@ -316,12 +315,7 @@ async def _resolve(
     if order.genes is None:
         return None, None
     found = await names.resolve(tx, order.genes)
-    if found.catalogue_empty:
-        raise CatalogueEmpty
-    if found.refused:
-        asked = f"{found.refused_count} of {len(order.genes)} genes"
-        raise _refusal(asked, found.refused, found.refused_count, "/genes/{place}")
-    return tuple(found.hgnc_ids), None
+    return tuple(require_found(found, len(order.genes))), None
 
 
 async def _resolve_panel(tx: AsyncConnection, panel: str) -> tuple[tuple[str, ...], PanelVersion]:
@@ -333,24 +327,8 @@ async def _resolve_panel(tx: AsyncConnection, panel: str) -> tuple[tuple[str, ..
     scope = await panels.scope(tx, version)
     if scope.refused:
         asked = f"{len(scope.refused)} genes of panel {version}"
-        raise _refusal(asked, scope.refused, len(scope.refused), "/panel")
+        raise refusal(asked, scope.refused, len(scope.refused), "/panel")
     return tuple(scope.hgnc_ids), version
-
-
-def _refusal(asked: str, refused: Sequence[Refused], count: int, pointer: str) -> GenesRefused:
-    refused = refused[: names.REFUSED_MAX]
-    errors = [
-        field_error(pointer.format(place=gene.place), gene.value, gene.accepted)
-        | {"code": f"gene-{gene.outcome}"}
-        for gene in refused
-    ]
-    shown = "" if len(errors) == count else f"; the first {len(errors)} are named"
-    return GenesRefused(
-        f"{asked} cannot be resolved{shown}; "
-        f"the first: {errors[0]['value']!r} is {refused[0].outcome}, "
-        f"accepted: {errors[0]['accepted']}",
-        errors,
-    )
 
 
 # ------------------------------------------------------------------------- what is answered

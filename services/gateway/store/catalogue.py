@@ -1,4 +1,4 @@
-"""Sources and cache namespaces, as their services publish them."""
+"""Sources, as the annotator publishes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -105,10 +105,3 @@ async def has_source(connection: AsyncConnection, name: str) -> bool:
             {"name": name},
         )
     )
-
-
-async def list_namespaces(connection: AsyncConnection) -> list[Row]:
-    rows = await connection.execute(
-        text("SELECT namespace, epoch, invalidated_at FROM cache.namespace_v1 ORDER BY namespace")
-    )
-    return [dict(row) for row in rows.mappings()]

@@ -18,10 +18,12 @@ from services.chassis import http
 from services.gateway.active import ActiveRuns
 from services.gateway.changes import Changes
 from services.gateway.documents import Documents
+from services.gateway.entries import Entries
 from services.gateway.handlers import Handlers, Letters
 from services.gateway.http import include_routes
 from services.gateway.live import Live
 from services.gateway.reads import Reads
+from services.gateway.tally import Tally
 from tests.system import Database, http_client
 
 DEADLINE_SECONDS = 10
@@ -40,6 +42,7 @@ class Desk:
     engine: AsyncEngine
     client: httpx2.AsyncClient
     documents: Documents
+    entries: Entries
     live: Live
     active: ActiveRuns
     changes: Changes
@@ -236,16 +239,27 @@ async def frames_until(socket: ClientConnection, **fields: Any) -> Sequence[dict
 async def open_desk(database: Database) -> AsyncIterator[Desk]:
     async with database.engine("gateway") as engine:
         reads = Reads(engine)
-        documents, active = Documents(), ActiveRuns(reads.active)
+        tally, active = Tally(), ActiveRuns(reads.active)
+        documents, entries = Documents(tally), Entries(engine, tally)
         live = Live(reads.progress, reads.facts)
         documents.trust(True)
+        entries.trust(True)
         app = http.create_app("test", {})
         changes = Changes()
-        include_routes(app, engine, documents, live, active, changes)
-        handlers = Handlers(live, active, documents, changes)
+        include_routes(app, engine, documents, entries, live, active, changes)
+        handlers = Handlers(live, active, documents, entries, changes)
         async with http.serve(app, "127.0.0.1", 0) as port:
             url = f"http://127.0.0.1:{port}"
             async with http_client(url) as client:
                 yield Desk(
-                    database, engine, client, documents, live, active, changes, handlers, port
+                    database,
+                    engine,
+                    client,
+                    documents,
+                    entries,
+                    live,
+                    active,
+                    changes,
+                    handlers,
+                    port,
                 )

@@ -15,6 +15,7 @@ async def test_head_is_answered_like_get_without_content(stocked: Desk) -> None:
         "gene": PKD1,
         "name": "hpo",
         "source": "hpo",
+        "namespace": "genes",
         "release_id": release_id,
         "letter_id": letter_id,
     }
