@@ -26,4 +26,3 @@ class ExportOrder(BaseModel):
     query: str  # As in the address, already found to fit.
     columns: tuple[str, ...] | None  # None: all.
     as_of: datetime | None
-    among: tuple[str, ...] | None = None  # The ids of a panel; None: of all genes.

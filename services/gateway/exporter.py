@@ -21,7 +21,7 @@ from services.chassis import database
 from services.chassis.child import end_with
 from services.gateway.columns import Column, cells, chosen
 from services.gateway.export_order import ExportOrder
-from services.gateway.gene_queries import Summaries, normalised
+from services.gateway.gene_queries import Summaries, normalised, read_panel
 from services.gateway.jsonapi import Query
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import catalogue, genes, history
@@ -40,6 +40,7 @@ async def export(order: ExportOrder, settings: GatewaySettings, out: BinaryIO) -
             await history.see_one_moment(connection)
             await connection.execute(text("SET LOCAL transaction_timeout = 0"))
             await connection.execute(text(f"SET LOCAL transaction_timeout = '{SECONDS_MAX}s'"))
+            await read_panel(connection, query)
             await _write(connection, order, query, out)
     out.flush()
 
@@ -66,7 +67,7 @@ async def _parts(
     connection: AsyncConnection, order: ExportOrder, query: Query
 ) -> AsyncIterator[Sequence[Document]]:
     if order.as_of is None:
-        async for part in genes.stream_documents(connection, query, order.among, GENES_AT_ONCE):
+        async for part in genes.stream_documents(connection, query, None, GENES_AT_ONCE):
             yield part
         return
     number = 0

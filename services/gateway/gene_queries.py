@@ -1,16 +1,16 @@
 """What may be asked of a list of genes, whoever answers: a page, facets, an export."""
 
 import asyncio
-import re
 import time
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.gateway import domain
+from services.gateway import domain, jsonapi
 from services.gateway.jsonapi import Allowed, Query
-from services.gateway.store import catalogue
+from services.gateway.store import catalogue, panels
 from services.gateway.store.genes import COMPARED, FILTERS, SORTS
 
 FIELDS = (
@@ -34,6 +34,7 @@ EXPORT = Allowed(
     sorts=SORTS,
     others=("format", "columns", "as_of"),
 )
+WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
 DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
 
 
@@ -81,7 +82,7 @@ def normalised(query: Query) -> Query:
             case "symbol":
                 query.filters[name][:] = [domain.fold(value) for value in values]
             case "text":
-                query.filters[name][:] = [_part(domain.fold(value)) for value in values]
+                query.filters[name][:] = [domain.pattern(domain.fold(value)) for value in values]
             case "entrez_id":
                 query.filters[name][:] = [value.rpartition(":")[2] for value in values]
             case "ensembl_gene_id":
@@ -91,6 +92,21 @@ def normalised(query: Query) -> Query:
     return query
 
 
-def _part(text: str) -> str:
-    """A pattern of LIKE for what contains the text."""
-    return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
+async def read_panel(connection: AsyncConnection, query: Query) -> dict[str, dict[str, Any]]:
+    """Puts the genes of the panel that is filtered by in its place, and says which version that
+    is, and which of its genes nothing stands for any more. Raises PanelUnknown."""
+    named = query.filters.get("panel")
+    if named is None:
+        return {}
+    if len(named) != 1:
+        raise jsonapi.invalid("filter[panel]", ",".join(named), "one panel: <id> or <id>@<version>")
+    version, _ = await panels.find(connection, named[0], "query filter[panel]")
+    scope = await panels.scope(connection, version)
+    query.filters["panel"][:] = scope.hgnc_ids
+    told = {
+        "id": str(version),
+        "gene_count": len(scope.hgnc_ids),
+        "withdrawn_count": len(scope.refused),
+        "withdrawn": [one.value for one in scope.refused[:WITHDRAWN_SHOWN_MAX]],
+    }
+    return {"panel": told}

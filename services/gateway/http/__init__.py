@@ -18,6 +18,7 @@ from services.gateway.http.exports import ExportRoutes
 from services.gateway.http.gene_lists import GeneListRoutes
 from services.gateway.http.genes import GeneRoutes
 from services.gateway.http.history import HistoryRoutes
+from services.gateway.http.panels import PanelRoutes
 from services.gateway.http.releases import ReleaseRoutes
 from services.gateway.http.runs import RunRoutes
 from services.gateway.http.statistics import StatisticsRoutes
@@ -46,6 +47,7 @@ def include_routes(
         StatisticsRoutes(engine, entries),
         HistoryRoutes(engine),
         ChangeRoutes(engine, changes),
+        PanelRoutes(engine),
         ReleaseRoutes(engine),
         DeadLetterRoutes(engine),
         Sockets(live, active),

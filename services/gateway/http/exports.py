@@ -15,7 +15,7 @@ from services.gateway import jsonapi
 from services.gateway.columns import chosen
 from services.gateway.export_order import MEDIA_TYPES, ExportOrder, Format
 from services.gateway.exports import Exports
-from services.gateway.gene_queries import EXPORT, Summaries
+from services.gateway.gene_queries import EXPORT, Summaries, read_panel
 from services.gateway.http.genes import moment_of
 from services.gateway.jsonapi import Query
 from services.gateway.store import catalogue
@@ -42,14 +42,18 @@ class ExportRoutes:
         async with self.engine.connect() as connection:
             at = await moment_of(connection, query)
             columns = await _columns(connection, query)
+            panel = await read_panel(connection, query)
         if at is not None and (query.filters or query.conditions or "sort" in query.given):
             raise jsonapi.invalid(
                 "as_of", query.given["as_of"], "it without filters and sort: they are of today"
             )
+        given = dict(query.given)
+        if panel:  # With its version: the file says so, and it may have a newer one meanwhile.
+            given["filter[panel]"] = panel["panel"]["id"]
         order = ExportOrder(
             format=form,
             service_pid=getpid(),
-            query=urlencode(query.given),
+            query=urlencode(given),
             columns=columns,
             as_of=at,
         )

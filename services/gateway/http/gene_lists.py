@@ -12,7 +12,7 @@ from contracts.views import SummaryKind
 from services.gateway import jsonapi
 from services.gateway.domain import Refusal, Refused
 from services.gateway.errors import CatalogueEmpty
-from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised
+from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised, read_panel
 from services.gateway.http.genes import Names, moment_of, resource
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import genes, history, names
@@ -40,9 +40,11 @@ class GeneListRoutes:
             return await self._list_at(_LIST_AT.parse(request.query_params))
         query = normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
+            panel = await read_panel(connection, query)
             found = await genes.list_documents(connection, query)
             total = await genes.count_documents(connection, query) if query.total else None
-        return _page("/api/genes", query, found, {} if total is None else {"total": total})
+        counted = {} if total is None else {"total": total}
+        return _page("/api/genes", query, found, {**panel, **counted})
 
     async def query_genes(self, request: Request, body: Names) -> Response:
         """Up to 50,000 genes by any of their names, filtered, sorted and in pages as a list is.
@@ -51,6 +53,7 @@ class GeneListRoutes:
         is no gene, or not one alone, with its place in the list and what it may mean."""
         query = normalised((await self.summaries.of_lists()).parse(request.query_params))
         async with self.engine.connect() as connection:
+            panel = await read_panel(connection, query)
             resolved = await names.resolve(connection, body.genes, refused_max=GENES_MAX)
             if resolved.catalogue_empty:
                 raise CatalogueEmpty
@@ -58,6 +61,7 @@ class GeneListRoutes:
             found = await genes.list_documents(connection, query, among)
             total = await genes.count_documents(connection, query, among)
         meta: dict[str, object] = {
+            **panel,
             "asked_count": len(body.genes),
             "gene_count": len(among),
             "total": total,
@@ -75,6 +79,7 @@ class GeneListRoutes:
         query = normalised(allowed.parse(request.query_params))
         wanted = _facets(query, allowed)
         async with self.engine.connect() as connection:
+            panel = await read_panel(connection, query)
             found = {
                 name: await genes.get_facet(connection, query, name, allowed.compared[name])
                 for name in wanted
@@ -82,6 +87,7 @@ class GeneListRoutes:
         return jsonapi.respond(
             [_facet(name, allowed.compared[name], facet) for name, facet in found.items()],
             {"self": jsonapi.self_link("/api/genes/facets", query)},
+            meta=panel,
         )
 
     async def _list_at(self, query: Query) -> Response:

@@ -257,19 +257,26 @@ def require_found(found: Resolved, asked_count: int) -> Sequence[str]:
     if found.catalogue_empty:
         raise CatalogueEmpty
     if found.refused:
-        errors = [
-            field_error(f"/genes/{gene.place}", gene.value, gene.accepted)
-            | {"code": f"gene-{gene.outcome}"}
-            for gene in found.refused
-        ]
-        shown = "" if len(errors) == found.refused_count else f"; the first {len(errors)} are named"
-        raise GenesRefused(
-            f"{found.refused_count} of {asked_count} genes cannot be resolved{shown}; "
-            f"the first: {errors[0]['value']!r} is {found.refused[0].outcome}, "
-            f"accepted: {errors[0]['accepted']}",
-            errors,
-        )
+        asked = f"{found.refused_count} of {asked_count} genes"
+        raise refusal(asked, found.refused, found.refused_count, "/genes/{place}")
     return found.hgnc_ids
+
+
+def refusal(asked: str, refused: Sequence[Refused], count: int, pointer: str) -> GenesRefused:
+    """Of names that are not one gene each; `pointer` is where they are, by their `{place}`."""
+    refused = refused[: names.REFUSED_MAX]
+    errors = [
+        field_error(pointer.format(place=gene.place), gene.value, gene.accepted)
+        | {"code": f"gene-{gene.outcome}"}
+        for gene in refused
+    ]
+    shown = "" if len(errors) == count else f"; the first {len(errors)} are named"
+    return GenesRefused(
+        f"{asked} cannot be resolved{shown}; "
+        f"the first: {errors[0]['value']!r} is {refused[0].outcome}, "
+        f"accepted: {errors[0]['accepted']}",
+        errors,
+    )
 
 
 def resource(document: Document) -> dict[str, object]:

@@ -43,6 +43,8 @@ _CONDITIONS = {
         WHERE g.entrez_id = ANY(CAST(:entrez_id AS text[])))""",
     "ensembl_gene_id": """hgnc_id IN (SELECT g.hgnc_id FROM annotator.gene_v1 g
         WHERE g.ensembl_gene_id = ANY(CAST(:ensembl_gene_id AS text[])))""",
+    # Those of a version of a panel, as they are now.
+    "panel": "hgnc_id = ANY(CAST(:panel AS text[]))",
     # A part of a symbol it has or had, or of its name.
     "text": """hgnc_id IN (
         SELECT n.hgnc_id FROM annotator.gene_name_v1 n
