@@ -69,7 +69,7 @@ def filled_database(cluster: SharedCluster, template: str) -> Iterator[tuple[Dat
             (names["letter_id"],) = await keep(desk, letter())
             made = await desk.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
             names["panel_id"] = made.json()["data"]["id"]
-            names |= {"version": 1, "other": 1}
+            names.update(version=1, other=1)
 
     for database in fresh_database(cluster, template):
         asyncio.run(fill(database))

@@ -16,6 +16,7 @@ async def test_head_is_answered_like_get_without_content(
     async with stocked.database.begin("annotator") as tx:
         release_id = await build_release(tx, "hpo")
     (letter_id,) = await keep(stocked, letter())
+    panel = await stocked.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
     named = {
         "run_id": run_id,
         "gene": PKD1,
@@ -24,6 +25,9 @@ async def test_head_is_answered_like_get_without_content(
         "namespace": "genes",
         "release_id": release_id,
         "letter_id": letter_id,
+        "panel_id": panel.json()["data"]["id"],
+        "version": 1,
+        "other": 1,
     }
     described = (await stocked.client.get("/openapi.json")).json()["paths"]
     addresses = [path.format(**named) for path, methods in described.items() if "get" in methods]

@@ -160,6 +160,7 @@ CREATE UNIQUE INDEX overlap_key ON overlap (sources);
 GRANT MAINTAIN ON source_statistics, overlap TO cache;
 
 CREATE SEQUENCE document_change;  -- Grows when statistics may be others.
+SELECT setval('document_change', 1);  -- Its first value is not told apart from none.
 GRANT SELECT ON document_change TO cache;
 CREATE TABLE statistics_made (
     is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
