@@ -56,7 +56,8 @@ async def annotations_now(
     rows = await connection.execute(
         text("""
             SELECT hgnc_id, source, status, value::text AS value, valid_from,
-                   CAST(NULL AS timestamptz) AS valid_to, release_id, release, synthetic
+                   CAST(NULL AS timestamptz) AS valid_to, release_id, release, synthetic,
+                   checked_at AS as_of
             FROM annotator.current_annotation_v1
             WHERE hgnc_id = :hgnc_id AND (CAST(:source AS text) IS NULL OR source = :source)
             ORDER BY source
@@ -85,7 +86,8 @@ async def annotations_at(
                            WHERE r.source = s.name AND r.readable_since <= :at) THEN 'empty'
                        ELSE 'pending' END AS status,
                    a.value::text AS value, a.valid_from, a.valid_to, a.release_id,
-                   r.version AS release, coalesce(r.synthetic, false) AS synthetic
+                   r.version AS release, coalesce(r.synthetic, false) AS synthetic,
+                   CAST(NULL AS timestamptz) AS as_of  -- Nobody keeps when it was checked.
             FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS g (hgnc_id, place)
             CROSS JOIN annotator.source_v1 s
             LEFT JOIN LATERAL ({held}) a ON true
