@@ -20,6 +20,7 @@ from services.chassis.database import CONNECTION_ERRORS
 from services.gateway import jsonapi
 from services.gateway.changes import Changes
 from services.gateway.errors import StreamsCrowded
+from services.gateway.gene_queries import read_panel
 from services.gateway.http.genes import find_gene
 from services.gateway.jsonapi import Query
 from services.gateway.store import history
@@ -43,7 +44,7 @@ _OF_GENE = jsonapi.Allowed(
 _ALL = jsonapi.Allowed(
     sized=True,
     others=("since",),
-    filters=("gene", "source", "cause", "severity", "release"),
+    filters=("gene", "panel", "source", "cause", "severity", "release"),
 )
 
 log = structlog.get_logger()
@@ -115,11 +116,17 @@ class ChangeRoutes:
         return router
 
     async def _wanted(self, query: Query) -> Wanted:
+        """Of a panel its genes as they are now: a stream that goes on anew sees those of then."""
         wanted = _wanted(query)
-        if "gene" in query.filters:
-            async with self.engine.connect() as connection:
+        if "gene" in query.filters and "panel" in query.filters:
+            accepted = "it alone, or filter[gene] alone"
+            raise jsonapi.invalid("filter[panel]", query.given["filter[panel]"], accepted)
+        async with self.engine.connect() as connection:
+            if "gene" in query.filters:
                 hgnc_id = await find_gene(connection, query.filters["gene"][0])
-            wanted = replace(wanted, hgnc_id=hgnc_id)
+                return replace(wanted, hgnc_ids=[hgnc_id])
+            if await read_panel(connection, query):
+                return replace(wanted, hgnc_ids=query.filters["panel"])
         return wanted
 
     async def _since(self, given: str | None, name: str) -> Place:

@@ -181,7 +181,7 @@ async def list_genes_at(
 class Wanted:
     """Which changes somebody wants to see; None: all."""
 
-    hgnc_id: str | None = None
+    hgnc_ids: Sequence[str] | None = None
     sources: Sequence[str] | None = None
     causes: Sequence[str] | None = None
     severities: Sequence[str] | None = None
@@ -211,8 +211,8 @@ async def list_changes(
         "(c.xid, c.id) > (CAST(CAST(:xid AS text) AS xid8), CAST(:id AS bigint))",
         "c.xid < pg_snapshot_xmin(pg_current_snapshot())",
     ]
-    if wanted.hgnc_id is not None:
-        conditions.append("c.hgnc_id = :hgnc_id")
+    if wanted.hgnc_ids is not None:
+        conditions.append("c.hgnc_id = ANY(CAST(:hgnc_ids AS text[]))")
     conditions += wanted.conditions("c")
     rows = await connection.execute(
         text(f"""
@@ -236,7 +236,7 @@ async def list_changes(
         {
             "xid": str(after[0]),
             "id": after[1],
-            "hgnc_id": wanted.hgnc_id,
+            "hgnc_ids": wanted.hgnc_ids,
             "source": wanted.sources,
             "cause": wanted.causes,
             "severity": wanted.severities,

@@ -44,7 +44,7 @@ def at(seconds: float) -> str:
 
 def spaced(document: object) -> str:
     """As PostgreSQL writes an object that it has gathered."""
-    return f'{json.dumps(document, separators=(", ", " : "))[:-2]} }}}}'
+    return f"{json.dumps(document, separators=(', ', ' : '))[:-2]} }}}}"
 
 
 def test_what_was_said_is_shown_as_it_was_said() -> None:
