@@ -43,6 +43,7 @@ class Summaries:
     """What genes are compared by: the fields of the catalogue, and those that sources declare."""
 
     engine: AsyncEngine
+    catalogue: str | None = None  # The source that says which genes there are.
     _list: Allowed = LIST
     _facets: Allowed = FACETS
     _exports: Allowed = EXPORT
@@ -67,6 +68,7 @@ class Summaries:
                 return
             async with self.engine.connect() as connection:
                 compared = {**COMPARED, **await catalogue.summary_fields(connection)}
+                self.catalogue = await catalogue.get_catalogue_name(connection)
             self._list = replace(LIST, compared=compared)
             self._facets = replace(FACETS, compared=compared)
             self._exports = replace(EXPORT, compared=compared)
