@@ -32,7 +32,7 @@ NOW = "now"
 STREAMS_MAX = 500  # Of one gateway: each asks the database when there may be news.
 LOOK_SECONDS = 5.0  # What a wake-up costs that was lost, or came before its change could be read.
 SOON_SECONDS = 1.0  # After a wake-up: the change is told when no older transaction is open.
-PAUSE_SECONDS = 0.25  # Between two looks, whatever is heard.
+PAUSE_SECONDS = 0.5  # Between two looks, whatever is heard.
 ALIVE_SECONDS = 15.0  # Between two signs of life, for proxies.
 RETRY_MILLISECONDS = 2_000
 PAGE_OF_STREAM = 200
@@ -150,7 +150,7 @@ class ChangeRoutes:
             while not self.changes.is_over:
                 changed.clear()
                 try:
-                    async with self.engine.connect() as connection:
+                    async with self.changes.turns, self.engine.connect() as connection:
                         page = await history.list_changes(connection, wanted, since, PAGE_OF_STREAM)
                 except CONNECTION_ERRORS as error:
                     log.warning("change_stream_ended", error=repr(error))
