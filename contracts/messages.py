@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from contracts.parts import PART_CHARACTERS_MAX, checked
 
 GENES_MAX = 50_000  # Genes in one command; 0.7 MB, below a broker's message limit.
 EPOCH_MAX = 2**63 - 1  # As much as a row can have: who hears of more would obey nothing else.
+PARTS_MAX = 1_000  # Of a namespace that are forgotten together; 0.3 MB.
 
 RunState = Literal[
     "planning", "running", "paused", "completed", "completed_with_errors", "failed", "cancelled"
@@ -22,6 +25,11 @@ Strategy = Literal["full", "stale", "missing", "force"]
 Priority = Literal["high", "normal", "low"]
 ACTIVE_STATES: frozenset[str] = frozenset({"planning", "running", "paused"})
 SOURCE_END_STATES: frozenset[str] = frozenset(get_args(SourceEndState))
+
+
+# As `contracts.parts` writes them.
+PartText = Annotated[str, Field(max_length=PART_CHARACTERS_MAX), AfterValidator(checked)]
+Parts = Annotated[tuple[PartText, ...], Field(max_length=PARTS_MAX)]
 
 
 class Message(BaseModel):
@@ -107,11 +115,12 @@ class DecideRelease(Message):
 
 
 class InvalidateNamespace(Message):
-    """Forget everything a namespace of the cache holds."""
+    """Forget what a namespace of the cache holds of these parts; without any, everything."""
 
     topic: ClassVar[str] = "pipeline.commands.v1"
     type: ClassVar[str] = "annobus.namespace.invalidate.v1"
     namespace: str
+    parts: Parts = ()
 
     def key(self) -> str:
         return self.namespace
@@ -413,12 +422,14 @@ class DocumentsRebuilt(Message):
 
 
 class NamespaceInvalidated(Message):
-    """Whoever remembers an older epoch of this namespace must forget what it holds."""
+    """Whoever remembers something of an older epoch of this namespace, which concerns one of these
+    parts, must forget it; without any, whatever it is."""
 
     topic: ClassVar[str] = "cache.events.v1"
     type: ClassVar[str] = "annobus.namespace.invalidated.v1"
     namespace: str
     epoch: int
+    parts: Parts = ()
 
     def key(self) -> str:
         return self.namespace

@@ -13,6 +13,7 @@ BatchState = Literal["pending", "queued", "leased", "done", "dead", "cancelled"]
 ReleaseState = Literal["fetched", "staged", "quarantined", "accepted", "stored", "rejected"]
 Cause = Literal["upstream", "parser", "mapping", "correction"]
 Severity = Literal["none", "minor", "major", "clinical"]
+SummaryKind = Literal["number", "integer", "boolean", "text", "date", "texts"]
 
 
 class View(BaseModel):
@@ -220,6 +221,7 @@ class SourceV1(View):
     score: str | None
     value_schema: Any
     severities: Any
+    summary_fields: Any  # What genes are filtered and sorted by: the field, and its SummaryKind.
     expected: Any | None
     is_retired: bool  # Nobody asks it any more; what it said stays.
     ttl_seconds: int
@@ -306,7 +308,7 @@ class UnmappedV1(View):
 
 
 class CachedGeneV1(View):
-    """A gene document and the columns lists are filtered and sorted by.
+    """A gene document.
 
     The last member of `document` are the annotations of those sources that said something of the
     gene, named in `annotated_by`. Of a bulk source that did not, its release says that it is
@@ -315,28 +317,115 @@ class CachedGeneV1(View):
 
     view: ClassVar[str] = "cache.gene_v1"
     hgnc_id: str
-    hgnc_number: int
-    symbol: str
     version: int
     document: Any
     status: Literal["approved", "withdrawn", "merged"]
-    name: str | None
-    locus_group: str | None
-    locus_type: str | None
-    entrez_id: str | None
-    ensembl_gene_id: str | None
-    annotation_count: int
     annotated_by: list[str]
     listed_at: datetime
 
 
+class GeneSummaryV1(View):
+    """What genes are filtered and sorted by. Besides these it has a column `source.field` for each
+    of `source_v1.summary_fields`."""
+
+    view: ClassVar[str] = "cache.gene_summary_v1"
+    hgnc_id: str
+    hgnc_number: int
+    symbol: str
+    status: Literal["approved", "withdrawn", "merged"]
+    name: str | None
+    locus_group: str | None
+    locus_type: str | None
+    location: str | None
+    entrez_id: str | None
+    ensembl_gene_id: str | None
+    sources: list[str]  # Those with a value.
+    annotation_count: int
+
+
 class NamespaceV1(View):
-    """The parts of the cache that are invalidated together."""
+    """What of the cache is forgotten together. `epoch` counts what was invalidated of it, parts or
+    all; what was made before the epoch `floor` is not valid. `genes` are the documents; the others
+    hold entries, which have a time to live. Counts are a few seconds old."""
 
     view: ClassVar[str] = "cache.namespace_v1"
     namespace: str
     epoch: int
     invalidated_at: datetime | None
+    floor: int
+    ttl_seconds: float | None
+    negative_ttl_seconds: float | None
+    entry_bytes_max: int | None
+    entries_max: int | None
+    entry_count: int
+    entry_bytes: int
+    reclaimable_count: int  # Not valid, and still there.
+    reclaimed_count: int  # Deleted since there is this namespace.
+    oldest_at: datetime | None
+    newest_at: datetime | None
+    counted_at: datetime | None
+    dirty_count: int | None  # Documents that are to be built anew; None: it has none.
+
+
+class EntryV1(View):
+    """A cached value that is valid. Gateways make them, and `cache.put_entry_v1(namespace, key,
+    epoch, made_at, parts, value)` keeps them for all, and returns false for what it refuses. Read
+    the namespace's epoch, in the same statement as this, before anything that a value is of."""
+
+    view: ClassVar[str] = "cache.entry_v1"
+    namespace: str
+    key: str
+    epoch: int
+    value: bytes | None  # None: it is known that there is nothing.
+    made_at: datetime
+    expires_at: datetime
+
+
+class ReadsV1(View):
+    """How often cached values were asked for, of all gateways together, which tell it to
+    `cache.count_reads_v1(namespaces, outcomes, counts)`."""
+
+    view: ClassVar[str] = "cache.reads_v1"
+    namespace: str
+    outcome: Literal["hit", "shared", "miss", "stale", "made", "failed", "refused"]
+    count: int
+
+
+class SourceStatisticsV1(View):
+    """How many approved genes a source has a value of, and how fresh they are."""
+
+    view: ClassVar[str] = "cache.source_statistics_v1"
+    source: str
+    gene_count: int
+    annotation_count: int
+    no_data_count: int
+    pending_count: int
+    error_count: int
+    stale_count: int
+    oldest_checked_at: datetime | None
+    newest_checked_at: datetime | None
+    as_of: datetime
+
+
+class FieldStatisticsV1(View):
+    """Of approved genes, and of each summary field that is a number."""
+
+    view: ClassVar[str] = "cache.field_statistics_v1"
+    source: str
+    field: str
+    known_count: int
+    mean: float | None
+    median: float | None
+    least: float | None
+    greatest: float | None
+
+
+class OverlapV1(View):
+    """How many approved genes have values of exactly these sources."""
+
+    view: ClassVar[str] = "cache.overlap_v1"
+    sources: list[str]
+    gene_count: int
 
 
 VIEWS: tuple[type[View], ...] = (
@@ -357,5 +446,11 @@ VIEWS: tuple[type[View], ...] = (
     ReleaseFileV1,
     UnmappedV1,
     CachedGeneV1,
+    GeneSummaryV1,
     NamespaceV1,
+    SourceStatisticsV1,
+    FieldStatisticsV1,
+    OverlapV1,
+    EntryV1,
+    ReadsV1,
 )

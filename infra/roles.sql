@@ -34,6 +34,9 @@ $$;
 
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 
+-- Parts of texts are looked up by it. Every PostgreSQL comes with it, and the owner of a database may add it.
+CREATE EXTENSION IF NOT EXISTS pg_trgm SCHEMA public;
+
 DO $$
 DECLARE
     service text;

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeIs
 
 from contracts.messages import AnnotationsChanged
-from contracts.views import Severity
+from contracts.views import Severity, SummaryKind
 from services.annotator.errors import (
     RateLimited,
     ReleaseMissing,
@@ -401,8 +401,47 @@ def severities(value: type[BaseModel]) -> dict[str, Severity]:
     declared: dict[str, Severity] = {}
     for name, one in value.model_fields.items():
         extra = one.json_schema_extra
-        declared[name] = extra["severity"] if isinstance(extra, dict) else "minor"  # type: ignore[assignment]
+        declared[name] = extra.get("severity", "minor") if isinstance(extra, dict) else "minor"  # type: ignore[assignment]
     return declared
+
+
+# For the `json_schema_extra` of a value's field: genes are filtered and sorted by it.
+SUMMARY: dict[str, Any] = {"summary": True}
+_SUMMARY_KINDS: Mapping[str, SummaryKind] = {
+    "number": "number",
+    "integer": "integer",
+    "boolean": "boolean",
+    "string": "text",
+}
+
+
+def summary_fields(value: type[BaseModel]) -> dict[str, SummaryKind]:
+    """The fields that genes are filtered and sorted by, and what each is. Of a list of things with
+    an id, the ids are. Raises TypeError for a field that is neither one value nor a list."""
+    schema = value.model_json_schema(mode="serialization")
+    return {
+        name: _summary_kind(name, one, schema.get("$defs", {}))
+        for name, one in schema["properties"].items()
+        if one.get("summary")
+    }
+
+
+def _summary_kind(name: str, schema: Mapping[str, Any], known: Mapping[str, Any]) -> SummaryKind:
+    (one,) = [
+        known[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+        for part in schema.get("anyOf", [schema])
+        if part.get("type") != "null"
+    ]
+    if one.get("type") == "array":
+        items = one["items"]
+        items = known[items["$ref"].rpartition("/")[2]] if "$ref" in items else items
+        if items.get("type") == "string" or "id" in items.get("properties", {}):
+            return "texts"
+    if one.get("format") == "date":
+        return "date"
+    if one.get("type") not in _SUMMARY_KINDS:
+        raise TypeError(f"{name} is no single value, and no list of texts or of things with an id")
+    return _SUMMARY_KINDS[one["type"]]
 
 
 def canonical(value: BaseModel) -> bytes:

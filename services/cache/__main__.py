@@ -1,8 +1,12 @@
 """The cache's composition root."""
 
+from services.cache import rebuilder, reclaimer, statistics
 from services.cache.handlers import Handlers, subscriptions
-from services.cache.rebuilder import COALESCE_SECONDS, PERIOD_SECONDS, Rebuilder
+from services.cache.namespaces import RECLAIMER
+from services.cache.rebuilder import Rebuilder
+from services.cache.reclaimer import Reclaimer
 from services.cache.settings import CacheSettings
+from services.cache.statistics import STATISTICS, Statistics
 from services.cache.store import REBUILDER
 from services.chassis import database, http, outbox, process
 from services.chassis.bus import Bus
@@ -33,8 +37,26 @@ async def main(settings: CacheSettings) -> None:
                 settings,
                 REBUILDER,
                 Rebuilder(engine).rebuild,
-                period_seconds=PERIOD_SECONDS,
-                coalesce_seconds=COALESCE_SECONDS,
+                period_seconds=rebuilder.PERIOD_SECONDS,
+                coalesce_seconds=rebuilder.COALESCE_SECONDS,
+            ),
+        )
+        life.keep(
+            "reclaimer",
+            database.alone(
+                settings,
+                RECLAIMER,
+                Reclaimer(engine).reclaim,
+                period_seconds=reclaimer.PERIOD_SECONDS,
+            ),
+        )
+        life.keep(
+            "statistics",
+            database.alone(
+                settings,
+                STATISTICS,
+                Statistics(engine).refresh,
+                period_seconds=statistics.PERIOD_SECONDS,
             ),
         )
         await life.until_stopped()

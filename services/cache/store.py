@@ -1,4 +1,4 @@
-"""SQL of the cache: documents, genes to rebuild, namespaces and their epochs."""
+"""SQL of the cache: documents, and genes to rebuild."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.cache.errors import NamespaceUnknown
 from services.chassis import database
 
 REBUILDER = "rebuilder"  # The rebuilder's duty: one process at a time, and what wakes it.
@@ -16,15 +15,22 @@ async def wake_rebuilder(tx: AsyncConnection) -> None:
     await database.notify(tx, REBUILDER)
 
 
-async def mark_dirty(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> None:
-    """Remember genes whose documents must be rebuilt. Who comes again finds them marked."""
+async def mark_dirty(
+    tx: AsyncConnection, hgnc_ids: Sequence[str], sources: Sequence[str] = ()
+) -> None:
+    """Remember genes whose documents must be rebuilt, and those in which a source says something.
+    Who comes again finds them marked."""
     await tx.execute(
         text("""
             INSERT INTO dirty_gene (hgnc_id)
-            SELECT DISTINCT unnest(CAST(:hgnc_ids AS text[])) ORDER BY 1
+            SELECT unnest(CAST(:hgnc_ids AS text[]))
+            UNION SELECT hgnc_id FROM gene
+                WHERE cardinality(CAST(:sources AS text[])) > 0
+                    AND annotated_by && CAST(:sources AS text[])
+            ORDER BY 1
             ON CONFLICT DO NOTHING
         """),
-        {"hgnc_ids": list(hgnc_ids)},
+        {"hgnc_ids": list(hgnc_ids), "sources": list(sources)},
     )
 
 
@@ -59,6 +65,11 @@ async def take_dirty(tx: AsyncConnection, genes_max: int) -> list[str]:
     return list(rows)
 
 
+async def note_change(tx: AsyncConnection) -> None:
+    """Statistics are to be made anew."""
+    await tx.execute(text("SELECT nextval('document_change')"))
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     hgnc_id: str
@@ -66,7 +77,8 @@ class Rebuilt:
 
 
 async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]:
-    """Build documents anew. Returns those that differ, with their new version.
+    """Build documents anew, and what is filtered by. Returns those that differ, with their new
+    version.
 
     A document has what sources said of its gene. What follows from a source alone, that it has
     nothing to say of a gene or that what it said is stale, readers add.
@@ -74,7 +86,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
     rows = await tx.execute(
         text("""
             WITH fresh AS (
-                SELECT g.*, said.annotation_count, said.annotated_by, json_build_object(
+                SELECT g.hgnc_id, g.status, g.listed_at, said.annotated_by, json_build_object(
                     'hgnc_id', g.hgnc_id, 'symbol', g.symbol, 'name', g.name,
                     'status', g.status, 'successors', g.successors,
                     'locus_group', g.locus_group, 'locus_type', g.locus_type,
@@ -85,8 +97,7 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
                 CROSS JOIN LATERAL (  -- As in D34: one look-up per gene.
                     SELECT * FROM annotator.gene_v1 g WHERE g.hgnc_id = dirty.hgnc_id LIMIT 1) g
                 CROSS JOIN LATERAL (
-                    SELECT count(a.value) AS annotation_count,
-                        coalesce(array_agg(source ORDER BY source), '{}') AS annotated_by,
+                    SELECT coalesce(array_agg(source ORDER BY source), '{}') AS annotated_by,
                         coalesce(json_object_agg(source, json_build_object(
                             'status', CASE WHEN c.outcome = 'error' THEN 'error'
                                            WHEN a.value IS NULL THEN 'empty' ELSE 'ok' END,
@@ -102,38 +113,20 @@ async def rebuild(tx: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Rebuilt]
                         WHERE release_id = a.release_id LIMIT 1) r ON true
                 ) said
             )
-            INSERT INTO gene (hgnc_id, symbol, version, document, status, name, locus_group,
-                              locus_type, entrez_id, ensembl_gene_id, annotation_count,
-                              annotated_by, listed_at)
-            SELECT hgnc_id, symbol, 1, document, status, name, locus_group, locus_type,
-                   entrez_id, ensembl_gene_id, annotation_count, annotated_by, listed_at
-            FROM fresh
+            INSERT INTO gene (hgnc_id, version, document, status, annotated_by, listed_at)
+            SELECT hgnc_id, 1, document, status, annotated_by, listed_at FROM fresh
             ON CONFLICT (hgnc_id) DO UPDATE SET
-                symbol = excluded.symbol, version = gene.version + 1,
-                document = excluded.document, status = excluded.status, name = excluded.name,
-                locus_group = excluded.locus_group, locus_type = excluded.locus_type,
-                entrez_id = excluded.entrez_id, ensembl_gene_id = excluded.ensembl_gene_id,
-                annotation_count = excluded.annotation_count,
-                annotated_by = excluded.annotated_by, listed_at = excluded.listed_at
+                version = gene.version + 1, document = excluded.document,
+                status = excluded.status, annotated_by = excluded.annotated_by,
+                listed_at = excluded.listed_at
             WHERE gene.document::text <> excluded.document::text
                OR gene.listed_at <> excluded.listed_at
             RETURNING hgnc_id, version
         """),
         {"hgnc_ids": list(hgnc_ids)},
     )
-    return [Rebuilt(row.hgnc_id, row.version) for row in rows]
-
-
-async def raise_epoch(tx: AsyncConnection, namespace: str) -> int:
-    """One row, whatever the namespace holds: readers compare epochs. Raises NamespaceUnknown."""
-    epoch = await tx.scalar(
-        text("""
-            UPDATE namespace SET epoch = epoch + 1, invalidated_at = now()
-            WHERE namespace = :namespace RETURNING epoch
-        """),
-        {"namespace": namespace},
-    )
-    if epoch is None:
-        known = await tx.scalars(text("SELECT namespace FROM namespace ORDER BY namespace"))
-        raise NamespaceUnknown(f"no namespace {namespace!r}; accepted is {' or '.join(known)}")
-    return int(epoch)
+    rebuilt = [Rebuilt(row.hgnc_id, row.version) for row in rows]
+    if rebuilt:
+        await note_change(tx)
+    await tx.execute(text("SELECT summarise(:hgnc_ids)"), {"hgnc_ids": list(hgnc_ids)})
+    return rebuilt

@@ -34,8 +34,27 @@ UPSTREAM_REQUESTS = Histogram(
 )
 BATCHES = Counter("annobus_batches_total", "Batches by outcome", ["source", "outcome"])
 DOCUMENTS_REBUILT = Counter("annobus_documents_rebuilt_total", "Gene documents", ["outcome"])
-L1_REQUESTS = Counter("annobus_l1_requests_total", "Gene documents in memory", ["outcome"])
+CACHE_READS = Counter(
+    "annobus_cache_reads_total",
+    "Cached values asked for: hit (in memory), shared (made by anybody), miss; beside them stale"
+    " (found and not valid), made, failed, refused (made and not kept for others)",
+    ["namespace", "outcome"],
+)
+CACHE_MEMORY_BYTES = Gauge(
+    "annobus_cache_memory_bytes", "Cached values in memory, and what they cost", ["what"]
+)
+CACHE_AGE = Histogram(
+    "annobus_cache_age_seconds",
+    "How old cached values are when they are served",
+    ["namespace"],
+    buckets=(0.01, 0.1, 1, 5, 15, 30, 60, 300, 600, 3600),
+)
+ENTRIES_RECLAIMED = Counter(
+    "annobus_cache_entries_reclaimed_total", "Entries deleted that were not valid", ["namespace"]
+)
 SOCKETS = Gauge("annobus_websocket_clients", "Open progress sockets")
+EXPORTS = Gauge("annobus_exports", "Files of genes that are being written")
+CHANGE_STREAMS = Gauge("annobus_change_streams", "Open streams of changes")
 
 
 def configure_logging(settings: SharedSettings, service: str) -> None:

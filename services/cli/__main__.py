@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from services.cli import dead_letters, demo, genes, local, logs, output, runs, sources
+from services.cli import (
+    cache,
+    dead_letters,
+    demo,
+    genes,
+    local,
+    logs,
+    output,
+    panels,
+    runs,
+    sources,
+)
 from services.cli.errors import EXIT_CODES, CommandFailed
 
 app = typer.Typer(
@@ -23,7 +34,9 @@ app.command()(logs.logs)
 app.command()(demo.demo)
 app.add_typer(runs.app, name="runs")
 app.add_typer(genes.app, name="genes")
+app.add_typer(panels.app, name="panels")
 app.add_typer(sources.app, name="sources")
+app.add_typer(cache.app, name="cache")
 app.add_typer(dead_letters.app, name="dead-letters")
 
 

@@ -27,6 +27,13 @@ ADVICE = {
     "dead-letter-decided": "See what was decided: annobus dead-letters show ID",
     "dead-letter-unknown": "See the letters there are: annobus dead-letters list",
     "dead-letter-unsendable": "Give it up instead: annobus dead-letters discard ID",
+    "panel-archived": "See the panels there are: annobus panels list",
+    "panel-changed": "See what the newest has, and try again: annobus panels show ID",
+    "panel-name-taken": "Make a new version of it: annobus panels add ID GENES",
+    "panel-refused": "See what a name may mean: annobus genes resolve NAMES; or leave them out: "
+    "--leave-out",
+    "panel-unknown": "See the panels there are: annobus panels list",
+    "namespace-unknown": "See the namespaces there are: annobus cache namespaces",
     "run-ended": "See what became of it: annobus runs show ID",
     "run-identical": "Watch that one: annobus runs watch ID; or end it: annobus runs cancel ID",
     "run-not-failed": "See what became of it: annobus runs show ID",
@@ -80,7 +87,24 @@ class Client:
     ) -> Document:
         return await self._send("POST", path, json=body, headers=headers)
 
-    # The three ways a request is given its content are httpx2's own.
+    async def patch(self, path: str, body: Document) -> Document:
+        return await self._send("PATCH", path, json=body)
+
+    async def delete(self, path: str) -> Document:
+        return await self._send("DELETE", path)
+
+    async def upload(
+        self,
+        path: str,
+        content: bytes,
+        media: str,
+        parameters: Mapping[str, str],
+        headers: Mapping[str, str],
+    ) -> Document:
+        headers = {"Content-Type": media, **headers}
+        return await self._send("POST", path, content=content, params=parameters, headers=headers)
+
+    # The ways a request is given its content are httpx2's own.
     async def _send(self, method: str, path: str, **content: Any) -> Document:
         try:
             response = await self._http.request(method, path, **content)

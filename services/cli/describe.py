@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.annotator.domain import Source, is_api, severities
+from services.annotator.domain import Source, is_api, severities, summary_fields
 from services.annotator.sources import SOURCES
 
 PAGE = Path("docs/sources.md")
@@ -47,11 +47,13 @@ def _source(source: Source) -> Iterator[str]:
             )
         )
     yield ""
-    yield "| field | a change of it is | what it is |"
-    yield "|---|---|---|"
+    yield "| field | a change of it is | filter and sort | what it is |"
+    yield "|---|---|---|---|"
+    compared = summary_fields(declared.value)
     for name, severity in severities(declared.value).items():
         meaning = declared.value.model_fields[name].description or ""
-        yield f"| `{name}` | {severity} | {meaning.replace('|', '¦')} |"
+        kind = compared.get(name, "")
+        yield f"| `{name}` | {severity} | {kind} | {meaning.replace('|', '¦')} |"
     yield ""
 
 

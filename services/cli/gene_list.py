@@ -15,21 +15,27 @@ def named(genes: Sequence[str], file: Path | None) -> list[str]:
     return list(genes) if file is None else _read(file)
 
 
-def _read(file: Path) -> list[str]:
-    """A gene a line; empty lines, and those that start with #, are none."""
+def read(file: Path) -> bytes:
+    """What a file, or standard input (-), holds. Raises Refused."""
     try:
         if str(file) == "-":
             content = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
         else:
             with file.open("rb") as opened:
                 content = opened.read(FILE_BYTES_MAX + 1)
-        text = content.decode("utf-8-sig")
     except OSError as error:
         raise Refused(f"--file {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Refused(f"--file {file}: it is not UTF-8 text ({error.reason})") from error
     if len(content) > FILE_BYTES_MAX:
         raise Refused(f"--file {file}: it is larger than {FILE_BYTES_MAX} bytes")
+    return content
+
+
+def _read(file: Path) -> list[str]:
+    """A gene a line; empty lines, and those that start with #, are none."""
+    try:
+        text = read(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(f"--file {file}: it is not UTF-8 text ({error.reason})") from error
     lines = [line.strip() for line in text.splitlines()]
     genes = [line for line in lines if line and not line.startswith("#")]
     if not 1 <= len(genes) <= GENES_MAX:

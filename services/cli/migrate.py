@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 import services
 from contracts.topics import Topic, topics
 from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
-from services.annotator.domain import Source, fallback, is_api, kind, severities
+from services.annotator.domain import Source, fallback, is_api, kind, severities, summary_fields
 from services.annotator.sources import SOURCES
 from services.chassis import failpoints
 from services.chassis.settings import SharedSettings
@@ -41,9 +41,10 @@ REPLICAS_MAX = 3  # Copies of each topic; fewer where there are fewer brokers.
 DECLARE = """
 INSERT INTO annotator.source (name, title, kind, is_catalogue, identifier, joins, homepage, licence,
                               citation, wire_format, ttl, parser_version, requests_per_second,
-                              concurrency, page_size, score, value_schema, severities, expected,
-                              fallback)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+                              concurrency, page_size, score, value_schema, severities,
+                              summary_fields, expected, fallback)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+        $21)
 ON CONFLICT (name) DO UPDATE SET
     title = excluded.title, kind = excluded.kind, is_catalogue = excluded.is_catalogue,
     identifier = excluded.identifier, joins = excluded.joins, homepage = excluded.homepage,
@@ -52,7 +53,8 @@ ON CONFLICT (name) DO UPDATE SET
     parser_version = excluded.parser_version,
     requests_per_second = excluded.requests_per_second, concurrency = excluded.concurrency,
     page_size = excluded.page_size, score = excluded.score, value_schema = excluded.value_schema,
-    severities = excluded.severities, expected = excluded.expected, fallback = excluded.fallback,
+    severities = excluded.severities, summary_fields = excluded.summary_fields,
+    expected = excluded.expected, fallback = excluded.fallback,
     is_retired = false
 WHERE (source.*) IS DISTINCT FROM (excluded.*)
 RETURNING name
@@ -137,8 +139,9 @@ async def revisions(database_url: str) -> dict[str, str]:
 
 
 async def declare_sources(database_url: str) -> tuple[list[str], list[str]]:
-    """Write what the sources declare into `annotator.source`, and retire those that are there
-    alone; returns the names of those that were changed, and of those that were retired."""
+    """Write what the sources declare into `annotator.source`, retire those that are there alone,
+    and give the summaries of genes their fields; returns the names of those that were changed, and
+    of those that were retired."""
     connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
     try:
         async with connection.transaction():
@@ -147,6 +150,7 @@ async def declare_sources(database_url: str) -> tuple[list[str], list[str]]:
                 for source in SOURCES.values()
             ]
             retired = await connection.fetch(RETIRE, list(SOURCES))
+            await connection.execute("SELECT cache.shape_summaries()")
         # Too few rows for autovacuum; unanalysed, a join with every source is planned as huge.
         await connection.execute("ANALYZE annotator.source")
     finally:
@@ -177,6 +181,7 @@ def _declared(source: Source) -> Sequence[object]:
         declared.score,
         _json(declared.value.model_json_schema(mode="serialization")),
         _json(severities(declared.value)),
+        _json(summary_fields(declared.value)),
         None if expected is None else _json(expected),
         None if stands_in is None else stands_in.declaration.name,
     )

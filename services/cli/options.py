@@ -31,6 +31,11 @@ GeneFile = Annotated[
     Path | None,
     Option("--file", metavar="F", help="A gene a line; - reads standard input.", allow_dash=True),
 ]
+IdempotencyKey = Annotated[
+    str | None,
+    Option("--idempotency-key", metavar="KEY", help="The same key and order: nothing new."),
+]
+OptionalBy = Annotated[str | None, Option("--by", help="Who does it; kept with it.")]
 Json = Annotated[bool, Option("--json", help="One JSON object on stdout, and nothing else there.")]
 
 PageSize = Annotated[int, Option("--page-size", min=1, max=PAGE_SIZE_MAX)]

@@ -77,6 +77,7 @@ def _remarks(run: Mapping[str, Any]) -> list[str]:
         run.get("name"),
         "dry run" if run.get("dry_run") else None,
         f"retry of run {run['retries']}" if run.get("retries") else None,
+        f"panel {run['panel']}" if run.get("panel") else None,
         f"strategy {strategy}" if strategy != "full" else None,
         f"priority {priority}" if priority != "normal" else None,
         _asked(run["state"], run.get("desired_state", "running")),

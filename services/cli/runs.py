@@ -17,6 +17,7 @@ from services.cli.options import (
     PAGE_SIZE,
     GeneFile,
     GeneNames,
+    IdempotencyKey,
     Json,
     Page,
     PageSize,
@@ -38,10 +39,6 @@ RunSource = Annotated[
     str | None, Option("--source", metavar="NAME", help="Only this source of the run.")
 ]
 Watched = Annotated[bool, Option("--watch", help="Follow it to its end.")]
-IdempotencyKey = Annotated[
-    str | None,
-    Option("--idempotency-key", metavar="KEY", help="The same key and order: the same run."),
-]
 
 
 @app.command("start")
@@ -50,6 +47,9 @@ def start(
     *,
     all_genes: Annotated[bool, Option("--all", help="Every gene of the catalogue.")] = False,
     file: GeneFile = None,
+    panel: Annotated[
+        str | None, Option("--panel", metavar="ID[@N]", help="The genes of a panel's version.")
+    ] = None,
     sources: Annotated[
         str | None, Option("--sources", metavar="A,B", help="Only these; without it, all.")
     ] = None,
@@ -74,8 +74,8 @@ def start(
     folder: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
-    """Annotate genes: those named, those of a file, or all."""
-    body = _order(genes or [], all_genes, file, sources, name)
+    """Annotate genes: those named, those of a file or of a panel, or all."""
+    body = _order(genes or [], all_genes, file, panel, sources, name)
     if priority != "normal":
         body["priority"] = priority
     if strategy != "full":
@@ -238,12 +238,21 @@ def _finish(document: Document, json: bool) -> None:
 
 
 def _order(
-    genes: list[str], all_genes: bool, file: Path | None, sources: str | None, name: str | None
+    genes: list[str],
+    all_genes: bool,
+    file: Path | None,
+    panel: str | None,
+    sources: str | None,
+    name: str | None,
 ) -> Document:
     """The body of the request; which genes is said in exactly one way."""
-    if sum((bool(genes), all_genes, file is not None)) != 1:
-        raise Refused("name the genes in one way: as arguments, with --file F, or with --all")
-    body: Document = {"all": True} if all_genes else {"genes": gene_list.named(genes, file)}
+    if sum((bool(genes), all_genes, file is not None, panel is not None)) != 1:
+        raise Refused(
+            "name the genes in one way: as arguments, with --file F, with --panel ID, or with --all"
+        )
+    body: Document = {"all": True} if all_genes else {"panel": panel}
+    if not all_genes and panel is None:
+        body = {"genes": gene_list.named(genes, file)}
     if sources is not None:
         body["sources"] = [part.strip() for part in sources.split(",") if part.strip()]
     if name is not None:

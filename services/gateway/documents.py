@@ -1,13 +1,14 @@
 """Gene documents in memory, ready to be sent; forgotten when a newer one is heard of."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 from cachebox import LRUCache
 
-from services.chassis import telemetry
+from contracts.parts import Part
+from services.gateway.tally import Tally
 
 log = structlog.get_logger()
 
@@ -39,27 +40,33 @@ class Documents:
     while nobody would tell us of changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally | None = None) -> None:
+        self._tally = tally or Tally()
         self._held: LRUCache[str, Held] = LRUCache(BYTES_MAX, getsizeof=_size)
         self._heard: dict[str, int] = {}
-        self._epochs: dict[str, int] = {}
+        self._epoch = 0  # When all were forgotten last.
         self._trusted = False
         self.generation = 0
 
     def get(self, hgnc_id: str) -> Held | None:
         held = self._held.get(hgnc_id)
         if held is not None and time.monotonic() - held.kept_at < AGE_SECONDS_MAX:
-            telemetry.L1_REQUESTS.labels("hit").inc()
+            self._tally.note(NAMESPACE, "hit")
             return held
-        telemetry.L1_REQUESTS.labels("miss").inc()
+        if held is not None:
+            self._tally.note(NAMESPACE, "stale")
+        self._tally.note(NAMESPACE, "miss")
         return None
 
-    def keep(self, hgnc_id: str, held: Held, generation: int) -> None:
-        """Unless a newer version, or that all must be forgotten, was heard of meanwhile."""
+    def keep(self, hgnc_id: str, held: Held, generation: int) -> bool:
+        """Whether it is kept: not if a newer version, or that it must be forgotten, was heard of
+        meanwhile."""
         if not self._trusted or generation != self.generation:
-            return
-        if held.version >= self._heard.get(hgnc_id, 0) and _size("", held) <= BYTES_MAX:
-            self._held[hgnc_id] = held
+            return False
+        if held.version < self._heard.get(hgnc_id, 0) or _size("", held) > BYTES_MAX:
+            return False
+        self._held[hgnc_id] = held
+        return True
 
     def hear(self, versions: Mapping[str, int]) -> None:
         if len(self._heard) + len(versions) > HEARD_MAX:
@@ -73,11 +80,19 @@ class Documents:
             if held is not None and held.version < version:
                 self._held.pop(hgnc_id)
 
-    def invalidate(self, namespace: str, epoch: int) -> None:
-        if epoch <= self._epochs.get(namespace, 0):
+    def invalidate(self, namespace: str, epoch: int, parts: Iterable[str] = ()) -> None:
+        """Forget these genes, or all: of a source that is named alone, nobody here knows whose
+        documents it is in."""
+        if namespace != NAMESPACE:
             return
-        self._epochs[namespace] = epoch
-        if namespace == NAMESPACE:
+        forgotten = [Part.parse(part) for part in parts]
+        genes = [gene for part in forgotten if (gene := part.gene or part.key) is not None]
+        if forgotten and len(genes) == len(forgotten):
+            self.generation += 1  # Also of those that are being read.
+            for gene in genes:
+                self._held.pop(gene, None)
+        elif forgotten or epoch > self._epoch:
+            self._epoch = max(epoch, self._epoch)
             self.forget()
 
     def trust(self, hears: bool) -> None:
@@ -86,6 +101,14 @@ class Documents:
             log.info("documents_trusted" if hears else "documents_forgotten")
             self._trusted = hears
             self.forget()
+
+    @property
+    def count(self) -> int:
+        return len(self._held)
+
+    @property
+    def bytes(self) -> int:
+        return self._held.current_size()
 
     def forget(self) -> None:
         self._held.clear()

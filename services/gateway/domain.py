@@ -29,6 +29,7 @@ MatchedBy = Literal[
 GENE_CHARACTERS_MAX = 100  # Of a text that may name a gene.
 
 _HGNC_ID = re.compile(r"(?:hgnc:){1,2}([0-9]{1,9})", re.IGNORECASE | re.ASCII)
+_VERSION = re.compile("[1-9][0-9]{0,8}")
 
 
 # ---------------------------------------------------------------------------------- genes
@@ -43,6 +44,11 @@ def hgnc_id(text: str) -> str | None:
 def fold(name: str) -> str:
     """What gene names are compared by, as `annotator.gene_name_v1.folded` has them."""
     return name.strip().lower()  # As PostgreSQL does: `casefold` would make two letters of one ß.
+
+
+def pattern(part: str) -> str:
+    """Of LIKE, for texts that have this part."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,50 @@ class Resolved:
     catalogue_empty: bool
 
 
+# --------------------------------------------------------------------------------- panels
+
+
+@dataclass(frozen=True)
+class PanelVersion:
+    """One version of a panel, which never changes."""
+
+    panel_id: UUID
+    version: int
+
+    def __str__(self) -> str:
+        """As people name it, in filters, orders and on the command line."""
+        return f"{self.panel_id}@{self.version}"
+
+
+def parse_panel(text: str) -> tuple[UUID, int | None]:
+    """`<id>` or `<id>@<version>`; without a version the newest is meant. Raises ValueError."""
+    panel_id, at, version = text.partition("@")
+    if not at:
+        return UUID(panel_id), None
+    if not _VERSION.fullmatch(version):
+        raise ValueError(version)
+    return UUID(panel_id), int(version)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A gene of a panel, and what was given for it; `symbol` is what it was called then."""
+
+    hgnc_id: str
+    given: str
+    symbol: str | None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The genes of a version as they are now: for those that were merged, their successors.
+    `refused` are those that no one gene stands for."""
+
+    version: PanelVersion
+    hgnc_ids: Sequence[str]
+    refused: Sequence[Refused]
+
+
 # ----------------------------------------------------------------------------------- runs
 
 
@@ -127,6 +177,7 @@ class Run:
     strategy: Strategy
     dry_run: bool
     retries: UUID | None
+    panel: PanelVersion | None  # Whose genes were ordered.
     source_times: dict[str, dict[str, Any]]
 
 
@@ -143,6 +194,7 @@ class NewRun:
     strategy: Strategy = "full"
     dry_run: bool = False
     retries: UUID | None = None
+    panel: PanelVersion | None = None  # Whose genes they are.
 
     @property
     def scope(self) -> bytes:

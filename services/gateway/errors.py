@@ -19,18 +19,33 @@ RequestError
 ├── SourceRetired           409  an acceptance of a release that nobody can store any more
 ├── AnnotationUnknown       404  the origin of a value that there is not
 ├── NamespaceUnknown        404
+├── NamespaceNotWarmable    409  a namespace of which nobody knows what will be asked for
 ├── DeadLetterUnknown       404
 ├── DeadLetterDecided       409  another decision about a letter that somebody has decided about
 ├── DeadLetterUnsendable    409  a retry of what there is nothing to send of, or nowhere to send it
+├── PanelUnknown            404  a panel, or a version of one
+├── PanelNameTaken          409  another panel that is not archived has the name
+├── PanelChanged            409  a version that is not made from the newest one
+├── PanelArchived           409  a change of a panel that is archived, or a run over it
 ├── CatalogueEmpty          409  genes are named before there is a catalogue to find them in
+├── MediaUnknown            415  an upload that is no kind of list
+├── UploadUnreadable        422  an upload that cannot be read, or not as a list of genes
+├── PanelInvalid            422  a panel, or a version of one, with other fields or none of them
+├── PanelRefused            422  names on the list of a panel; `errors` has an entry for each
 ├── BodyUnexpected          422  a body where the path says it all
 ├── DecisionInvalid         422  a decision with other fields, or about no letter in particular
+├── InvalidationInvalid     422  parts of a namespace that there cannot be
+├── WarmingInvalid          422  a warming with other fields
 ├── NamesInvalid            422  a list of names with other fields
 ├── OrderInvalid            422  an order that contradicts itself
 ├── RetryInvalid            422  a retry with other fields
 ├── SourcesRefused          422  sources of an order; `errors` has an entry for each
 ├── GenesRefused            422  genes of an order; `errors` has an entry for each
-└── IdempotencyMismatch     422  the same key with another order
+├── IdempotencyMismatch     422  the same key with another order
+├── ExportFailed            500  the process that writes a file has failed
+├── ExportsCrowded          503  as many files are being written here as may be
+├── StreamsCrowded          503  as many streams of changes are open here as may be
+└── UploadsCrowded          503  an upload while others are read
 """
 
 from uuid import UUID
@@ -177,6 +192,13 @@ class NamespaceUnknown(RequestError):
     status = 404
 
 
+class NamespaceNotWarmable(RequestError):
+    """There is nothing to warm in this namespace."""
+
+    kind = "namespace-not-warmable"
+    status = 409
+
+
 class DeadLetterUnknown(RequestError):
     """No such dead letter."""
 
@@ -203,6 +225,74 @@ class DeadLetterUnsendable(RequestError):
     status = 409
 
 
+class PanelUnknown(RequestError):
+    """No such panel."""
+
+    kind = "panel-unknown"
+    status = 404
+
+    def __init__(self, panel: str, pointer: str = "path panel_id") -> None:
+        accepted = "the id of a panel that GET /api/panels lists, with a version that it has"
+        error = field_error(pointer, panel, accepted)
+        super().__init__(f"no panel {error['value']!r}; accepted: {accepted}", [error])
+
+
+class PanelNameTaken(RequestError):
+    """Another panel has this name."""
+
+    kind = "panel-name-taken"
+    status = 409
+
+
+class PanelChanged(RequestError):
+    """The panel has a newer version."""
+
+    kind = "panel-changed"
+    status = 409
+
+
+class PanelArchived(RequestError):
+    """The panel is archived."""
+
+    kind = "panel-archived"
+    status = 409
+
+
+class MediaUnknown(RequestError):
+    """The upload is of a kind that is not read."""
+
+    kind = "media-unknown"
+    status = 415
+
+
+class UploadUnreadable(RequestError):
+    """The upload cannot be read."""
+
+    kind = "upload-unreadable"
+    status = 422
+
+
+class PanelInvalid(RequestError):
+    """The panel does not fit."""
+
+    kind = "panel-invalid"
+    status = 422
+
+
+class PanelRefused(RequestError):
+    """Genes of the panel cannot be resolved."""
+
+    kind = "panel-refused"
+    status = 422
+
+
+class UploadsCrowded(RequestError):
+    """Other uploads are read just now."""
+
+    kind = "uploads-crowded"
+    status = 503
+
+
 class CatalogueEmpty(RequestError):
     """The gene catalogue is empty."""
 
@@ -227,6 +317,20 @@ class DecisionInvalid(RequestError):
     """The decision does not fit."""
 
     kind = "decision-invalid"
+    status = 422
+
+
+class InvalidationInvalid(RequestError):
+    """The parts to forget do not fit."""
+
+    kind = "invalidation-invalid"
+    status = 422
+
+
+class WarmingInvalid(RequestError):
+    """The warming has other fields."""
+
+    kind = "warming-invalid"
     status = 422
 
 
@@ -270,3 +374,24 @@ class IdempotencyMismatch(RequestError):
 
     kind = "idempotency-mismatch"
     status = 422
+
+
+class ExportFailed(RequestError):
+    """The file could not be written."""
+
+    kind = "export-failed"
+    status = 500
+
+
+class ExportsCrowded(RequestError):
+    """Too many files are being written."""
+
+    kind = "exports-crowded"
+    status = 503
+
+
+class StreamsCrowded(RequestError):
+    """Too many streams are open."""
+
+    kind = "streams-crowded"
+    status = 503

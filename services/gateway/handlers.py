@@ -20,14 +20,18 @@ from services.chassis.bus import Bus, LetterSubscription, Routes, Subscription
 from services.chassis.database import CONNECTION_ERRORS
 from services.chassis.dead_letters import Letter
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
 from services.gateway.domain import is_active
+from services.gateway.entries import Entries
 from services.gateway.failpoints import Failpoint
 from services.gateway.live import Live
 from services.gateway.store import dead_letters
+from services.gateway.store import entries as shared
 
 HEARING_SECONDS = 1.0
 COUNTING_SECONDS = 10.0
+TELLING_SECONDS = 5.0  # So late is what this gateway tells of its reads.
 DEAD_LETTER_GROUP = "dead-letters"
 
 log = structlog.get_logger()
@@ -53,6 +57,8 @@ class Handlers:
     live: Live
     active: ActiveRuns
     documents: Documents
+    entries: Entries
+    changes: Changes
 
     async def on_run_progress(self, progress: RunProgress) -> None:
         failpoints.hit(Failpoint.PROGRESS_HEARD)
@@ -70,16 +76,38 @@ class Handlers:
     async def on_documents_rebuilt(self, event: DocumentsRebuilt) -> None:
         failpoints.hit(Failpoint.DOCUMENTS_HEARD)
         self.documents.hear(event.versions)
+        self.changes.hear()
 
     async def on_namespace_invalidated(self, event: NamespaceInvalidated) -> None:
-        self.documents.invalidate(event.namespace, event.epoch)
+        self.documents.invalidate(event.namespace, event.epoch, event.parts)
+        self.entries.invalidate(event.namespace, event.epoch, event.parts)
+        self.changes.hear()
 
 
-async def keep_trust(bus: Bus, documents: Documents) -> None:
-    """Keep documents in memory only while the bus would tell of changes."""
+async def keep_trust(bus: Bus, documents: Documents, entries: Entries) -> None:
+    """Keep what was read in memory only while the bus would tell of changes."""
     while True:
-        documents.trust(not await bus.deafness())
+        hears = not await bus.deafness()
+        documents.trust(hears)
+        entries.trust(hears)
         await asyncio.sleep(HEARING_SECONDS)
+
+
+async def count_reads(engine: AsyncEngine, documents: Documents, entries: Entries) -> None:
+    """Tell how often cached values were asked for, so that all gateways together can be counted."""
+    while True:
+        await asyncio.sleep(TELLING_SECONDS)
+        telemetry.CACHE_MEMORY_BYTES.labels("documents").set(documents.bytes)
+        telemetry.CACHE_MEMORY_BYTES.labels("entries").set(entries.bytes)
+        unsent = entries.tally.take_unsent()
+        if not unsent:
+            continue
+        try:
+            async with engine.begin() as tx:
+                await shared.count_reads(tx, unsent)
+        except CONNECTION_ERRORS as error:
+            entries.tally.put_back(unsent)
+            log.warning("reads_uncounted", error=repr(error))
 
 
 async def count_letters(engine: AsyncEngine) -> None:

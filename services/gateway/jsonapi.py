@@ -1,9 +1,10 @@
 """JSON:API 1.1: which query parameters a route takes, and the documents it answers with."""
 
 import base64
-import binascii
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,7 +12,10 @@ import orjson
 from fastapi.responses import Response
 from starlette.datastructures import QueryParams
 
+from contracts.views import SummaryKind
 from services.chassis.http import SHOWN_CHARACTERS_MAX, field_error
+from services.gateway import comparisons
+from services.gateway.comparisons import EQUAL, OPERATORS, Condition
 from services.gateway.errors import ParameterInvalid, ParameterUnknown
 
 MEDIA_TYPE = "application/vnd.api+json"
@@ -21,6 +25,7 @@ OFFSET_MAX = 100_000  # page[number] × page[size]; the cursor of links.next goe
 FILTER_VALUES_MAX = 200
 CURSOR_CHARACTERS_MAX = 500
 UNKNOWN_PARAMETERS_MAX = 10  # Named in an answer.
+_COMPARISON = re.compile(r"filter\[([^][]+)\](?:\[([a-z]+)\])?")
 
 Resource = Mapping[str, Any]
 
@@ -39,6 +44,7 @@ class Query:
     total: bool = False
     sort: str = ""
     filters: Mapping[str, list[str]] = field(default_factory=dict)
+    conditions: Sequence[Condition] = ()
     fields: list[str] | None = None
 
     @property
@@ -56,18 +62,20 @@ class Allowed:
     others: tuple[str, ...] = ()  # Whose values the route reads itself.
     counted: bool = False  # Always, so that page[total] is not asked for.
     filters: tuple[str, ...] = ()
+    # Fields that are compared, as filter[NAME] and filter[NAME][OPERATOR]; most of them sort, too.
+    compared: Mapping[str, SummaryKind] = field(default_factory=dict)
     sorts: tuple[str, ...] = ()  # The first is the default.
     resource: str = ""
     fields: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         return [
             *(("page[number]",) if self.paged else ()),
             *(("page[size]",) if self.paged or self.sized else ()),
             *(("page[after]",) if self.keyset else ()),
             *(("page[total]",) if self.keyset and not self.counted else ()),
-            *(f"filter[{name}]" for name in self.filters),
+            *(f"filter[{name}]" for name in (*self.filters, *self.compared)),
             *(("sort",) if self.sorts else ()),
             *((f"fields[{self.resource}]",) if self.fields else ()),
             *self.others,
@@ -90,22 +98,41 @@ class Allowed:
         if "page[number]" in given and "page[after]" in given:
             raise invalid("page[after]", given["page[after]"], "it alone, or page[number] alone")
         size = _whole(given, "page[size]", PAGE_SIZE, PAGE_SIZE_MAX)
-        sort = one_of(given, "sort", self.sorts) if self.sorts else ""
+        sort = one_of(given, "sort", self._sorts) if self.sorts else ""
         return Query(
             given=given,
             number=_whole(given, "page[number]", 1, OFFSET_MAX // size),
             size=size,
-            after=_cursor(given, sort) if self.keyset else None,
+            after=_cursor(given, sort, self.compared) if self.keyset else None,
             total=one_of(given, "page[total]", ("false", "true")) == "true",
             sort=sort,
             filters={name: _values(given, name) for name in self.filters if _has(given, name)},
+            conditions=[
+                _condition(given, parameter, *compared)
+                for parameter in given
+                if (compared := self._compared(parameter))
+            ],
             fields=self._fields(given),
         )
+
+    @cached_property
+    def _sorts(self) -> Sequence[str]:
+        fields = [name for name, kind in self.compared.items() if kind in comparisons.SORTED]
+        return [*self.sorts, *(f"{sign}{name}" for name in fields for sign in ("", "-"))]
+
+    def _compared(self, parameter: str) -> tuple[str, SummaryKind, str] | None:
+        """The field, its kind and the operator."""
+        found = _COMPARISON.fullmatch(parameter)
+        if found is None or found[1] not in self.compared:
+            return None
+        return found[1], self.compared[found[1]], found[2] or EQUAL
 
     def _given(self, parameters: QueryParams) -> Mapping[str, str]:
         accepted = ", ".join(self.names) or "no parameters here"
         unknown = [
-            (name, value) for name, value in parameters.multi_items() if name not in self.names
+            (name, value)
+            for name, value in parameters.multi_items()
+            if name not in self.names and self._compared(name) is None
         ]
         if unknown:
             errors = [
@@ -132,12 +159,27 @@ class Allowed:
         return chosen
 
 
+def _condition(
+    given: Mapping[str, str], parameter: str, name: str, kind: SummaryKind, operator: str
+) -> Condition:
+    if operator not in OPERATORS[kind]:
+        accepted = ", ".join(f"filter[{name}][{one}]" for one in OPERATORS[kind])
+        raise invalid(parameter, given[parameter], accepted)
+    try:
+        return comparisons.parse(name, kind, operator, _parts(given, parameter))
+    except comparisons.Unfit as unfit:
+        raise invalid(parameter, given[parameter], str(unfit)) from None
+
+
 def _has(given: Mapping[str, str], name: str) -> bool:
     return f"filter[{name}]" in given
 
 
 def _values(given: Mapping[str, str], name: str) -> list[str]:
-    parameter = f"filter[{name}]"
+    return _parts(given, f"filter[{name}]")
+
+
+def _parts(given: Mapping[str, str], parameter: str) -> list[str]:
     values = [part.strip() for part in given[parameter].split(",") if part.strip()]
     if not 1 <= len(values) <= FILTER_VALUES_MAX:
         accepted = f"1 to {FILTER_VALUES_MAX} values, separated by commas"
@@ -161,8 +203,10 @@ def one_of(given: Mapping[str, str], name: str, accepted: Sequence[str]) -> str:
     return value
 
 
-def _cursor(given: Mapping[str, str], sort: str) -> tuple[Any, ...] | None:
-    """The place of the last item of a page: the sort's name, then its columns' values."""
+def _cursor(
+    given: Mapping[str, str], sort: str, compared: Mapping[str, SummaryKind]
+) -> tuple[int, Any] | None:
+    """The place of the last item of a page: its number, and its value of what is sorted by."""
     value = given.get("page[after]")
     if value is None:
         return None
@@ -170,24 +214,28 @@ def _cursor(given: Mapping[str, str], sort: str) -> tuple[Any, ...] | None:
     if len(value) > CURSOR_CHARACTERS_MAX:
         raise invalid("page[after]", value, accepted)
     try:
-        found, *place = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-    except (binascii.Error, ValueError, TypeError):
+        sorted_by, number, place = read_cursor(value)
+        place = comparisons.place(compared.get(sort.removeprefix("-"), "text"), place)
+    except (ValueError, TypeError):
         raise invalid("page[after]", value, accepted) from None
-    fits = (
-        len(place) == 2
-        and type(place[0]) is int
-        and isinstance(place[1], str)
-        and 0 <= place[0] < 2**31
-        and "\x00" not in place[1]
-    )
-    if found != sort or not fits:
+    if sorted_by != sort or type(number) is not int or not 0 <= number < 2**31:
         raise invalid("page[after]", value, accepted)
-    return tuple(place)
+    return number, place
 
 
-def cursor(sort: str, number: int, symbol: str) -> str:
-    """Opaque to clients: where the page that ends with this gene ends."""
-    return base64.urlsafe_b64encode(orjson.dumps([sort, number, symbol])).decode().rstrip("=")
+def cursor(sort: str, number: int, value: object) -> str:
+    """Where the page that ends with this item ends."""
+    return write_cursor((sort, number, value))
+
+
+def write_cursor(parts: Sequence[object]) -> str:
+    """Opaque to clients."""
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
+
+
+def read_cursor(value: str) -> Any:  # noqa: ANN401
+    """Raises ValueError for what `write_cursor` has not written; the parts may be anything."""
+    return orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
 
 
 def invalid(name: str, value: object, accepted: str) -> ParameterInvalid:

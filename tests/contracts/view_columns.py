@@ -15,6 +15,7 @@ DATABASE_TYPES: Mapping[Any, frozenset[str]] = {
     float: frozenset({"double precision"}),
     bool: frozenset({"boolean"}),
     UUID: frozenset({"uuid"}),
+    bytes: frozenset({"bytea"}),
     datetime: frozenset({"timestamp with time zone"}),
     list: frozenset({"ARRAY"}),
     Any: frozenset({"json", "jsonb"}),

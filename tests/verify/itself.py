@@ -146,7 +146,7 @@ def _check_gnomad(
 def _check_clinvar(file: File, catalogue: domain.Catalogue, genes: Genes, work: Path) -> Checked:
     variants = _write(work / "variants.txt", clinvar.convert_records(file.path, genes))
     summary = _write(work / "summary.txt", clinvar.empty_summary())
-    files = {clinvar_source.SUMMARY: summary, clinvar_source.VARIANTS: variants}
+    files = {clinvar_source.GENE_SUMMARY: summary, clinvar_source.VARIANTS: variants}
     read = _read(clinvar_source.Clinvar(), files, catalogue)
     reading = clinvar.read(summary, variants, genes)
     return _compare("clinvar", f"{file.name}, converted", read, reading)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic import ValidationError as Malformed
 
 from services.annotator.domain import (
+    SUMMARY,
     Catalogue,
     Columns,
     Declaration,
@@ -112,13 +113,13 @@ class ClingenGene(BaseModel):
     )
     strongest: Classification | None = Field(
         description="of those that support a disease; null: none of them does",
-        json_schema_extra=severity("clinical"),
+        json_schema_extra=severity("clinical") | SUMMARY,
     )
     counts_by_classification: dict[Classification, int] = Field(
         description="assertions; of those classes that there are",
         json_schema_extra=severity("clinical"),
     )
-    assertion_count: int = Field(json_schema_extra=severity("none"))
+    assertion_count: int = Field(json_schema_extra=severity("none") | SUMMARY)
     assertions: list[Assertion] = Field(
         description="by disease, inheritance, panel and day", json_schema_extra=severity("major")
     )

@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.annotator.domain import (
+    SUMMARY,
     Catalogue,
     Columns,
     Count,
@@ -36,7 +37,7 @@ from services.annotator.domain import (
 )
 from services.annotator.errors import ReleaseRefused, SchemaChanged
 
-SUMMARY: Final = "gene_specific_summary.txt"
+GENE_SUMMARY: Final = "gene_specific_summary.txt"
 VARIANTS: Final = "variant_summary.txt.gz"
 ROWS: Final = "variant rows"  # Of all assemblies: most variants have two.
 SUMMARY_BYTES_MAX: Final = 128 * 1024**2  # It has some 3 MB.
@@ -148,27 +149,31 @@ class ClinvarGene(BaseModel):
     symbol: str = Field(description="ClinVar's")
     entrez_id: str | None = Field(description="ClinVar's id of the gene [GeneID]")
     matched_by: MatchedBy
-    has_p_lp: bool = Field(json_schema_extra=severity("clinical"))
+    has_p_lp: bool = Field(json_schema_extra=severity("clinical") | SUMMARY)
     has_p_lp_2plus_stars: bool = Field(
         description="P/LP by several submitters without conflict, a panel or a guideline",
-        json_schema_extra=severity("clinical"),
+        json_schema_extra=severity("clinical") | SUMMARY,
     )
     has_conflicting: bool = Field(
-        description="submitters disagree on a variant", json_schema_extra=severity("clinical")
+        description="submitters disagree on a variant",
+        json_schema_extra=severity("clinical") | SUMMARY,
     )
-    variants_total: int
-    p_lp_total: int = Field(json_schema_extra=severity("major"))
-    p_lp_2plus_stars: int = Field(json_schema_extra=severity("major"))
-    truncating_p_lp: int = Field(description="of P/LP: fs, Ter or * in (p.…) of Name")
+    variants_total: int = Field(json_schema_extra=SUMMARY)
+    p_lp_total: int = Field(json_schema_extra=severity("major") | SUMMARY)
+    p_lp_2plus_stars: int = Field(json_schema_extra=severity("major") | SUMMARY)
+    truncating_p_lp: int = Field(
+        description="of P/LP: fs, Ter or * in (p.…) of Name", json_schema_extra=SUMMARY
+    )
     missense_p_lp: int = Field(
-        description="of P/LP: any other change of the protein in (p.…) of Name, in frame, too"
+        description="of P/LP: any other change of the protein in (p.…) of Name, in frame, too",
+        json_schema_extra=SUMMARY,
     )
     counts_by_significance: dict[Significance, int]
     counts_by_stars: list[int] = Field(description="for 0, 1, 2, 3 and 4 stars of review")
     counts_by_significance_and_stars: dict[Significance, list[int]] = Field(
         description="the same, crossed; without what has no variant"
     )
-    last_evaluated_max: date | None = Field(json_schema_extra=severity("none"))
+    last_evaluated_max: date | None = Field(json_schema_extra=severity("none") | SUMMARY)
     multi_gene_total: int = Field(
         description="variants of several genes, this one among them; in no other count here"
     )
@@ -205,14 +210,14 @@ class Clinvar:
         score="p_lp_total",
     )
     files: tuple[RemoteFile, ...] = (
-        RemoteFile(SUMMARY, "gene_specific_summary.txt", SUMMARY_BYTES_MAX),
+        RemoteFile(GENE_SUMMARY, "gene_specific_summary.txt", SUMMARY_BYTES_MAX),
         RemoteFile(VARIANTS, "variant_summary.txt.gz", VARIANTS_BYTES_MAX),
     )
 
     def version(self, files: Mapping[str, StoredFile]) -> str:
         """The day variants were published. A summary of another week is named with its own."""
         published = files[VARIANTS].published
-        summarised = _day_of_summary(files[SUMMARY])
+        summarised = _day_of_summary(files[GENE_SUMMARY])
         if published is None:
             return f"{files[VARIANTS].sha256.hex()[:12]} with gene summary {summarised}"
         same = abs(published - summarised) <= timedelta(SAME_RELEASE_DAYS)
@@ -220,8 +225,8 @@ class Clinvar:
 
     def read(self, files: Mapping[str, StoredFile], catalogue: Catalogue) -> Iterator[Entry]:
         """A record for each gene that either file names, and what is no gene of ours."""
-        summaries = _read_summary(files[SUMMARY])
-        yield Columns(SUMMARY, summaries.header)
+        summaries = _read_summary(files[GENE_SUMMARY])
+        yield Columns(GENE_SUMMARY, summaries.header)
         variants = _Variants()
         yield Columns(VARIANTS, variants.read(files[VARIANTS]))
         yield Count(ROWS, variants.row_count)
@@ -486,22 +491,22 @@ class _Summaries:
 
 def _day_of_summary(file: StoredFile) -> date:
     with file.unpacked() as text:
-        line = next(numbered_lines(text, SUMMARY, UNPACKED_BYTES_MAX), (1, b""))[1]
+        line = next(numbered_lines(text, GENE_SUMMARY, UNPACKED_BYTES_MAX), (1, b""))[1]
     found = DATED.match(line.removeprefix(codecs.BOM_UTF8).decode(errors="replace"))
     try:
         return _date(found[1] if found else "")
     except ValueError:
         raise SchemaChanged(
-            f"{SUMMARY} begins with {line[:60]!r}; accepted is #… dated November 7, 2021"
+            f"{GENE_SUMMARY} begins with {line[:60]!r}; accepted is #… dated November 7, 2021"
         ) from None
 
 
 def _read_summary(file: StoredFile) -> _Summaries:
     """Raises SchemaChanged and ReleaseRefused."""
     with file.unpacked() as text:
-        lines = numbered_lines(text, SUMMARY, UNPACKED_BYTES_MAX)
+        lines = numbered_lines(text, GENE_SUMMARY, UNPACKED_BYTES_MAX)
         next(lines, None)  # The day.
-        header = _header(next(lines, (2, b""))[1], SUMMARY, SUMMARY_COLUMNS)
+        header = _header(next(lines, (2, b""))[1], GENE_SUMMARY, SUMMARY_COLUMNS)
         summaries = _Summaries(header)
         pick = itemgetter(*(header.index(column) for column in SUMMARY_COLUMNS))
         for number, line in lines:
@@ -510,13 +515,13 @@ def _read_summary(file: StoredFile) -> _Summaries:
             cells = _text(line, strip=False).split("\t")
             if len(cells) != len(header):
                 raise SchemaChanged(
-                    f"{SUMMARY}, line {number} has {len(cells)} of {len(header)} cells"
+                    f"{GENE_SUMMARY}, line {number} has {len(cells)} of {len(header)} cells"
                 )
             symbol, entrez_id, mim_number, *numbers = map(str.strip, pick(cells))
             value = GeneSummary(
                 mim_numbers=[] if mim_number in MISSING else [mim_number],
                 **{
-                    name: _number(cell, f"{SUMMARY}, line {number}: {column}")
+                    name: _number(cell, f"{GENE_SUMMARY}, line {number}: {column}")
                     for (name, column), cell in zip(SUMMARY_NUMBERS.items(), numbers, strict=True)
                 },
             )
@@ -593,13 +598,13 @@ class _Genes:
             if gene := self._gene(name, matches[name], VARIANTS, line, counts.total):
                 gene.counts.add(counts)
         for name, said in summaries.genes.items():
-            gene = self._gene(name, matches[name], SUMMARY, said.line, 1)
+            gene = self._gene(name, matches[name], GENE_SUMMARY, said.line, 1)
             if gene is not None and gene.summary is None:
                 gene.summary = said.value
             elif gene is not None:
                 summaries.repeated[_key(name)] += 1
         for key, row_count in summaries.repeated.items():
-            self.unmapped[key, f"{SUMMARY}: {REPEATED}"] += row_count
+            self.unmapped[key, f"{GENE_SUMMARY}: {REPEATED}"] += row_count
         self._add_several(several, matches)
 
     def _told_apart(

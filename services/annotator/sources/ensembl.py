@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from services.annotator.domain import Answer, Client, Declaration, Gene, Page, Version
+from services.annotator.domain import SUMMARY, Answer, Client, Declaration, Gene, Page, Version
 from services.annotator.errors import (
     SchemaChanged,
     UpstreamRefused,
@@ -43,14 +43,15 @@ class EnsemblGene(BaseModel):
     ensembl_gene_id: str = Field(validation_alias="id", description="without version")
     version: int = Field(description="of the gene's model")
     display_name: str | None = Field(None, description="Ensembl's name, not always the symbol")
-    biotype: str = Field(description="such as protein_coding or lncRNA")
+    biotype: str = Field(description="such as protein_coding or lncRNA", json_schema_extra=SUMMARY)
     assembly: str = Field(validation_alias="assembly_name", description="such as GRCh38")
     chromosome: str = Field(
         validation_alias="seq_region_name",
         description="1–22, X, Y, MT, or the name of an alternative sequence",
+        json_schema_extra=SUMMARY,
     )
-    start: int = Field(ge=1)
-    end: int
+    start: int = Field(ge=1, json_schema_extra=SUMMARY)
+    end: int = Field(json_schema_extra=SUMMARY)
     strand: Literal[1, -1]
     canonical_transcript: str | None = Field(None, description="ENST id with version")
     hgnc_id_in_description: str | None = Field(description="the HGNC id that Ensembl gives it")
@@ -58,7 +59,7 @@ class EnsemblGene(BaseModel):
         description="whether that is the gene asked for; null when Ensembl gives none"
     )
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field(json_schema_extra=SUMMARY)  # type: ignore[prop-decorator]
     @property
     def length_bp(self) -> int:
         return self.end - self.start + 1

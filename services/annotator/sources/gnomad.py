@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.annotator import domain
 from services.annotator.domain import (
+    SUMMARY,
     ApiSource,
     Catalogue,
     Declaration,
@@ -68,32 +69,42 @@ class GnomadGene(BaseModel):
     )
     pli: float | None = Field(
         description="probability of intolerance to loss of function, 0–1",
-        json_schema_extra=severity("major"),
+        json_schema_extra=severity("major") | SUMMARY,
     )
-    oe_lof: float | None = Field(description="observed ÷ expected loss-of-function variants")
+    oe_lof: float | None = Field(
+        description="observed ÷ expected loss-of-function variants", json_schema_extra=SUMMARY
+    )
     oe_lof_lower: float | None = Field(description="lower end of its interval")
     loeuf: float | None = Field(
         description="upper end of its interval, LOEUF: the lower, the more constrained",
-        json_schema_extra=severity("major"),
+        json_schema_extra=severity("major") | SUMMARY,
     )
-    loeuf_decile: int | None = Field(None, description="0 (most constrained) to 9")
+    loeuf_decile: int | None = Field(
+        None, description="0 (most constrained) to 9", json_schema_extra=SUMMARY
+    )
     loeuf_threshold: float | None = Field(
         description="the release's own; below it a gene is constrained; null when the release is"
         " not known, as by GraphQL for GRCh38"
     )
     is_constrained: bool | None = Field(
         description="LOEUF < threshold; null if one is not known",
-        json_schema_extra=severity("clinical"),
+        json_schema_extra=severity("clinical") | SUMMARY,
     )
-    obs_lof: int | None = Field(description="loss-of-function variants of high confidence")
-    exp_lof: float | None
-    lof_z: float | None = Field(description="z-scores: the higher, the fewer than expected")
-    oe_mis: float | None = Field(description="observed ÷ expected missense variants")
+    obs_lof: int | None = Field(
+        description="loss-of-function variants of high confidence", json_schema_extra=SUMMARY
+    )
+    exp_lof: float | None = Field(json_schema_extra=SUMMARY)
+    lof_z: float | None = Field(
+        description="z-scores: the higher, the fewer than expected", json_schema_extra=SUMMARY
+    )
+    oe_mis: float | None = Field(
+        description="observed ÷ expected missense variants", json_schema_extra=SUMMARY
+    )
     oe_mis_lower: float | None
     oe_mis_upper: float | None
     obs_mis: int | None
     exp_mis: float | None
-    mis_z: float | None
+    mis_z: float | None = Field(json_schema_extra=SUMMARY)
     oe_syn: float | None = Field(description="observed ÷ expected synonymous variants")
     oe_syn_lower: float | None
     oe_syn_upper: float | None
@@ -102,7 +113,7 @@ class GnomadGene(BaseModel):
     syn_z: float | None
     constraint_flags: list[str] | None = Field(
         description="why the values are to be doubted, such as no_exp_lof or outlier_mis",
-        json_schema_extra=severity("major"),
+        json_schema_extra=severity("major") | SUMMARY,
     )
     gene_flags: list[str] | None = Field(
         None, description="such as low_exome_coverage; null where the release has no such column"

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.annotator.domain import (
+    SUMMARY,
     Catalogue,
     Columns,
     Declaration,
@@ -86,19 +87,19 @@ class HpoGene(BaseModel):
     matched_by: Literal["entrez_id", "symbol"] = Field(
         description="symbol: HGNC does not know this Entrez id, but has this approved symbol"
     )
-    term_count: int
+    term_count: int = Field(json_schema_extra=SUMMARY)
     terms: list[PhenotypeTerm] = Field(
         description="phenotypic abnormalities, the most specific terms only: no ancestors",
-        json_schema_extra=severity("major"),
+        json_schema_extra=severity("major") | SUMMARY,
     )
     diseases: list[Named] = Field(
         description="all diseases of the gene, OMIM:n, ORPHA:n or DECIPHER:n [disease_id];"
         " its first name in phenotype.hpoa, null when it is not there",
-        json_schema_extra=severity("clinical"),
+        json_schema_extra=severity("clinical") | SUMMARY,
     )
     inheritance_modes: list[Named] = Field(
         description="of the gene's diseases [phenotype.hpoa, aspect I]",
-        json_schema_extra=severity("clinical"),
+        json_schema_extra=severity("clinical") | SUMMARY,
     )
 
 

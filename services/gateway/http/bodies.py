@@ -22,6 +22,7 @@ _SAID = r"^[^\x00]*[^\s\x00][^\x00]*$"  # Something at least, and nothing that c
 Person = Annotated[str, Field(max_length=PERSON_CHARACTERS_MAX, pattern=_SAID)]
 Note = Annotated[str, Field(max_length=NOTE_CHARACTERS_MAX, pattern=_SAID)]
 RunName = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=TEXT)]
+PanelName = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX, pattern=_SAID)]
 # One wrong entry is enough to know.
 Genes = Annotated[list[Text], Field(min_length=1, max_length=GENES_MAX, fail_fast=True)]
 Sources = Annotated[list[Text], Field(min_length=1, max_length=SOURCES_MAX, fail_fast=True)]

@@ -1,4 +1,4 @@
-"""Sources, the namespaces of the cache, and what is at the root."""
+"""Sources, and what is at the root."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.messages import InvalidateNamespace
-from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import jsonapi
-from services.gateway.errors import NamespaceUnknown, SourceUnknown
-from services.gateway.http.bodies import refuse_body
+from services.gateway.errors import SourceUnknown
 from services.gateway.store import catalogue
 from services.gateway.store.catalogue import Row
 
 _NOTHING = jsonapi.Allowed()
 _ADDRESSES = (
-    *("/api/runs", "/api/genes", "/api/sources", "/api/dead-letters", "/api/cache/namespaces"),
+    *("/api/runs", "/api/genes", "/api/sources", "/api/dead-letters"),
+    *("/api/cache/namespaces", "/api/cache/statistics"),
     *("/api/progress/status", "/api/progress/ws", "/openapi.json", "/readyz?verbose", "/metrics"),
 )
 
@@ -46,48 +44,12 @@ class CatalogueRoutes:
                 raise await no_source(connection, name)
         return jsonapi.respond(_source(found), {"self": f"/api/sources/{name}"})
 
-    async def list_namespaces(self, request: Request) -> Response:
-        _NOTHING.parse(request.query_params)
-        async with self.engine.connect() as connection:
-            found = await catalogue.list_namespaces(connection)
-        return jsonapi.respond([_namespace(row) for row in found], {"self": _NAMESPACES})
-
-    async def invalidate_namespace(self, request: Request, namespace: str) -> Response:
-        """Accept that everything this namespace holds is to be forgotten. It is done when its
-        epoch has grown."""
-        _NOTHING.parse(request.query_params)
-        await refuse_body(request)
-        async with self.engine.begin() as tx:
-            found = {row["namespace"]: row for row in await catalogue.list_namespaces(tx)}
-            if namespace not in found:
-                accepted = ", ".join(found)
-                error = field_error("path namespace", namespace, accepted)
-                detail = f"no namespace {error['value']!r}; known: {accepted}"
-                raise NamespaceUnknown(detail, [error])
-            await outbox.add(tx, InvalidateNamespace(namespace=namespace))
-        return jsonapi.respond(
-            _namespace(found[namespace]),
-            {"self": _NAMESPACES},
-            status=202,
-            headers={"Location": _NAMESPACES},
-        )
-
     def router(self) -> APIRouter:
         router = APIRouter(tags=["catalogue"])
         router.add_api_route("/", self.root)
         router.add_api_route("/api/sources", self.list_sources)
         router.add_api_route("/api/sources/{name}", self.get_source)
-        router.add_api_route(_NAMESPACES, self.list_namespaces)
-        router.add_api_route(
-            f"{_NAMESPACES}/{{namespace}}/invalidate",
-            self.invalidate_namespace,
-            methods=["POST"],
-            status_code=202,
-        )
         return router
-
-
-_NAMESPACES = "/api/cache/namespaces"
 
 
 async def no_source(connection: AsyncConnection, name: str) -> SourceUnknown:
@@ -100,7 +62,3 @@ async def no_source(connection: AsyncConnection, name: str) -> SourceUnknown:
 
 def _source(row: Row) -> dict[str, object]:
     return jsonapi.resource("sources", row["name"], row, f"/api/sources/{row['name']}")
-
-
-def _namespace(row: Row) -> dict[str, object]:
-    return jsonapi.resource("namespaces", row["namespace"], row, _NAMESPACES)

@@ -1,4 +1,4 @@
-"""Genes: lists of documents, one document by any name of its gene, and what names mean."""
+"""Genes: one document by any name of its gene, what became of it, and what names mean."""
 
 import re
 from collections import Counter
@@ -17,42 +17,39 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.chassis.http import RequestError, field_error
 from services.gateway import domain, jsonapi
 from services.gateway.documents import Documents, Held
-from services.gateway.domain import GENE_CHARACTERS_MAX, MatchedBy, Outcome, Refusal, Refused
+from services.gateway.domain import (
+    GENE_CHARACTERS_MAX,
+    MatchedBy,
+    Named,
+    Outcome,
+    Refusal,
+    Refused,
+    Resolved,
+)
+from services.gateway.entries import Entries
 from services.gateway.errors import (
     CatalogueEmpty,
     GeneAmbiguous,
     GeneNotBuilt,
+    GenesRefused,
     GeneUnknown,
     GeneWithdrawn,
     NamesInvalid,
     ParameterInvalid,
 )
+from services.gateway.gene_queries import FIELDS
 from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
 from services.gateway.store import genes, history, names
-from services.gateway.store.genes import FILTERS, SORTS, Document
+from services.gateway.store.genes import Document
 
-FIELDS = (
-    *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
-    *("location", "entrez_id", "ensembl_gene_id", "annotations"),
-)
-
-_LIST = jsonapi.Allowed(
-    paged=True,
-    keyset=True,
-    filters=FILTERS,
-    sorts=SORTS,
-    resource="genes",
-    fields=FIELDS,
-    others=("as_of",),
-)
-_LIST_AT = jsonapi.Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
 _ONE = jsonapi.Allowed(resource="genes", fields=FIELDS, others=("as_of",))
 _ONE_AT = jsonapi.Allowed(others=("as_of",))
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 AS_OF = "a time with its zone, as 2026-06-01T08:00:00Z, or a day, which is its beginning in UTC"
 _EVENTS = jsonapi.Allowed(paged=True, keyset=True, counted=True)
 _NOTHING = jsonapi.Allowed()
+RESOLUTIONS = "resolutions"  # The namespace of what names mean.
 
 
 class Names(Body):
@@ -67,24 +64,7 @@ class Names(Body):
 class GeneRoutes:
     engine: AsyncEngine
     documents: Documents
-
-    async def list_genes(self, request: Request) -> Response:
-        """Approved genes. links.next goes on by key: it stays right and fast on any page.
-
-        With `as_of` those that were approved at that time, as they were then, by HGNC id."""
-        if "as_of" in request.query_params:
-            return await self._list_at(_LIST_AT.parse(request.query_params))
-        query = _normalised(_LIST.parse(request.query_params))
-        async with self.engine.connect() as connection:
-            found = await genes.list_documents(connection, query)
-            total = await genes.count_documents(connection, query) if query.total else None
-        page, more = found[: query.size], len(found) > query.size
-        after = jsonapi.cursor(query.sort, page[-1].number, page[-1].symbol) if more else None
-        return jsonapi.respond(
-            [_resource(document) for document in page],
-            jsonapi.page_links("/api/genes", query, more=more, after=after),
-            meta=None if total is None else {"total": total},
-        )
+    entries: Entries
 
     async def get_gene(self, request: Request, gene: str) -> Response:
         """By HGNC id, symbol (previous and alias too, when they name one gene), Entrez id (with
@@ -93,32 +73,14 @@ class GeneRoutes:
         if "as_of" in request.query_params:
             return await self._get_at(gene, _ONE_AT.parse(request.query_params))
         query = _ONE.parse(request.query_params)
-        hgnc_id = domain.hgnc_id(gene)
-        held = None
-        if query.fields is None and hgnc_id is not None:
-            held = self.documents.get(hgnc_id)
+        hgnc_id = domain.hgnc_id(gene) or await self._meant(gene)
+        held = self.documents.get(hgnc_id) if query.fields is None else None
         if held is None:
             held = await self._read(gene, hgnc_id, query)
         headers = {"ETag": held.etag, "Cache-Control": "no-cache"}
-        if _matches(request.headers.get("if-none-match"), held.etag):
+        if matches(request.headers.get("if-none-match"), held.etag):
             return Response(status_code=304, headers=headers)
         return Response(held.body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
-
-    async def _list_at(self, query: Query) -> Response:
-        number = query.after[0] if query.after else 0
-        async with self.engine.connect() as connection:
-            at = await moment_of(connection, query)
-            assert at is not None  # It is given.
-            found = await history.list_genes_at(connection, at, number, query.size + 1)
-            documents = await history.documents_at(connection, found[: query.size], at)
-        after = None
-        if len(found) > query.size:
-            after = jsonapi.cursor(query.sort, documents[-1].number, documents[-1].symbol)
-        return jsonapi.respond(
-            [_resource(document) for document in documents],
-            jsonapi.page_links("/api/genes", query, more=after is not None, after=after),
-            meta={"as_of": at},
-        )
 
     async def _get_at(self, gene: str, query: Query) -> Response:
         async with self.engine.connect() as connection:
@@ -130,7 +92,7 @@ class GeneRoutes:
             raise GeneUnknown(f"{hgnc_id} was not known at {at.isoformat()}")
         (document,) = documents
         links = {"self": jsonapi.self_link(_address(document), query)}
-        return jsonapi.respond(_resource(document), links, meta={"as_of": at})
+        return jsonapi.respond(resource(document), links, meta={"as_of": at})
 
     async def resolve(self, request: Request, body: Names) -> Response:
         """What each name means, in the order given: resolved, ambiguous, unknown or withdrawn.
@@ -182,31 +144,53 @@ class GeneRoutes:
             ),
         )
 
-    async def _read(self, gene: str, hgnc_id: str | None, query: Query) -> Held:
+    async def _read(self, gene: str, hgnc_id: str, query: Query) -> Held:
         generation = self.documents.generation
-        async with self.engine.connect() as connection:
-            document = None
-            if hgnc_id is not None:
-                document = await genes.get_document(connection, hgnc_id, query.fields)
-            if document is None:
-                _check_text(gene)
-                resolved = await names.resolve(connection, [gene])
-                if resolved.refused:
-                    raise _refusal(resolved.refused[0])
-                hgnc_id = resolved.hgnc_ids[0]
-                document = await genes.get_document(connection, hgnc_id, query.fields)
+        document = await self._document(hgnc_id, query)
+        if document is None and hgnc_id == domain.hgnc_id(gene):
+            # It may be withdrawn, and another stand for it.
+            hgnc_id = await self._meant(gene)
+            document = await self._document(hgnc_id, query)
         if document is None:
             raise GeneNotBuilt(
                 f"{hgnc_id} is in the catalogue; its document follows in a few seconds"
             )
-        held = _answer(document)
+        held = answer(document)
         if query.fields is None:
             self.documents.keep(document.hgnc_id, held, generation)
         return held
 
+    async def _document(self, hgnc_id: str, query: Query) -> Document | None:
+        async with self.engine.connect() as connection:
+            return await genes.get_document(connection, hgnc_id, query.fields)
+
+    async def _meant(self, gene: str) -> str:
+        """The HGNC id of the gene that a name means. Raises the errors of one that means none, or
+        not one alone."""
+        _check_text(gene)
+
+        async def resolve() -> bytes | None:
+            async with self.engine.connect() as connection:
+                resolved = await names.resolve(connection, [gene])
+            if not resolved.refused:
+                return orjson.dumps(resolved.hgnc_ids[0])
+            refused = resolved.refused[0]
+            is_nothing = refused.outcome == "unknown" and not refused.genes
+            return None if is_nothing else orjson.dumps(refused)
+
+        entry = await self.entries.get(RESOLUTIONS, gene, (), resolve)
+        found = None if entry.value is None else orjson.loads(entry.value)
+        match found:
+            case None:
+                raise _refusal(Refused(0, gene, "unknown", ()))
+            case str():
+                return found
+        raise _refusal(
+            Refused(0, gene, found["outcome"], [Named(**named) for named in found["genes"]])
+        )
+
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        router.add_api_route("/api/genes", self.list_genes, openapi_extra=_LIST.openapi())
         router.add_api_route("/api/genes/resolve", self.resolve, methods=["POST"])
         router.add_api_route(
             "/api/genes/{gene}/events", self.list_events, openapi_extra=_EVENTS.openapi()
@@ -268,24 +252,34 @@ async def _history_of(connection: AsyncConnection, gene: str) -> Sequence[str]:
     return [*resolved.hgnc_ids, *resolved.succeeded]
 
 
-def _normalised(query: Query) -> Query:
-    """Filters by identifier, as the views have them."""
-    for name, values in query.filters.items():
-        match name:
-            case "hgnc_id":
-                query.filters[name][:] = [domain.hgnc_id(value) or value for value in values]
-            case "symbol":
-                query.filters[name][:] = [domain.fold(value) for value in values]
-            case "entrez_id":
-                query.filters[name][:] = [value.rpartition(":")[2] for value in values]
-            case "ensembl_gene_id":
-                query.filters[name][:] = [
-                    value.rpartition(":")[2].partition(".")[0].upper() for value in values
-                ]
-    return query
+def require_found(found: Resolved, asked_count: int) -> Sequence[str]:
+    """The HGNC ids of a list of names at /genes. Raises CatalogueEmpty and GenesRefused."""
+    if found.catalogue_empty:
+        raise CatalogueEmpty
+    if found.refused:
+        asked = f"{found.refused_count} of {asked_count} genes"
+        raise refusal(asked, found.refused, found.refused_count, "/genes/{place}")
+    return found.hgnc_ids
 
 
-def _resource(document: Document) -> dict[str, object]:
+def refusal(asked: str, refused: Sequence[Refused], count: int, pointer: str) -> GenesRefused:
+    """Of names that are not one gene each; `pointer` is where they are, by their `{place}`."""
+    refused = refused[: names.REFUSED_MAX]
+    errors = [
+        field_error(pointer.format(place=gene.place), gene.value, gene.accepted)
+        | {"code": f"gene-{gene.outcome}"}
+        for gene in refused
+    ]
+    shown = "" if len(errors) == count else f"; the first {len(errors)} are named"
+    return GenesRefused(
+        f"{asked} cannot be resolved{shown}; "
+        f"the first: {errors[0]['value']!r} is {refused[0].outcome}, "
+        f"accepted: {errors[0]['accepted']}",
+        errors,
+    )
+
+
+def resource(document: Document) -> dict[str, object]:
     return jsonapi.resource(
         "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
     )
@@ -295,13 +289,14 @@ def _address(document: Document) -> str:
     return f"/api/genes/{document.hgnc_id}"
 
 
-def _answer(document: Document) -> Held:
-    body = jsonapi.encode(_resource(document), {"self": _address(document)})
+def answer(document: Document) -> Held:
+    """A gene as it is sent."""
+    body = jsonapi.encode(resource(document), {"self": _address(document)})
     # Not the version: a status may change without it.
     return Held(version=document.version, etag=f'"{sha256(body).hexdigest()}"', body=body)
 
 
-def _matches(condition: str | None, etag: str) -> bool:
+def matches(condition: str | None, etag: str) -> bool:
     """RFC 9110 13.1.2: compared weakly."""
     if condition is None:
         return False

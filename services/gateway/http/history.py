@@ -1,11 +1,10 @@
 """What was known of a gene at a time, where each value is from, and what changed."""
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -13,7 +12,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.views import Cause, Severity
 from services.chassis.http import field_error
 from services.gateway import jsonapi
 from services.gateway.errors import (
@@ -25,21 +23,10 @@ from services.gateway.errors import (
 from services.gateway.http.genes import find_gene, moment_of
 from services.gateway.jsonapi import Query
 from services.gateway.store import catalogue, history
-from services.gateway.store.history import Place, Row, Wanted
-
-CAUSES: Sequence[str] = get_args(Cause)
-SEVERITIES: Sequence[str] = get_args(Severity)
+from services.gateway.store.history import Row
 
 _ANNOTATIONS = jsonapi.Allowed(others=("as_of",))
 _ANNOTATION = jsonapi.Allowed(others=("as_of", "provenance"))
-_GENE_CHANGES = jsonapi.Allowed(
-    sized=True, others=("page[after]",), filters=("source", "cause", "severity")
-)
-_CHANGES = jsonapi.Allowed(
-    sized=True,
-    others=("since",),
-    filters=("gene", "source", "cause", "severity", "release"),
-)
 _DIFF = jsonapi.Allowed(sized=True, others=("from", "to", "page[after]"), filters=("source",))
 
 
@@ -87,48 +74,6 @@ class HistoryRoutes:
             found["attributes"] |= {"provenance": _provenance(origin)}
         return jsonapi.respond(found, {"self": jsonapi.self_link(address, query)}, meta=_as_of(at))
 
-    async def list_gene_changes(self, request: Request, gene: str) -> Response:
-        """Everything that became of a gene's values, the newest first."""
-        query = _GENE_CHANGES.parse(request.query_params)
-        wanted = _wanted(query)
-        after = _place(query.given, "page[after]")
-        async with self.engine.connect() as connection:
-            hgnc_id = await find_gene(connection, gene)
-            found = await history.list_gene_changes(
-                connection, hgnc_id, wanted, after, query.size + 1
-            )
-        page, more = found[: query.size], len(found) > query.size
-        address = f"/api/genes/{hgnc_id}/changes"
-        following = _next(address, query, "page[after]", _spell(page[-1])) if more else None
-        return jsonapi.respond(
-            [_change(row) for row in page],
-            {"self": jsonapi.self_link(address, query), "next": following},
-        )
-
-    async def list_changes(self, request: Request) -> Response:
-        """What changed behind `since`, in order; without it from the beginning. Ask again with
-        the cursor in `meta`, or by `links.next`, and nothing is missed or told twice.
-
-        A first release, and one that its upstream made by another method, is one change of all
-        its genes; `filter[release]` lists them."""
-        query = _CHANGES.parse(request.query_params)
-        since = _place(query.given, "since") or (0, 0)
-        async with self.engine.connect() as connection:
-            wanted = _wanted(query)
-            if "gene" in query.filters:
-                hgnc_id = await find_gene(connection, query.filters["gene"][0])
-                wanted = replace(wanted, hgnc_id=hgnc_id)
-            page = await history.list_changes(connection, wanted, since, query.size)
-        cursor = _spell(page[-1]) if page else query.given.get("since", _spelt(since))
-        return jsonapi.respond(
-            [_change(row) for row in page],
-            {
-                "self": jsonapi.self_link(_CHANGES_ADDRESS, query),
-                "next": _next(_CHANGES_ADDRESS, query, "since", cursor),
-            },
-            meta={"cursor": cursor},
-        )
-
     async def diff(self, request: Request) -> Response:
         """The values that were others at two times. `from` and `to` are times, or runs: then it is
         the time at which they ended. What changed and came back in between is no difference, so
@@ -148,8 +93,8 @@ class HistoryRoutes:
         page, more = found[: query.size], len(found) > query.size
         following = None
         if more:
-            place = _spelt((page[-1]["number"], page[-1]["source"]))
-            following = _next("/api/diff", query, "page[after]", place)
+            place = jsonapi.write_cursor((page[-1]["number"], page[-1]["source"]))
+            following = jsonapi.link("/api/diff", {**query.given, "page[after]": place})
         return jsonapi.respond(
             [_difference(row) for row in page],
             {"self": jsonapi.self_link("/api/diff", query), "next": following},
@@ -161,88 +106,29 @@ class HistoryRoutes:
         for path, handler, allowed in (
             ("/api/genes/{gene}/annotations", self.list_annotations, _ANNOTATIONS),
             ("/api/genes/{gene}/annotations/{source}", self.get_annotation, _ANNOTATION),
-            ("/api/genes/{gene}/changes", self.list_gene_changes, _GENE_CHANGES),
-            (_CHANGES_ADDRESS, self.list_changes, _CHANGES),
             ("/api/diff", self.diff, _DIFF),
         ):
             router.add_api_route(path, handler, openapi_extra=allowed.openapi())
         return router
 
 
-_CHANGES_ADDRESS = "/api/changes"
 _ACCEPTED_TIMES = "a time with its zone, as 2026-06-01T08:00:00Z, a day, or the id of a run"
 
 
 # --------------------------------------------------------------------------- what is asked
 
 
-def _wanted(query: Query) -> Wanted:
-    for name, accepted in (("cause", CAUSES), ("severity", SEVERITIES)):
-        if not set(query.filters.get(name, ())) <= set(accepted):
-            parameter = f"filter[{name}]"
-            raise jsonapi.invalid(
-                parameter, query.given[parameter], f"some of {', '.join(accepted)}"
-            )
-    release_id = None
-    if "release" in query.filters:
-        parameter = "filter[release]"
-        try:
-            (only,) = query.filters["release"]
-            release_id = UUID(only)
-        except ValueError:
-            raise jsonapi.invalid(
-                parameter, query.given[parameter], "the id of one release"
-            ) from None
-    if len(query.filters.get("gene", ("one",))) != 1:
-        raise jsonapi.invalid("filter[gene]", query.given["filter[gene]"], "one gene")
-    return Wanted(
-        sources=query.filters.get("source"),
-        causes=query.filters.get("cause"),
-        severities=query.filters.get("severity"),
-        release_id=release_id,
-    )
-
-
-def _spelt(place: tuple[int, int | str]) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
-
-
-def _spell(row: Row) -> str:
-    return _spelt((int(row["xid"]), row["id"]))
-
-
-def _read(given: Mapping[str, str], name: str, accepted: str) -> tuple[int, object] | None:
-    """A number and another part, as `_spelt` writes them; None where it is not given."""
-    value = given.get(name)
-    if value is None:
-        return None
-    try:
-        number, other = orjson.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-    except (binascii.Error, ValueError, TypeError):
-        raise jsonapi.invalid(name, value, accepted) from None
-    if type(number) is not int or not 0 <= number < 2**63:
-        raise jsonapi.invalid(name, value, accepted)
-    return number, other
-
-
-def _place(given: Mapping[str, str], name: str) -> Place | None:
-    accepted = "the cursor of an answer before"
-    match _read(given, name, accepted):
-        case None:
-            return None
-        case (xid, int(number)) if type(number) is int and 0 <= number < 2**63:
-            return xid, number
-    raise jsonapi.invalid(name, given[name], accepted)
-
-
 def _behind(given: Mapping[str, str]) -> tuple[int, str]:
-    name, accepted = "page[after]", "the cursor of a links.next"
-    match _read(given, name, accepted):
-        case None:
-            return 0, ""
-        case (number, str(source)) if number < 2**31 and "\x00" not in source:
-            return number, source
-    raise jsonapi.invalid(name, given[name], accepted)
+    """Where the page before ended."""
+    value = given.get("page[after]")
+    if value is None:
+        return 0, ""
+    with suppress(ValueError):
+        match jsonapi.read_cursor(value):
+            case (number, str(source)) if type(number) is int and "\x00" not in source:
+                if 0 <= number < 2**31:
+                    return number, source
+    raise jsonapi.invalid("page[after]", value, "the cursor of a links.next")
 
 
 async def _annotations(
@@ -283,10 +169,6 @@ async def _source_unknown(connection: AsyncConnection, source: str) -> SourceUnk
     accepted = ", ".join(await catalogue.list_source_names(connection))
     error = field_error("path source", source, accepted)
     return SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
-
-
-def _next(address: str, query: Query, name: str, cursor: str) -> str:
-    return jsonapi.link(address, {**query.given, name: cursor})
 
 
 # ------------------------------------------------------------------------ what is answered
@@ -346,29 +228,6 @@ def _provenance(row: Row) -> dict[str, Any]:
         "valid_from": row["valid_from"],
         "valid_to": row["valid_to"],
     }
-
-
-def _change(row: Row) -> dict[str, Any]:
-    attributes = {
-        "kind": row["kind"],
-        "hgnc_id": row["hgnc_id"],
-        "symbol": row["symbol"],
-        "source": row["source"],
-        "changed_at": row["changed_at"],
-        "cause": row["cause"],
-        "severity": row["severity"],
-        "before": _json(row["before"]),
-        "after": _json(row["after"]),
-        "release_before": row["release_before"],
-        "release": row["release"],
-        "release_id": str(row["release_id"]),
-        "run_id": None if row["run_id"] is None else str(row["run_id"]),
-        "gene_count": row["gene_count"],
-    }
-    address = f"/api/sources/{row['source']}/releases/{row['release_id']}"
-    if row["kind"] == "annotation":
-        address = f"/api/genes/{row['hgnc_id']}/annotations/{row['source']}"
-    return jsonapi.resource("changes", f"{row['xid']}-{row['id']}", attributes, address)
 
 
 def _difference(row: Row) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -14,31 +13,26 @@ from contracts.messages import Priority, Strategy
 from services.chassis import failpoints
 from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
-from services.gateway.domain import NewRun, Run, parse_run_id
+from services.gateway.domain import NewRun, PanelVersion, Run, parse_run_id
 from services.gateway.errors import (
-    CatalogueEmpty,
-    GenesRefused,
-    IdempotencyMismatch,
     OrderInvalid,
-    ParameterInvalid,
+    PanelArchived,
     RetryInvalid,
     RunNotFailed,
     SourcesRefused,
     SourceUnknown,
 )
 from services.gateway.failpoints import Failpoint
-from services.gateway.http import orders
-from services.gateway.http.bodies import Body, Genes, RunName, Sources, refuse_body
-from services.gateway.store import catalogue, names, runs
-
-KEY_CHARACTERS_MAX = 255
+from services.gateway.http import keys, orders
+from services.gateway.http.bodies import Body, Genes, RunName, Sources, Text, refuse_body
+from services.gateway.http.genes import refusal, require_found
+from services.gateway.http.keys import IdempotencyKey
+from services.gateway.store import catalogue, names, panels, runs
 
 _NOTHING = jsonapi.Allowed()
 _PAGED = jsonapi.Allowed(paged=True)
 _IN_BODY = "/sources"  # Where a request names its sources, if it is not its path that does.
 _IN_PATH = "path source"
-
-IdempotencyKey = Annotated[str | None, Header()]
 
 
 class Order(Body):
@@ -48,6 +42,8 @@ class Order(Body):
 
     sources: Sources | None = None
     genes: Genes | None = None
+    # A panel's id, which is its newest version, or `<id>@<version>`.
+    panel: Text | None = None
     all: bool | None = None
     name: RunName | None = None
     # `high` goes before all other runs; `low` has a quarter of the share of a normal one.
@@ -175,21 +171,13 @@ class RunRoutes:
     ) -> Response:
         """State, key and command are one transaction; the relay sends what was committed. `said`
         is what the same key has to say again."""
-        digest = sha256(said.encode()).digest()
         async with self.engine.begin() as tx:
-            earlier = None
-            if key is not None:
-                _check_key(key)
-                await runs.lock_key(tx, key)
-                earlier = await runs.find_key(tx, key)
-            if earlier is not None:
-                if earlier.body_sha256 != digest:
-                    raise _mismatch(str(key))
-                run_id = earlier.run_id
+            earlier = await keys.find(tx, key, said)
+            if isinstance(earlier, UUID):
+                run_id = earlier
             else:
                 run_id = await start(tx)
-                if key is not None:
-                    await runs.save_key(tx, key, digest, run_id)
+                await keys.save(tx, key, said, run_id)
             run = await runs.get_run(tx, run_id)
             failpoints.hit(Failpoint.ORDER_WRITTEN)
         failpoints.hit(Failpoint.ORDER_COMMITTED)
@@ -217,7 +205,7 @@ class RunRoutes:
 async def _start(tx: AsyncConnection, order: Order) -> UUID:
     """Raises OrderInvalid, SourcesRefused, CatalogueEmpty, GenesRefused, RunIdentical."""
     sources = await _choose_sources(tx, order.sources, _IN_BODY)
-    hgnc_ids = await _resolve(tx, order)
+    hgnc_ids, panel = await _resolve(tx, order)
     new = NewRun(
         name=order.name,
         sources=sources,
@@ -226,6 +214,7 @@ async def _start(tx: AsyncConnection, order: Order) -> UUID:
         priority=order.priority,
         strategy=order.strategy,
         dry_run=order.dry_run,
+        panel=panel,
     )
     return await orders.start(tx, new, pointer=_IN_BODY)
 
@@ -308,49 +297,38 @@ async def _choose_sources(
     return tuple(name for name in known if name in wanted)
 
 
-async def _resolve(tx: AsyncConnection, order: Order) -> tuple[str, ...] | None:
-    """The HGNC ids of an order; None for all genes. Raises OrderInvalid, CatalogueEmpty and
-    GenesRefused."""
-    if (order.genes is None) == (not order.all):
-        accepted = "either /genes, a list, or /all: true"
+async def _resolve(
+    tx: AsyncConnection, order: Order
+) -> tuple[tuple[str, ...] | None, PanelVersion | None]:
+    """The HGNC ids of an order, None for all genes; and the panel that they are of. Raises
+    OrderInvalid, PanelUnknown, PanelArchived, CatalogueEmpty and GenesRefused."""
+    if sum((order.genes is not None, order.panel is not None, bool(order.all))) != 1:
+        accepted = "either /genes, a list, or /panel, or /all: true"
         errors = [
             field_error("/genes", order.genes and f"{len(order.genes)} genes", accepted),
+            field_error("/panel", order.panel, accepted),
             field_error("/all", order.all, accepted),
         ]
         raise OrderInvalid(f"which genes? accepted: {accepted}", errors)
+    if order.panel is not None:
+        return await _resolve_panel(tx, order.panel)
     if order.genes is None:
-        return None
+        return None, None
     found = await names.resolve(tx, order.genes)
-    if found.catalogue_empty:
-        raise CatalogueEmpty
-    if found.refused:
-        errors = [
-            field_error(f"/genes/{gene.place}", gene.value, gene.accepted)
-            | {"code": f"gene-{gene.outcome}"}
-            for gene in found.refused
-        ]
-        shown = "" if len(errors) == found.refused_count else f"; the first {len(errors)} are named"
-        raise GenesRefused(
-            f"{found.refused_count} of {len(order.genes)} genes cannot be resolved{shown}; "
-            f"the first: {errors[0]['value']!r} is {found.refused[0].outcome}, "
-            f"accepted: {errors[0]['accepted']}",
-            errors,
-        )
-    return tuple(found.hgnc_ids)
+    return tuple(require_found(found, len(order.genes))), None
 
 
-def _check_key(key: str) -> None:
-    if not (1 <= len(key) <= KEY_CHARACTERS_MAX and all("!" <= sign <= "~" for sign in key)):
-        accepted = f"1 to {KEY_CHARACTERS_MAX} visible ASCII characters"
-        error = field_error("header Idempotency-Key", key, accepted)
-        detail = f"Idempotency-Key={error['value']!r} does not fit; accepted: {accepted}"
-        raise ParameterInvalid(detail, [error])
-
-
-def _mismatch(key: str) -> IdempotencyMismatch:
-    accepted = "the order this key was first sent with, or another key"
-    error = field_error("header Idempotency-Key", key, accepted)
-    return IdempotencyMismatch(f"the key {error['value']!r} was used before; {accepted}", [error])
+async def _resolve_panel(tx: AsyncConnection, panel: str) -> tuple[tuple[str, ...], PanelVersion]:
+    version, is_archived = await panels.find(tx, panel, "/panel")
+    if is_archived:
+        accepted = "a panel that is not archived"
+        error = field_error("/panel", panel, accepted)
+        raise PanelArchived(f"panel {version} is archived; accepted: {accepted}", [error])
+    scope = await panels.scope(tx, version)
+    if scope.refused:
+        asked = f"{len(scope.refused)} genes of panel {version}"
+        raise refusal(asked, scope.refused, len(scope.refused), "/panel")
+    return tuple(scope.hgnc_ids), version
 
 
 # ------------------------------------------------------------------------- what is answered
@@ -391,6 +369,7 @@ def resource(run: Run) -> dict[str, Any]:
         "strategy": run.strategy,
         "dry_run": run.dry_run,
         "retries": None if run.retries is None else str(run.retries),
+        "panel": None if run.panel is None else str(run.panel),
         "progress": domain.percent(progress),
         "message": domain.sentence(progress),
         "seq": progress.seq,
@@ -410,4 +389,6 @@ def resource(run: Run) -> dict[str, Any]:
     }
     found = jsonapi.resource("runs", str(run.id), attributes, address(run))
     found["links"]["progress"] = f"/ws/jobs/{run.id}"
+    if run.panel is not None:
+        found["links"]["panel"] = f"/api/panels/{run.panel.panel_id}/versions/{run.panel.version}"
     return found

@@ -1,4 +1,4 @@
-"""Sources and cache namespaces, as their services publish them."""
+"""Sources, as the annotator publishes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import orjson
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.views import SummaryKind
 
 Row = Mapping[str, Any]
 
@@ -29,10 +31,42 @@ async def list_bulk_names(connection: AsyncConnection) -> frozenset[str]:
     return frozenset(rows)
 
 
+async def summary_fields(connection: AsyncConnection) -> dict[str, SummaryKind]:
+    """What genes are filtered and sorted by: `source.field`, as clients name it, and its kind.
+    Those that `cache.gene_summary_v1` has, whatever was declared since."""
+    rows = await connection.execute(
+        text("""
+            SELECT name || '.' || key AS field, value AS kind
+            FROM (SELECT name, summary_fields FROM annotator.source_v1) s,
+                jsonb_each_text(summary_fields)
+            WHERE name || '.' || key IN (SELECT attname FROM pg_attribute
+                WHERE attrelid = 'cache.gene_summary_v1'::regclass)
+            ORDER BY 1
+        """)
+    )
+    return {row.field: row.kind for row in rows}
+
+
+async def list_schemas(connection: AsyncConnection) -> list[Row]:
+    """What the values of each source are, and what must be said where they are passed on."""
+    rows = await connection.execute(
+        text("""
+            SELECT name, title, homepage, licence, citation, is_catalogue, release, synthetic,
+                   retrieved_at::text AS retrieved_at, value_schema::text AS value_schema
+            FROM annotator.source_v1 s
+            LEFT JOIN LATERAL (SELECT retrieved_at FROM annotator.release_v1 r
+                               WHERE r.release_id = s.release_id LIMIT 1) r ON true
+            ORDER BY NOT is_catalogue, name
+        """)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
 _SOURCES = """
     SELECT name, title, kind, is_catalogue, identifier, joins, homepage, licence, citation,
            wire_format, parser_version, requests_per_second, concurrency, page_size, score,
-           severities::text AS severities, expected::text AS expected, is_retired, ttl_seconds,
+           severities::text AS severities, summary_fields::text AS summary_fields,
+           expected::text AS expected, is_retired, ttl_seconds,
            release_id::text AS release_id, release, synthetic, checked_at, stored_at,
            annotation_count {schema}
     FROM annotator.source_v1
@@ -57,7 +91,7 @@ async def get_source(connection: AsyncConnection, name: str) -> Row | None:
 def _declared(row: RowMapping) -> Row:
     """What is JSON already goes out as it is."""
     found = dict(row)
-    for name in ("severities", "expected", "value_schema"):
+    for name in ("severities", "summary_fields", "expected", "value_schema"):
         if found.get(name) is not None:
             found[name] = orjson.Fragment(found[name])
     return found
@@ -71,10 +105,3 @@ async def has_source(connection: AsyncConnection, name: str) -> bool:
             {"name": name},
         )
     )
-
-
-async def list_namespaces(connection: AsyncConnection) -> list[Row]:
-    rows = await connection.execute(
-        text("SELECT namespace, epoch, invalidated_at FROM cache.namespace_v1 ORDER BY namespace")
-    )
-    return [dict(row) for row in rows.mappings()]

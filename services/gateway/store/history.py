@@ -262,6 +262,14 @@ _OF_RELEASE = """
 """
 
 
+async def place_of_now(connection: AsyncConnection) -> Place:
+    """Behind everything that may be told by now."""
+    xid = await connection.scalar(
+        text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1")
+    )
+    return int(xid or 0), 2**63 - 1
+
+
 async def list_gene_changes(
     connection: AsyncConnection, hgnc_id: str, wanted: Wanted, after: Place | None, limit: int
 ) -> list[Row]:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import database
-from services.gateway.domain import Named, Refused, Resolved, fold
+from services.gateway.domain import Member, Named, Refused, Resolved, fold
 from services.gateway.spellings import Damage, damaged
 
 REFUSED_MAX = 1_000  # Refused genes that one error names; it says how many there are.
@@ -152,6 +152,21 @@ _ANSWERED = """
     )
 """
 
+_REFUSED = """, refused AS (
+    SELECT place, value, outcome, coalesce((
+        SELECT jsonb_agg(jsonb_build_object(
+            'hgnc_id', item->'hgnc_id', 'symbol', item->'symbol'))
+        FROM jsonb_array_elements(candidates) AS candidate (item)), '[]') AS genes
+    FROM answered WHERE outcome <> 'resolved' ORDER BY place LIMIT :refused_max
+)
+"""
+_REFUSALS = """
+    (SELECT coalesce(jsonb_agg(to_jsonb(refused) ORDER BY place), '[]') FROM refused)::text
+        AS refused,
+    (SELECT count(*) FROM answered WHERE outcome <> 'resolved') AS refused_count,
+    NOT EXISTS (SELECT FROM annotator.gene_v1) AS catalogue_empty
+"""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -162,45 +177,67 @@ class Answers:
     catalogue_empty: bool
 
 
-async def resolve(connection: AsyncConnection, values: Sequence[str]) -> Resolved:
-    """The genes that these values name, and the values that are not one gene alone."""
+@dataclass(frozen=True)
+class ResolvedEach:
+    """The genes in the order of the values that name them, each with its place among them."""
+
+    members: Sequence[tuple[int, Member]]
+    refused: Sequence[Refused]
+    catalogue_empty: bool
+
+
+async def resolve(
+    connection: AsyncConnection, values: Sequence[str], refused_max: int = REFUSED_MAX
+) -> Resolved:
+    """The genes that these values name, and the first of the values that are not one gene alone."""
     row = (
         await connection.execute(
             text(f"""
-                {_ANSWERED}, refused AS (
-                    SELECT place, value, outcome, coalesce((
-                        SELECT jsonb_agg(jsonb_build_object(
-                            'hgnc_id', item->'hgnc_id', 'symbol', item->'symbol'))
-                        FROM jsonb_array_elements(candidates) AS candidate (item)), '[]') AS genes
-                    FROM answered WHERE outcome <> 'resolved' ORDER BY place LIMIT :refused_max
-                )
+                {_ANSWERED}{_REFUSED}
                 SELECT ARRAY(SELECT DISTINCT gene->>'hgnc_id' FROM answered
                              WHERE outcome = 'resolved' ORDER BY 1) AS hgnc_ids,
                        ARRAY(SELECT DISTINCT item->>'hgnc_id'
                              FROM answered, jsonb_array_elements(succeeded) AS gone (item)
                              ORDER BY 1) AS succeeded,
-                       (SELECT coalesce(jsonb_agg(to_jsonb(refused) ORDER BY place), '[]')
-                        FROM refused)::text AS refused,
-                       (SELECT count(*) FROM answered WHERE outcome <> 'resolved')
-                           AS refused_count,
-                       NOT EXISTS (SELECT FROM annotator.gene_v1) AS catalogue_empty
+                       {_REFUSALS}
             """),
-            await _prepare(connection, values) | {"refused_max": REFUSED_MAX},
+            await _prepare(connection, values) | {"refused_max": refused_max},
         )
     ).one()
     return Resolved(
         hgnc_ids=row.hgnc_ids,
         succeeded=row.succeeded,
-        refused=[
-            Refused(
-                place=item["place"],
-                value=item["value"],
-                outcome=item["outcome"],
-                genes=[Named(**gene) for gene in item["genes"]],
-            )
-            for item in orjson.loads(row.refused)
-        ],
+        refused=_refused(row.refused),
         refused_count=row.refused_count,
+        catalogue_empty=row.catalogue_empty,
+    )
+
+
+async def resolve_each(connection: AsyncConnection, values: Sequence[str]) -> ResolvedEach:
+    """The gene that each of these values names, and all values that are not one gene alone."""
+    row = (
+        await connection.execute(
+            text(f"""
+                {_ANSWERED}{_REFUSED}
+                SELECT ARRAY(SELECT json_agg(json_build_array(
+                                 place, gene->>'hgnc_id', gene->>'symbol') ORDER BY place)::text
+                             FROM answered WHERE outcome = 'resolved'
+                             GROUP BY place / {VALUES_PER_SLICE} ORDER BY min(place)) AS resolved,
+                       {_REFUSALS}
+            """),
+            await _prepare(connection, values) | {"refused_max": len(values)},
+        )
+    ).one()
+    members: list[tuple[int, Member]] = []
+    for part in row.resolved:
+        members += [
+            (place, Member(hgnc_id, values[place], symbol))
+            for place, hgnc_id, symbol in orjson.loads(part)
+        ]
+        await asyncio.sleep(0)
+    return ResolvedEach(
+        members=members,
+        refused=_refused(row.refused),
         catalogue_empty=row.catalogue_empty,
     )
 
@@ -269,3 +306,15 @@ async def _prepare(connection: AsyncConnection, values: Sequence[str]) -> dict[s
             guesses.append(None if found is None else "|".join(found.names))
         await asyncio.sleep(0)
     return {"values": list(values), "names": names, "damages": damages, "guesses": guesses}
+
+
+def _refused(rows: str) -> Sequence[Refused]:
+    return [
+        Refused(
+            place=item["place"],
+            value=item["value"],
+            outcome=item["outcome"],
+            genes=[Named(**gene) for gene in item["genes"]],
+        )
+        for item in orjson.loads(rows)
+    ]

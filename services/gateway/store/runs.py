@@ -17,7 +17,7 @@ from contracts.messages import (
     StartRun,
 )
 from contracts.topics import FIXED
-from services.gateway.domain import DESIRED, DesiredState, NewRun, Run
+from services.gateway.domain import DESIRED, DesiredState, NewRun, PanelVersion, Run
 from services.gateway.errors import RunUnknown
 from services.gateway.frames import FACTS_MAX, Fact
 
@@ -29,6 +29,7 @@ UNHEARD_MAX = next(topic.retention for topic in FIXED if topic.name == StartRun.
 _RUNS = """
     SELECT r.id, r.name, r.sources AS ordered_sources, r.gene_count, r.requested_at,
            r.priority, r.desired_state, r.strategy, r.retries, r.dry_run,
+           r.panel_id, r.panel_version,
            a.state, a.seq, a.started_at, a.finished_at, s.sources::text AS sources
     FROM run r
     LEFT JOIN annotator.run_v1 a ON a.run_id = r.id
@@ -49,47 +50,13 @@ _ACTIVE = """
 """
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """What an idempotency key was used for."""
-
-    run_id: UUID
-    body_sha256: bytes
-
-
-async def lock_key(tx: AsyncConnection, key: str) -> None:
-    """Let two orders with the same key pass one after the other, until the commit."""
-    await tx.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended('idempotency:' || :key, 0))"),
-        {"key": key},
-    )
-
-
-async def find_key(tx: AsyncConnection, key: str) -> Earlier | None:
-    row = (
-        await tx.execute(
-            text("SELECT run_id, body_sha256 FROM idempotency_key WHERE key = :key"), {"key": key}
-        )
-    ).one_or_none()
-    return None if row is None else Earlier(row.run_id, bytes(row.body_sha256))
-
-
-async def save_key(tx: AsyncConnection, key: str, body_sha256: bytes, run_id: UUID) -> None:
-    await tx.execute(
-        text("""
-            INSERT INTO idempotency_key (key, body_sha256, run_id)
-            VALUES (:key, :body_sha256, :run_id)
-        """),
-        {"key": key, "body_sha256": body_sha256, "run_id": run_id},
-    )
-
-
 async def insert_run(tx: AsyncConnection, new: NewRun) -> UUID:
     run_id = await tx.scalar(
         text("""
-            INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries, dry_run)
+            INSERT INTO run (name, sources, gene_count, priority, scope, strategy, retries, dry_run,
+                panel_id, panel_version)
             VALUES (:name, CAST(:sources AS text[]), :gene_count, :priority, :scope, :strategy,
-                    :retries, :dry_run)
+                    :retries, :dry_run, :panel_id, :panel_version)
             RETURNING id
         """),
         {
@@ -101,6 +68,8 @@ async def insert_run(tx: AsyncConnection, new: NewRun) -> UUID:
             "strategy": new.strategy,
             "retries": new.retries,
             "dry_run": new.dry_run,
+            "panel_id": None if new.panel is None else new.panel.panel_id,
+            "panel_version": None if new.panel is None else new.panel.version,
         },
     )
     return UUID(str(run_id))
@@ -271,6 +240,9 @@ def _run(row: RowMapping) -> Run:
         strategy=row["strategy"],
         dry_run=row["dry_run"],
         retries=None if row["retries"] is None else UUID(bytes=row["retries"].bytes),
+        panel=None
+        if row["panel_id"] is None
+        else PanelVersion(UUID(bytes=row["panel_id"].bytes), row["panel_version"]),
         source_times={name: _times(published.get(name, {})) for name in sources},
     )
 

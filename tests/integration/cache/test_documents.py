@@ -63,6 +63,15 @@ class Cache:
         document: dict[str, Any] = orjson.loads(found)
         return document
 
+    async def documents(self) -> list[tuple[str, ...]]:
+        """What readers get and what genes are filtered by, as text."""
+        async with self.database.connect() as owner:
+            rows = await owner.fetch(
+                """SELECT g.document::text, s::text FROM cache.gene g
+                   JOIN cache.gene_summary s USING (hgnc_id) ORDER BY hgnc_id"""
+            )
+        return [tuple(row) for row in rows]
+
     async def changed(self, *genes: str) -> None:
         await self.handlers.on_annotations_changed(
             AnnotationsChanged(source="hpo", release_id=uuid4(), bucket=0, genes=genes)
@@ -168,8 +177,10 @@ async def test_a_stored_release_rebuilds_nothing_and_lets_readers_forget(cache: 
     await cache.store_hpo_release(None, "1")
     event = ReleaseStored(source="hpo", release_id=uuid4(), version="1")
     await cache.handlers.on_release_stored(event)
-    (told,) = await cache.announced(NamespaceInvalidated.type)
-    assert NamespaceInvalidated.model_validate_json(told).epoch == 1
+    told = await cache.announced(NamespaceInvalidated.type)
+    assert NamespaceInvalidated(namespace="genes", epoch=1) in map(
+        NamespaceInvalidated.model_validate_json, told
+    )
     assert await cache.rebuild() == {}
 
 
@@ -237,8 +248,21 @@ async def test_an_invalidated_namespace_has_a_new_epoch_and_its_genes_are_rebuil
     assert set(await cache.rebuild()) == set(IDS)
 
 
+async def test_documents_that_are_built_anew_are_equal_to_the_byte(cache: Cache) -> None:
+    await cache.store_hpo_release('{"term_count": 3, "terms": ["é", 1.50]}', "2025-01-16")
+    await cache.changed(*IDS)
+    await cache.rebuild()
+    before = await cache.documents()
+    assert len(before) == len(IDS)
+    async with cache.database.connect() as owner:
+        await owner.execute("TRUNCATE cache.gene, cache.gene_summary, cache.dirty_gene")
+    await cache.handlers.on_invalidate_namespace(InvalidateNamespace(namespace="genes"))
+    await cache.rebuild()
+    assert await cache.documents() == before
+
+
 async def test_an_unknown_namespace_can_never_be_invalidated(cache: Cache) -> None:
-    with pytest.raises(NamespaceUnknown, match="'coffee'; accepted is genes"):
+    with pytest.raises(NamespaceUnknown, match="'coffee'; accepted is facets or genes"):
         await cache.handlers.on_invalidate_namespace(InvalidateNamespace(namespace="coffee"))
 
 

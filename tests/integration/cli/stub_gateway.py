@@ -79,7 +79,7 @@ def stub_gateway() -> Iterator[Stub]:
     stub = Stub()
     routes = [
         WebSocketRoute("/ws/jobs/{run_id}", stub.watch),
-        Route("/{path:path}", stub.respond, methods=["GET", "POST"]),
+        Route("/{path:path}", stub.respond, methods=["GET", "POST", "PATCH", "DELETE"]),
     ]
     config = uvicorn.Config(Starlette(routes=routes), port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from services.gateway.store import history
 from tests.integration.gateway.desk import Desk, open_desk
+from tests.integration.gateway.storing import Storing, open_storing
 from tests.system import Database, SharedCluster, database_to_read
 
 
@@ -20,6 +22,14 @@ async def desk(database: Database) -> AsyncIterator[Desk]:
 async def stocked(desk: Desk) -> Desk:
     await desk.add_genes()
     return desk
+
+
+@pytest_asyncio.fixture
+async def storing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Storing]:
+    """Of a catalogue with genes; what was stored a moment ago may be asked for."""
+    monkeypatch.setattr(history, "SETTLED_SECONDS", 0)
+    async with open_storing(desk.database) as storing:
+        yield storing
 
 
 @pytest_asyncio.fixture

@@ -16,11 +16,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from services.annotator.sources import SOURCES as DECLARED
 from services.chassis import http
 from services.gateway.active import ActiveRuns
+from services.gateway.changes import Changes
 from services.gateway.documents import Documents
+from services.gateway.entries import Entries
 from services.gateway.handlers import Handlers, Letters
 from services.gateway.http import include_routes
 from services.gateway.live import Live
 from services.gateway.reads import Reads
+from services.gateway.tally import Tally
 from tests.system import Database, http_client
 
 DEADLINE_SECONDS = 10
@@ -39,8 +42,10 @@ class Desk:
     engine: AsyncEngine
     client: httpx2.AsyncClient
     documents: Documents
+    entries: Entries
     live: Live
     active: ActiveRuns
+    changes: Changes
     handlers: Handlers
     port: int
 
@@ -115,16 +120,22 @@ class Desk:
         entrez_id: str | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> None:
-        document = {"hgnc_id": hgnc_id, "symbol": symbol, "annotations": annotations or {}}
+        document = {
+            "hgnc_id": hgnc_id,
+            "symbol": symbol,
+            "status": status,
+            "locus_group": "g",
+            "entrez_id": entrez_id,
+            "annotations": annotations or {},
+        }
         await self.execute(
-            """INSERT INTO cache.gene (hgnc_id, symbol, version, document, status, entrez_id,
-                   annotation_count, locus_group, annotated_by)
-               VALUES ($1, $2, $3, $4, $5, $6, 0, 'g', $7)
-               ON CONFLICT (hgnc_id) DO UPDATE SET version = $3, document = $4,
-                   annotated_by = $7""",
-            *(hgnc_id, symbol, version, orjson.dumps(document).decode(), status, entrez_id),
-            list(annotations or {}),
+            """INSERT INTO cache.gene (hgnc_id, version, document, status, annotated_by)
+               VALUES ($1, $2, $3, $4, $5)
+               ON CONFLICT (hgnc_id) DO UPDATE SET version = $2, document = $3,
+                   annotated_by = $5""",
+            *(hgnc_id, version, orjson.dumps(document).decode(), status, list(annotations or {})),
         )
+        await self.execute("SELECT cache.summarise(ARRAY[$1])", hgnc_id)
 
     async def plan(self, run_id: UUID, *, total: int = 200, seq: int = 1) -> None:
         """What the annotator does with a run: it plans it and begins."""
@@ -228,13 +239,27 @@ async def frames_until(socket: ClientConnection, **fields: Any) -> Sequence[dict
 async def open_desk(database: Database) -> AsyncIterator[Desk]:
     async with database.engine("gateway") as engine:
         reads = Reads(engine)
-        documents, active = Documents(), ActiveRuns(reads.active)
+        tally, active = Tally(), ActiveRuns(reads.active)
+        documents, entries = Documents(tally), Entries(engine, tally)
         live = Live(reads.progress, reads.facts)
         documents.trust(True)
+        entries.trust(True)
         app = http.create_app("test", {})
-        include_routes(app, engine, documents, live, active)
-        handlers = Handlers(live, active, documents)
+        changes = Changes()
+        include_routes(app, engine, documents, entries, live, active, changes)
+        handlers = Handlers(live, active, documents, entries, changes)
         async with http.serve(app, "127.0.0.1", 0) as port:
             url = f"http://127.0.0.1:{port}"
             async with http_client(url) as client:
-                yield Desk(database, engine, client, documents, live, active, handlers, port)
+                yield Desk(
+                    database,
+                    engine,
+                    client,
+                    documents,
+                    entries,
+                    live,
+                    active,
+                    changes,
+                    handlers,
+                    port,
+                )

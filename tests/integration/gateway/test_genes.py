@@ -227,7 +227,7 @@ async def test_nothing_is_kept_while_changes_would_not_be_heard_of(stocked: Desk
     assert stocked.documents.get(PKD1) is None
 
 
-async def test_sources_and_namespaces(stocked: Desk) -> None:
+async def test_sources(stocked: Desk) -> None:
     assert await ids(stocked, "/api/sources") == list(SOURCES)
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert (source["annotation_count"], source["release"]) == (0, None)
@@ -236,15 +236,6 @@ async def test_sources_and_namespaces(stocked: Desk) -> None:
     source = (await stocked.client.get("/api/sources/hpo")).json()["data"]["attributes"]
     assert source["release"] == "2025-01-16"
     assert (await stocked.client.get("/api/sources/nowhere")).status_code == 404
-
-    assert await ids(stocked, "/api/cache/namespaces") == ["genes"]
-    answer = await stocked.client.post("/api/cache/namespaces/genes/invalidate")
-    assert answer.status_code == 202
-    (command,) = await stocked.outbox()
-    assert command["namespace"] == "genes"
-    answer = await stocked.client.post("/api/cache/namespaces/panels/invalidate")
-    assert answer.status_code == 404
-    assert "genes" in answer.json()["detail"]
 
 
 async def test_the_root_and_the_description_of_the_routes(read_desk: Desk) -> None:

@@ -5,8 +5,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from random import Random
@@ -16,91 +15,17 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.views import Cause
-from services.annotator.domain import Answer, Offered
-from services.annotator.store import annotations, releases
-from services.annotator.store.annotations import Origin
 from services.gateway.store import history
 from services.gateway.store.history import Wanted
-from tests.builders import build_catalogue, build_file, build_release
 from tests.integration.gateway.desk import PKD1, PKD2, Desk, open_desk
+from tests.integration.gateway.storing import Storing, Value, open_storing
 from tests.system import Database, SharedCluster, database_to_read
 
 GENES = (PKD1, PKD2, "HGNC:1097")
 SOURCES = ("ensembl", "gnomad")
 Values = Mapping[tuple[str, str], int | None]
-
-
-class Value(BaseModel):
-    start: int
-    loeuf: float | None = None
-
-
-@dataclass
-class Storing:
-    """Stores what sources say, as the annotator does."""
-
-    engine: AsyncEngine
-    told: list[tuple[str, str, int | None, int | None]] = field(default_factory=list)
-    held: dict[tuple[str, str], int | None] = field(default_factory=dict)
-
-    async def release(
-        self,
-        source: str,
-        version: str,
-        *,
-        cause: Cause | None = "upstream",
-        parser_version: int = 1,
-    ) -> Origin:
-        async with self.engine.begin() as tx:
-            release_id = await build_release(
-                tx, source, version, state="accepted", parser_version=parser_version
-            )
-            await build_file(tx, release_id, sha256=version.encode())
-            release = await releases.get_release(tx, release_id)
-        return replace(
-            release.origin(), matched_by="ensembl_gene_id", cause=cause, tells_first=False
-        )
-
-    async def store(
-        self, source: str, origin: Origin, values: Mapping[str, int | None]
-    ) -> datetime:
-        """Returns a time at which this holds, and nothing later."""
-        async with self.engine.begin() as tx:
-            offered = Offered()
-            for place, (hgnc_id, number) in enumerate(values.items()):
-                value = None if number is None else Value(start=number, loeuf=number / 10)
-                offered.add(Answer(hgnc_id, value, place))
-            now = await annotations.lock_store(tx, source)
-            await annotations.store_offered(tx, source, offered, origin, now, keeps_empty=True)
-        for hgnc_id, number in values.items():
-            pair = (hgnc_id, source)
-            if pair in self.held and self.held[pair] != number:
-                self.told.append((hgnc_id, source, self.held[pair], number))
-            self.held[pair] = number
-        async with self.engine.connect() as connection:
-            moment: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
-        return moment
-
-
-@asynccontextmanager
-async def open_storing(database: Database) -> AsyncIterator[Storing]:
-    async with database.engine("annotator") as engine:
-        async with engine.begin() as tx:
-            await build_catalogue(tx)
-        yield Storing(engine)
-
-
-@pytest_asyncio.fixture
-async def storing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Storing]:
-    """Of a catalogue with genes; what was stored a moment ago may be asked for."""
-    monkeypatch.setattr(history, "SETTLED_SECONDS", 0)
-    async with open_storing(desk.database) as storing:
-        yield storing
 
 
 async def values_at(connection: AsyncConnection, at: datetime) -> dict[tuple[str, str], int | None]:
@@ -512,9 +437,9 @@ async def test_a_run_stands_for_its_end(
 async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:
     """Their names are those of the catalogue's release that held then."""
     first = replace(await storing.release("hgnc", "2026-01"), matched_by="hgnc_id")
-    before = await name_genes(storing, first, {PKD1: "PKD1", PKD2: "PKD2"})
+    before = await storing.name(first, {PKD1: "PKD1", PKD2: "PKD2"})
     second = replace(await storing.release("hgnc", "2026-02"), matched_by="hgnc_id")
-    after = await name_genes(storing, second, {PKD1: "PKD1A", PKD2: None})
+    after = await storing.name(second, {PKD1: "PKD1A", PKD2: None})
     found = await attributes(desk, "/api/genes/PKD1", as_of=spelt(before))
     assert (found["symbol"], found["annotations"]["ensembl"]["status"]) == ("PKD1", "pending")
     assert (await attributes(desk, f"/api/genes/{PKD1}", as_of=spelt(after)))["symbol"] == "PKD1A"
@@ -527,30 +452,3 @@ async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:
     ]
     answer = await desk.client.get(f"/api/genes/{PKD1}", params={"as_of": "2020-01-01"})
     assert answer.status_code == 404
-
-
-class GeneName(BaseModel):
-    symbol: str
-    name: str | None = None
-    status: str = "approved"
-    successors: list[str] = []
-    locus_group: str | None = None
-    locus_type: str | None = None
-    location: str | None = None
-    entrez_id: str | None = None
-    ensembl_gene_id: str | None = None
-
-
-async def name_genes(
-    storing: Storing, origin: Origin, symbols: Mapping[str, str | None]
-) -> datetime:
-    async with storing.engine.begin() as tx:
-        offered = Offered()
-        for place, (hgnc_id, symbol) in enumerate(symbols.items()):
-            value = None if symbol is None else GeneName(symbol=symbol)
-            offered.add(Answer(hgnc_id, value, place))
-        now = await annotations.lock_store(tx, "hgnc")
-        await annotations.store_offered(tx, "hgnc", offered, origin, now)
-    async with storing.engine.connect() as connection:
-        moment: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
-    return moment

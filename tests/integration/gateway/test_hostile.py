@@ -67,6 +67,9 @@ def filled_database(cluster: SharedCluster, template: str) -> Iterator[tuple[Dat
             async with database.begin("annotator") as tx:
                 names["release_id"] = await build_release(tx, "hpo")
             (names["letter_id"],) = await keep(desk, letter())
+            made = await desk.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
+            names["panel_id"] = made.json()["data"]["id"]
+            names.update(version=1, other=1)
 
     for database in fresh_database(cluster, template):
         asyncio.run(fill(database))
@@ -94,10 +97,12 @@ async def addresses(desk: Desk, method: str) -> AsyncIterator[str]:
 @pytest.mark.parametrize("what", BODIES)
 async def test_no_body_is_too_strange_to_be_refused(filled: Desk, names: Names, what: str) -> None:
     before = await filled.rows("SELECT count(*) FROM gateway.outbox")
-    async for path in addresses(filled, "post"):
+    asked = [("post", path) async for path in addresses(filled, "post")]
+    asked += [("patch", path) async for path in addresses(filled, "patch")]
+    for method, path in asked:
         for kind in TYPES:
-            answer = await filled.client.post(
-                path.format(**names), content=BODIES[what], headers={"content-type": kind}
+            answer = await filled.client.request(
+                method, path.format(**names), content=BODIES[what], headers={"content-type": kind}
             )
             assert 400 <= answer.status_code < 500, (path, kind, answer.text[:200])
             assert answer.headers["content-type"] == "application/problem+json", path
@@ -120,13 +125,13 @@ async def test_no_query_is_ignored(filled: Desk, names: Names, query: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_no_path_is_too_strange_to_be_unknown(filled: Desk, names: Names, name: str) -> None:
-    for method in ("get", "post"):
+    for method in ("get", "post", "patch", "delete"):
         async for path in addresses(filled, method):
             for part in names:
                 if f"{{{part}}}" not in path:
                     continue
                 address = path.format(**names | {part: name})
-                asked = getattr(filled.client, method)
-                answer = await (asked(address, json={}) if method == "post" else asked(address))
+                body: dict[str, object] | None = {} if method in ("post", "patch") else None
+                answer = await filled.client.request(method, address, json=body)
                 assert 400 <= answer.status_code < 500, (address, answer.text[:200])
                 assert len(answer.content) < 20_000, address

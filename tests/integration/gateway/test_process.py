@@ -93,8 +93,8 @@ async def test_commands_reach_kafka_and_rebuilt_documents_are_heard_of(
     bootstrap = cluster.environment()["ANNOBUS_KAFKA_BOOTSTRAP"]
     async with topics_of(bootstrap, topic_prefix), database.connect() as connection:
         await connection.execute(
-            """INSERT INTO cache.gene (hgnc_id, symbol, version, document, status, annotation_count)
-               VALUES ('HGNC:9008', 'PKD1', 1, '{"annotations": {}}', 'approved', 0)"""
+            """INSERT INTO cache.gene (hgnc_id, version, document, status)
+               VALUES ('HGNC:9008', 1, '{"annotations": {}}', 'approved')"""
         )
         settings = {"ANNOBUS_KAFKA_BOOTSTRAP": bootstrap, "ANNOBUS_TOPIC_PREFIX": topic_prefix}
         async with running(database, settings) as client:

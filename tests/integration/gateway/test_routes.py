@@ -1,22 +1,33 @@
 """What holds for every public route."""
 
+import pytest
+
 from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, Desk
 from tests.integration.gateway.test_dead_letters import keep, letter
 
 
-async def test_head_is_answered_like_get_without_content(stocked: Desk) -> None:
+async def test_head_is_answered_like_get_without_content(
+    stocked: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stocked.database.environment.items():
+        monkeypatch.setenv(name, value)  # For the process that writes an export.
     run_id = await stocked.start()
     async with stocked.database.begin("annotator") as tx:
         release_id = await build_release(tx, "hpo")
     (letter_id,) = await keep(stocked, letter())
+    panel = await stocked.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
     named = {
         "run_id": run_id,
         "gene": PKD1,
         "name": "hpo",
         "source": "hpo",
+        "namespace": "genes",
         "release_id": release_id,
         "letter_id": letter_id,
+        "panel_id": panel.json()["data"]["id"],
+        "version": 1,
+        "other": 1,
     }
     described = (await stocked.client.get("/openapi.json")).json()["paths"]
     addresses = [path.format(**named) for path, methods in described.items() if "get" in methods]

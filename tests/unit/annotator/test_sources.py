@@ -3,12 +3,16 @@
 import ast
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
+from pydantic import BaseModel, Field
 
+from contracts.views import SummaryKind
 from services.annotator import domain, sources
-from services.annotator.domain import Expected
+from services.annotator.domain import SUMMARY, Expected
 from services.annotator.judging import Reading, judge
 from services.annotator.sources import SOURCES
 
@@ -90,3 +94,47 @@ def test_a_bulk_source_says_what_its_releases_are_like(source: domain.Source) ->
     assert source.declaration.name in RECORDS
     assert expected.sentinels
     assert set(expected.nulls_share_max) <= set(source.declaration.value.model_fields)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_genes_are_filtered_by_is_a_value_or_a_list_of_them(name: str) -> None:
+    declared = SOURCES[name].declaration
+    fields = domain.summary_fields(declared.value)
+    assert bool(fields) != declared.is_catalogue  # Its columns are those of every gene.
+    assert set(fields.values()) <= set(get_args(SummaryKind))
+    if declared.score is not None:
+        assert fields[declared.score] in ("number", "integer")
+
+
+def test_the_kind_of_a_field_is_read_from_its_type() -> None:
+    class Thing(BaseModel):
+        id: str
+        name: str
+
+    class Value(BaseModel):
+        share: float | None = Field(json_schema_extra=SUMMARY)
+        count: int = Field(json_schema_extra=SUMMARY)
+        is_new: bool | None = Field(None, json_schema_extra=SUMMARY)
+        kind: Literal["a", "b"] | None = Field(None, json_schema_extra=SUMMARY)
+        day: date | None = Field(None, json_schema_extra=SUMMARY)
+        names: list[str] | None = Field(None, json_schema_extra=SUMMARY)
+        things: list[Thing] = Field(json_schema_extra=SUMMARY)
+        other: str = ""
+
+    assert domain.summary_fields(Value) == {
+        "share": "number",
+        "count": "integer",
+        "is_new": "boolean",
+        "kind": "text",
+        "day": "date",
+        "names": "texts",
+        "things": "texts",
+    }
+
+
+def test_a_field_that_is_neither_cannot_be_filtered_by() -> None:
+    class Value(BaseModel):
+        counts: dict[str, int] = Field(json_schema_extra=SUMMARY)
+
+    with pytest.raises(TypeError, match="counts"):
+        domain.summary_fields(Value)

@@ -47,6 +47,17 @@ def test_an_invalidated_namespace_refuses_reads_that_began_before() -> None:
     assert version_of(found) == 9
 
 
+def test_a_gene_that_is_forgotten_alone_is_not_kept_by_who_was_reading_it() -> None:
+    found = build_documents()
+    generation = found.generation
+    found.invalidate("genes", 1, [f"gene={GENE}"])
+    assert not found.keep(GENE, held(9), generation)
+    assert version_of(found) is None
+    assert found.keep(GENE, held(9), found.generation)
+    found.invalidate("panels", 2, [f"gene={GENE}"])
+    assert version_of(found) == 9
+
+
 def test_nothing_is_kept_or_served_across_a_lost_consumer() -> None:
     found = build_documents()
     generation = found.generation

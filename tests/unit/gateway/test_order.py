@@ -15,7 +15,7 @@ def test_what_only_looks_like_true_starts_nothing(said: object) -> None:
 
 
 def test_unknown_fields_are_named_with_what_is_accepted() -> None:
-    with pytest.raises(OrderInvalid, match="'/gene'; accepted: sources, genes, all, name"):
+    with pytest.raises(OrderInvalid, match="'/gene'; accepted: sources, genes, panel, all, name"):
         Order.model_validate({"gene": "PKD1"})
 
 

@@ -20,6 +20,7 @@ CREATE TABLE source (  -- What the source files declare; written by `annobus mig
     score text,
     value_schema jsonb NOT NULL,
     severities jsonb NOT NULL,  -- How much a change of each field matters.
+    summary_fields jsonb NOT NULL,  -- By which genes are filtered and sorted, and what they are.
     expected jsonb,
     is_retired boolean NOT NULL DEFAULT false  -- No file declares it any more; its values stay.
 );
@@ -144,6 +145,7 @@ CREATE TABLE gene_name (
     hgnc_id text NOT NULL,  -- No foreign key: both tables are rewritten from the same rows.
     PRIMARY KEY (folded, kind, hgnc_id, name)
 );
+CREATE INDEX gene_name_by_part ON gene_name USING gin (folded public.gin_trgm_ops);
 
 CREATE TABLE gene_event (  -- What became of a gene that was known before.
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
@@ -451,7 +453,8 @@ FROM release_file;
 CREATE VIEW source_v1 AS
 SELECT s.name, s.title, s.kind, s.is_catalogue, s.identifier, s.joins, s.homepage, s.licence,
        s.citation, s.wire_format, s.parser_version, s.requests_per_second, s.concurrency,
-       s.page_size, s.score, s.value_schema, s.severities, s.expected, s.is_retired, extract(epoch FROM s.ttl)::integer AS ttl_seconds,
+       s.page_size, s.score, s.value_schema, s.severities, s.summary_fields, s.expected, s.is_retired,
+       extract(epoch FROM s.ttl)::integer AS ttl_seconds,
        r.id AS release_id, r.version AS release, coalesce(r.synthetic, false) AS synthetic,
        r.checked_at, r.stored_at, CASE
            WHEN s.is_catalogue THEN r.retrieved_at

@@ -1,3 +1,64 @@
+CREATE TABLE panel (  -- A list of genes that people keep; what is on it, its versions say.
+    id uuid PRIMARY KEY DEFAULT uuidv7(),
+    name text NOT NULL,
+    description text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text,
+    archived_at timestamptz
+);
+CREATE UNIQUE INDEX panel_name ON panel (lower(name)) WHERE archived_at IS NULL;
+
+CREATE TABLE panel_version (
+    panel_id uuid NOT NULL REFERENCES panel,
+    version integer NOT NULL CHECK (version >= 1),
+    gene_count integer NOT NULL CHECK (gene_count >= 1),
+    note text,
+    made_at timestamptz NOT NULL DEFAULT now(),
+    made_by text,
+    report json NOT NULL,  -- What was given, and what of it was left out; json keeps every text.
+    PRIMARY KEY (panel_id, version)
+);
+
+CREATE TABLE panel_gene (
+    panel_id uuid NOT NULL,
+    version integer NOT NULL,
+    hgnc_id text NOT NULL,
+    given text NOT NULL,  -- What somebody wrote, which named the gene then.
+    symbol text,  -- What the gene was called then.
+    place integer NOT NULL,  -- On the list, from 0.
+    PRIMARY KEY (panel_id, version, hgnc_id),
+    UNIQUE (panel_id, version, place),
+    FOREIGN KEY (panel_id, version) REFERENCES panel_version
+);
+CREATE INDEX panel_gene_of ON panel_gene (hgnc_id);
+
+-- A version is what it was made as, for everybody, the owner included.
+CREATE FUNCTION refuse_panel_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a version of a panel never changes: make a new one';
+END
+$$;
+CREATE TRIGGER panel_version_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON panel_version
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_panel_change();
+CREATE TRIGGER panel_gene_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON panel_gene
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_panel_change();
+-- Its genes come in one statement, as many as it says: so none comes later.
+CREATE FUNCTION check_panel_genes() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM (SELECT DISTINCT panel_id, version FROM added) one
+        JOIN panel_version v USING (panel_id, version)
+        WHERE v.gene_count <> (SELECT count(*) FROM panel_gene g
+                               WHERE g.panel_id = v.panel_id AND g.version = v.version)
+    ) THEN
+        RAISE EXCEPTION 'a version of a panel has as many genes as it says, from its beginning';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER panel_gene_complete AFTER INSERT ON panel_gene REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION check_panel_genes();
+
 CREATE TABLE run (  -- What the user asked; what is true of its execution is annotator.run_v1.
     id uuid PRIMARY KEY DEFAULT uuidv7(),
     name text,
@@ -8,13 +69,17 @@ CREATE TABLE run (  -- What the user asked; what is true of its execution is ann
         CHECK (strategy IN ('full', 'stale', 'missing', 'force')),
     dry_run boolean NOT NULL DEFAULT false,  -- It only says what it would fetch and change.
     retries uuid REFERENCES run,  -- The run whose failures it works again.
+    panel_id uuid,  -- Whose genes were ordered, in this version; the command has the genes.
+    panel_version integer,
     scope bytea NOT NULL,  -- A hash of the genes it is over: two with the same one are compared.
     requested_at timestamptz NOT NULL DEFAULT now(),
     desired_state text NOT NULL DEFAULT 'running'
         CHECK (desired_state IN ('running', 'paused', 'cancelled')),
     control_epoch bigint NOT NULL DEFAULT 0,  -- Of the newest control of the run or of a source.
     CHECK (desired_state = 'running' OR control_epoch > 0),
-    CHECK (retries IS NULL OR (strategy = 'full' AND retries <> id))
+    CHECK (retries IS NULL OR (strategy = 'full' AND retries <> id)),
+    CHECK ((panel_id IS NULL) = (panel_version IS NULL)),
+    FOREIGN KEY (panel_id, panel_version) REFERENCES panel_version
 );
 CREATE INDEX run_scope ON run (scope, requested_at);
 CREATE INDEX run_newest ON run (requested_at DESC, id DESC);
@@ -29,8 +94,13 @@ CREATE TABLE run_source (  -- What the user asked of one source; without a row: 
 CREATE TABLE idempotency_key (
     key text PRIMARY KEY,
     body_sha256 bytea NOT NULL,
-    run_id uuid NOT NULL REFERENCES run,
-    created_at timestamptz NOT NULL DEFAULT now()
+    -- What came of it: a run, or a version of a panel.
+    run_id uuid REFERENCES run,
+    panel_id uuid,
+    panel_version integer,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CHECK (num_nonnulls(run_id, panel_id) = 1 AND num_nonnulls(run_id, panel_version) = 1),
+    FOREIGN KEY (panel_id, panel_version) REFERENCES panel_version
 );
 
 -- What was put aside because another try would not help, and what people decided about it.

@@ -31,12 +31,12 @@ from services.annotator.errors import ReleaseRefused, SchemaChanged
 from services.annotator.judging import Reading, judge
 from services.annotator.sources import clinvar
 from services.annotator.sources.clinvar import (
+    GENE_SUMMARY,
     MANY_GENES,
     NO_GENE,
     OTHER_GENES,
     ROWS,
     SIGNIFICANCES,
-    SUMMARY,
     SUMMARY_COLUMNS,
     VARIANTS,
     VARIANTS_COLUMNS,
@@ -128,7 +128,7 @@ def keep(tmp_path: Path) -> Keep:
     ) -> Files:
         held = {
             VARIANTS: gzip.compress(build_table(*rows)) if variants is None else variants,
-            SUMMARY: build_summary() if summary is None else summary,
+            GENE_SUMMARY: build_summary() if summary is None else summary,
         }
         files = {}
         for at, (name, content) in enumerate(held.items()):
@@ -435,7 +435,7 @@ def test_a_gene_of_the_summary_alone_has_no_variants_and_says_so(keep: Keep) -> 
         "symbol",
     )
     record = records["HGNC:900003"]
-    assert (record.file, record.position) == (SUMMARY, 4)
+    assert (record.file, record.position) == (GENE_SUMMARY, 4)
     found = value(record)
     assert (found.variants_total, found.has_p_lp, found.last_evaluated_max) == (0, False, None)
     assert found.summary is not None
@@ -475,7 +475,9 @@ def test_a_number_that_is_not_given_is_null_and_not_zero(keep: Keep, nothing: st
 @pytest.mark.parametrize("cell", ["many", "Infinity", "1.5", "-2", "1,000"])
 def test_a_cell_that_is_no_number_is_refused_with_its_place(keep: Keep, cell: str) -> None:
     summary = build_summary({}, {"Symbol": "TSTB1", "Number_uncertain": cell})
-    with pytest.raises(SchemaChanged, match=f"{SUMMARY}, line 4: Number_uncertain is '{cell}'"):
+    with pytest.raises(
+        SchemaChanged, match=f"{GENE_SUMMARY}, line 4: Number_uncertain is '{cell}'"
+    ):
         read(keep(summary=summary))
 
 
@@ -617,7 +619,7 @@ def test_a_missing_or_renamed_column_of_the_summary_is_named(
 ) -> None:
     other = {("Other" if name == column else name): cell for name, cell in SUMMARY_ROW.items()}
     columns = other if renamed else {name: other[name] for name in other if name != "Other"}
-    with pytest.raises(SchemaChanged, match=f"{SUMMARY}: no column {column} in the header"):
+    with pytest.raises(SchemaChanged, match=f"{GENE_SUMMARY}: no column {column} in the header"):
         read(keep(summary=build_summary(columns=columns)))
 
 
@@ -659,7 +661,7 @@ def test_a_row_with_another_number_of_cells_is_refused_with_its_line(
         read(keep(variants=b"\n".join(table)))
     summary = build_summary({}, {}).splitlines()
     summary[3] = summary[3] + change if change else summary[3].rpartition(b"\t")[0]
-    with pytest.raises(SchemaChanged, match=f"{SUMMARY}, line 4 has "):
+    with pytest.raises(SchemaChanged, match=f"{GENE_SUMMARY}, line 4 has "):
         read(keep(summary=b"\n".join(summary)))
 
 
@@ -749,9 +751,9 @@ def test_memory_does_not_grow_with_the_rows(keep: Keep) -> None:
 
 
 def test_both_files_are_needed(keep: Keep) -> None:
-    assert {file.name for file in Clinvar().files} == {SUMMARY, VARIANTS}
+    assert {file.name for file in Clinvar().files} == {GENE_SUMMARY, VARIANTS}
     columns = [entry for entry in read_all(keep({})) if isinstance(entry, Columns)]
-    assert {entry.file for entry in columns} == {SUMMARY, VARIANTS}
+    assert {entry.file for entry in columns} == {GENE_SUMMARY, VARIANTS}
 
 
 def test_every_number_of_the_real_summary_is_the_one_in_it(keep: Keep, upstream_data: Path) -> None:

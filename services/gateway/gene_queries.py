@@ -1,0 +1,112 @@
+"""What may be asked of a list of genes, whoever answers: a page, facets, an export."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.gateway import domain, jsonapi
+from services.gateway.jsonapi import Allowed, Query
+from services.gateway.store import catalogue, panels
+from services.gateway.store.genes import COMPARED, FILTERS, SORTS
+
+FIELDS = (
+    *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
+    *("location", "entrez_id", "ensembl_gene_id", "annotations"),
+)
+LIST = Allowed(
+    paged=True,
+    keyset=True,
+    filters=FILTERS,
+    compared=COMPARED,
+    sorts=SORTS,
+    resource="genes",
+    fields=FIELDS,
+    others=("as_of",),
+)
+FACETS = Allowed(filters=FILTERS, compared=COMPARED, others=("facets",))
+EXPORT = Allowed(
+    filters=FILTERS,
+    compared=COMPARED,
+    sorts=SORTS,
+    others=("format", "columns", "as_of"),
+)
+WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
+DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
+
+
+@dataclass
+class Summaries:
+    """What genes are compared by: the fields of the catalogue, and those that sources declare."""
+
+    engine: AsyncEngine
+    _list: Allowed = LIST
+    _facets: Allowed = FACETS
+    _exports: Allowed = EXPORT
+    _read_at: float = -inf
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def of_lists(self) -> Allowed:
+        await self._refresh()
+        return self._list
+
+    async def of_facets(self) -> Allowed:
+        await self._refresh()
+        return self._facets
+
+    async def of_exports(self) -> Allowed:
+        await self._refresh()
+        return self._exports
+
+    async def _refresh(self) -> None:
+        async with self._reading:
+            if time.monotonic() - self._read_at < DECLARED_SECONDS:
+                return
+            async with self.engine.connect() as connection:
+                compared = {**COMPARED, **await catalogue.summary_fields(connection)}
+            self._list = replace(LIST, compared=compared)
+            self._facets = replace(FACETS, compared=compared)
+            self._exports = replace(EXPORT, compared=compared)
+            self._read_at = time.monotonic()
+
+
+def normalised(query: Query) -> Query:
+    """Filters by identifier, as the views have them."""
+    for name, values in query.filters.items():
+        match name:
+            case "hgnc_id":
+                query.filters[name][:] = [domain.hgnc_id(value) or value for value in values]
+            case "symbol":
+                query.filters[name][:] = [domain.fold(value) for value in values]
+            case "text":
+                query.filters[name][:] = [domain.pattern(domain.fold(value)) for value in values]
+            case "entrez_id":
+                query.filters[name][:] = [value.rpartition(":")[2] for value in values]
+            case "ensembl_gene_id":
+                query.filters[name][:] = [
+                    value.rpartition(":")[2].partition(".")[0].upper() for value in values
+                ]
+    return query
+
+
+async def read_panel(connection: AsyncConnection, query: Query) -> dict[str, dict[str, Any]]:
+    """Puts the genes of the panel that is filtered by in its place, and says which version that
+    is, and which of its genes nothing stands for any more. Raises PanelUnknown."""
+    named = query.filters.get("panel")
+    if named is None:
+        return {}
+    if len(named) != 1:
+        raise jsonapi.invalid("filter[panel]", ",".join(named), "one panel: <id> or <id>@<version>")
+    version, _ = await panels.find(connection, named[0], "query filter[panel]")
+    scope = await panels.scope(connection, version)
+    query.filters["panel"][:] = scope.hgnc_ids
+    told = {
+        "id": str(version),
+        "gene_count": len(scope.hgnc_ids),
+        "withdrawn_count": len(scope.refused),
+        "withdrawn": [one.value for one in scope.refused[:WITHDRAWN_SHOWN_MAX]],
+    }
+    return {"panel": told}

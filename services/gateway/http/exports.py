@@ -1,0 +1,89 @@
+"""Genes as a file: CSV, TSV, JSON Lines, Parquet or a workbook."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from os import getpid
+from typing import cast, get_args
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.gateway import jsonapi
+from services.gateway.columns import chosen
+from services.gateway.export_order import MEDIA_TYPES, ExportOrder, Format
+from services.gateway.exports import Exports
+from services.gateway.gene_queries import EXPORT, Summaries, read_panel
+from services.gateway.http.genes import moment_of
+from services.gateway.jsonapi import Query
+from services.gateway.store import catalogue
+
+_ADDRESS = "/api/export"
+FORMATS: Sequence[str] = get_args(Format)
+
+
+@dataclass(frozen=True)
+class ExportRoutes:
+    engine: AsyncEngine
+    summaries: Summaries
+    exports: Exports
+
+    async def export(self, request: Request) -> Response:
+        """The genes of a list as a file, with the same filters and sorts; as they were with
+        `as_of`, of all genes by HGNC id. `columns=symbol,gnomad.loeuf` chooses; without it there
+        are all: of each source its status, release and every field.
+
+        The file tells of its moment, its query, the releases and licences of its sources, how many
+        genes it has and a SHA-256 over its rows, which is the same in every format."""
+        query = (await self.summaries.of_exports()).parse(request.query_params)
+        form = cast(Format, jsonapi.one_of(query.given, "format", FORMATS))
+        async with self.engine.connect() as connection:
+            at = await moment_of(connection, query)
+            columns = await _columns(connection, query)
+            panel = await read_panel(connection, query)
+        if at is not None and (query.filters or query.conditions or "sort" in query.given):
+            raise jsonapi.invalid(
+                "as_of", query.given["as_of"], "it without filters and sort: they are of today"
+            )
+        given = dict(query.given)
+        if panel:  # With its version: the file says so, and it may have a newer one meanwhile.
+            given["filter[panel]"] = panel["panel"]["id"]
+        order = ExportOrder(
+            format=form,
+            service_pid=getpid(),
+            query=urlencode(given),
+            columns=columns,
+            as_of=at,
+        )
+        name = f"genes{_day(at)}.{form}"
+        return StreamingResponse(
+            await self.exports.start(order),
+            media_type=MEDIA_TYPES[form],
+            headers={
+                "Content-Disposition": f'attachment; filename="{name}"',
+                "Cache-Control": "no-store",
+            },
+        )
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["genes"])
+        router.add_api_route(_ADDRESS, self.export, openapi_extra=EXPORT.openapi())
+        return router
+
+
+async def _columns(connection: AsyncConnection, query: Query) -> tuple[str, ...] | None:
+    if "columns" not in query.given:
+        return None
+    given = query.given["columns"]
+    names = tuple(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
+    sources = await catalogue.list_schemas(connection)
+    known = [column.name for column in chosen(sources, None)]
+    if not names or not set(names) <= set(known):
+        raise jsonapi.invalid("columns", given, f"some of {', '.join(known)}")
+    return names
+
+
+def _day(at: datetime | None) -> str:
+    return "" if at is None else f"-{at:%Y-%m-%d}"

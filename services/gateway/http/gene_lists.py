@@ -1,0 +1,162 @@
+"""Lists of genes: filtered and sorted by what the catalogue and the sources say of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.messages import GENES_MAX
+from contracts.views import SummaryKind
+from services.gateway import jsonapi
+from services.gateway.domain import Refusal, Refused
+from services.gateway.errors import CatalogueEmpty
+from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised, read_panel
+from services.gateway.http.genes import Names, moment_of, resource
+from services.gateway.jsonapi import Allowed, Query
+from services.gateway.store import genes, history, names
+from services.gateway.store.genes import Document, Facet
+
+FACETS_MAX = 10
+_LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
+
+
+@dataclass(frozen=True)
+class GeneListRoutes:
+    engine: AsyncEngine
+    summaries: Summaries
+
+    async def list_genes(self, request: Request) -> Response:
+        """Approved genes. links.next goes on by key: it stays right and fast on any page.
+
+        Besides the filters below there is one for each summary field of each source, such as
+        `filter[gnomad.loeuf][lt]=0.6` (GET /api/sources/{name} lists them), and a sort. Operators
+        are `eq` (or none: any of the values), `ne`, `lt`, `lte`, `gt`, `gte`, for lists `all`, and
+        `known` (true or false). A gene whose field is not known meets `known` alone.
+
+        With `as_of` those that were approved at that time, as they were then, by HGNC id."""
+        if "as_of" in request.query_params:
+            return await self._list_at(_LIST_AT.parse(request.query_params))
+        query = normalised((await self.summaries.of_lists()).parse(request.query_params))
+        async with self.engine.connect() as connection:
+            panel = await read_panel(connection, query)
+            found = await genes.list_documents(connection, query)
+            total = await genes.count_documents(connection, query) if query.total else None
+        counted = {} if total is None else {"total": total}
+        return _page("/api/genes", query, found, {**panel, **counted})
+
+    async def query_genes(self, request: Request, body: Names) -> Response:
+        """Up to 50,000 genes by any of their names, filtered, sorted and in pages as a list is.
+
+        `meta` counts those that were asked for, each gene once. On the first page it names what
+        is no gene, or not one alone, with its place in the list and what it may mean."""
+        query = normalised((await self.summaries.of_lists()).parse(request.query_params))
+        async with self.engine.connect() as connection:
+            panel = await read_panel(connection, query)
+            resolved = await names.resolve(connection, body.genes, refused_max=GENES_MAX)
+            if resolved.catalogue_empty:
+                raise CatalogueEmpty
+            among = resolved.hgnc_ids
+            found = await genes.list_documents(connection, query, among)
+            total = await genes.count_documents(connection, query, among)
+        meta: dict[str, object] = {
+            **panel,
+            "asked_count": len(body.genes),
+            "gene_count": len(among),
+            "total": total,
+            "refused_count": resolved.refused_count,
+        }
+        if query.after is None and query.number == 1:  # They are the same on every page.
+            meta |= _by_outcome(resolved.refused)
+        return _page("/api/genes/query", query, found, meta)
+
+    async def get_facets(self, request: Request) -> Response:
+        """How the genes of a list differ in up to 10 fields, of those that lists are filtered by:
+        `facets=clingen.strongest,locus_group`. The most frequent values with their counts; of what
+        is measured, the least and the greatest."""
+        allowed = await self.summaries.of_facets()
+        query = normalised(allowed.parse(request.query_params))
+        wanted = _facets(query, allowed)
+        async with self.engine.connect() as connection:
+            panel = await read_panel(connection, query)
+            found = {
+                name: await genes.get_facet(connection, query, name, allowed.compared[name])
+                for name in wanted
+            }
+        return jsonapi.respond(
+            [_facet(name, allowed.compared[name], facet) for name, facet in found.items()],
+            {"self": jsonapi.self_link("/api/genes/facets", query)},
+            meta=panel,
+        )
+
+    async def _list_at(self, query: Query) -> Response:
+        number = query.after[0] if query.after else 0
+        async with self.engine.connect() as connection:
+            at = await moment_of(connection, query)
+            assert at is not None  # It is given.
+            found = await history.list_genes_at(connection, at, number, query.size + 1)
+            documents = await history.documents_at(connection, found[: query.size], at)
+        after = None
+        if len(found) > query.size:
+            after = jsonapi.cursor(query.sort, documents[-1].number, None)
+        return jsonapi.respond(
+            [resource(document) for document in documents],
+            jsonapi.page_links("/api/genes", query, more=after is not None, after=after),
+            meta={"as_of": at},
+        )
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["genes"])
+        router.add_api_route("/api/genes", self.list_genes, openapi_extra=LIST.openapi())
+        router.add_api_route(
+            "/api/genes/query", self.query_genes, methods=["POST"], openapi_extra=LIST.openapi()
+        )
+        router.add_api_route("/api/genes/facets", self.get_facets, openapi_extra=FACETS.openapi())
+        return router
+
+
+def _page(
+    address: str, query: Query, found: Sequence[Document], meta: Mapping[str, object]
+) -> Response:
+    page, more = found[: query.size], len(found) > query.size
+    after = jsonapi.cursor(query.sort, page[-1].number, page[-1].place) if more else None
+    return jsonapi.respond(
+        [resource(document) for document in page],
+        jsonapi.page_links(address, query, more=more, after=after),
+        meta=meta,
+    )
+
+
+def _by_outcome(refused: Sequence[Refused]) -> dict[str, object]:
+    rows: dict[Refusal, list[object]] = {"unknown": [], "ambiguous": [], "withdrawn": []}
+    for one in refused:
+        candidates = [{"hgnc_id": gene.hgnc_id, "symbol": gene.symbol} for gene in one.genes]
+        rows[one.outcome].append({"place": one.place, "value": one.value, "candidates": candidates})
+    return {
+        "not_found": rows["unknown"],
+        "ambiguous": rows["ambiguous"],
+        "withdrawn": rows["withdrawn"],
+    }
+
+
+def _facets(query: Query, allowed: Allowed) -> list[str]:
+    given = query.given.get("facets", "")
+    chosen = list(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
+    if not 1 <= len(chosen) <= FACETS_MAX or not set(chosen) <= allowed.compared.keys():
+        accepted = f"1 to {FACETS_MAX} of {', '.join(allowed.compared)}"
+        raise jsonapi.invalid("facets", given, accepted)
+    return chosen
+
+
+def _facet(name: str, kind: SummaryKind, facet: Facet) -> jsonapi.Resource:
+    attributes: dict[str, object] = {
+        "kind": kind,
+        "known_count": facet.known_count,
+        "unknown_count": facet.unknown_count,
+    }
+    if facet.values is None:
+        attributes |= {"least": facet.least, "greatest": facet.greatest}
+    else:
+        attributes["values"] = [{"value": value, "count": count} for value, count in facet.values]
+    return {"type": "facets", "id": name, "attributes": attributes}

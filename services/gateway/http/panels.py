@@ -1,0 +1,689 @@
+"""Panels: make one from names or a file, make new versions of it, read and compare them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field, ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from contracts.messages import GENES_MAX
+from services.chassis.http import field_error
+from services.gateway import domain, jsonapi
+from services.gateway.domain import Member, PanelVersion, Refused, fold, pattern
+from services.gateway.errors import (
+    CatalogueEmpty,
+    MediaUnknown,
+    PanelArchived,
+    PanelChanged,
+    PanelInvalid,
+    PanelRefused,
+    UploadUnreadable,
+)
+from services.gateway.http import keys
+from services.gateway.http.bodies import Body, Genes, Note, PanelName, Person
+from services.gateway.http.keys import IdempotencyKey
+from services.gateway.jsonapi import Allowed, Query
+from services.gateway.spellings import Damage, damaged
+from services.gateway.store import names, panels
+from services.gateway.store.panels import NewVersion
+from services.gateway.tables import Format
+from services.gateway.uploads import Reader, Upload
+
+CANDIDATES_MAX = 20  # Genes that one name may mean, of those that a report names.
+ERRORS_MAX = 100  # Names that one answer refuses; its detail says how many there are.
+LEFT_OUT_SHOWN_MAX = 100  # In the resource of a version; its report has all.
+VERSION_MAX = 2**31 - 1
+
+MEDIA: Mapping[str, Format] = {
+    "text/plain": "txt",
+    "text/csv": "csv",
+    "text/tab-separated-values": "tsv",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+}
+MULTIPART = "multipart/form-data"
+# What says nothing of a part of a form, so that the name of its file does.
+_VAGUE = ("", "application/octet-stream", "application/vnd.ms-excel")
+
+_ADDRESS = "/api/panels"
+_NOTHING = Allowed()
+_LISTED = Allowed(paged=True, filters=("name", "archived"), sorts=panels.SORTS)
+_PAGED = Allowed(paged=True)
+_GENES = Allowed(paged=True, filters=("state",))
+_SAID = ("note", "by", "unresolved", "column", "sheet")
+_UPLOADED = Allowed(others=("name", "description", *_SAID))
+_UPLOADED_VERSION = Allowed(others=("base_version", *_SAID))
+
+_OF_THE_FILE = ("column", "sheet")
+
+Unresolved = Literal["refuse", "leave_out"]
+Base = Annotated[int, Field(ge=1, le=VERSION_MAX)]
+
+
+class _Said(Body):
+    """What is kept with a version, and what becomes of names that are no gene, or not one alone:
+    by themselves they have the whole list refused."""
+
+    invalid = PanelInvalid
+
+    note: Note | None = None
+    by: Person | None = None
+    unresolved: Unresolved = "refuse"
+
+
+class _Described(_Said):
+    name: PanelName
+    description: Note | None = None
+
+
+class NewPanel(_Described):
+    """A panel with its first version."""
+
+    genes: Genes
+
+
+class _Based(_Said):
+    base_version: Base
+
+
+class Revision(_Based):
+    """A new version: another list, or what is added to the newest one and taken from it.
+    `base_version` is the version that its maker has seen."""
+
+    genes: Genes | None = None
+    add: Genes | None = None
+    remove: Genes | None = None
+
+
+class Change(Body):
+    """What a panel is called, and what it is for."""
+
+    invalid = PanelInvalid
+
+    name: PanelName | None = None
+    description: Note | None = None
+
+
+Told = TypeVar("Told", bound=_Said)
+
+
+class Given(NamedTuple):
+    """Names as somebody gave them; `lines` are those of a file."""
+
+    values: Sequence[str]
+    pointer: str
+    lines: Sequence[int] | None = None
+    origin: Mapping[str, Any] = {}
+
+    def where(self, place: int) -> str:
+        if self.lines is None:
+            return f"{self.pointer}/{place}"
+        return f"line {self.lines[place]}"
+
+
+@dataclass(frozen=True)
+class PanelRoutes:
+    engine: AsyncEngine
+    reader: Reader = field(default_factory=Reader)
+
+    async def create(
+        self, request: Request, panel: NewPanel, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Make a panel from names. All that names one gene is found by the rule of orders; names
+        that do not have the whole list refused, unless `unresolved` is `leave_out`."""
+        _NOTHING.parse(request.query_params)
+        said = f"panel {panel.model_dump_json()}"
+        return await self._create(panel, Given(panel.genes, "/genes"), idempotency_key, said)
+
+    async def upload(self, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+        """Make a panel from a file: the body, or the one file of a form. Text, CSV, TSV or XLSX.
+
+        The column is found by its name (gene, symbol, hgnc_id, …) or is the one that `column`
+        names; of a workbook it is in the first sheet, or in that which `sheet` names. Lines that
+        begin with # and empty ones are left out."""
+        query = _UPLOADED.parse(request.query_params)
+        panel = _parse(_Described, query)
+        content, form = await _file_of(request)
+        given = await self._read(content, form, query)
+        said = b"panel " + _key_of(query, form) + content
+        return await self._create(panel, given, idempotency_key, said)
+
+    async def _create(
+        self, panel: _Described, given: Given, key: str | None, said: str | bytes
+    ) -> Response:
+        async with self.engine.begin() as tx:
+            made = await keys.find(tx, key, said)
+            is_replay = isinstance(made, PanelVersion)
+            if not isinstance(made, PanelVersion):
+                members, report = await _resolve(tx, given, panel.unresolved)
+                await panels.claim_name(tx, panel.name)
+                panel_id = await panels.insert_panel(tx, panel.name, panel.description, panel.by)
+                made = PanelVersion(panel_id, 1)
+                new = NewVersion(members, panel.note, panel.by, report)
+                await panels.insert_version(tx, made, new)
+                await keys.save(tx, key, said, made)
+            row = await panels.get_panel(tx, str(made.panel_id))
+        address = f"{_ADDRESS}/{made.panel_id}"
+        return _made(_panel(row), address, is_replay=is_replay)
+
+    async def add_version(
+        self,
+        request: Request,
+        panel_id: str,
+        revision: Revision,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Make a new version from the newest one: with `genes` instead of its own, or with those
+        of `add` and without those of `remove`. Where nothing differs there is none, and the answer
+        is 200 with the newest."""
+        _NOTHING.parse(request.query_params)
+        if (revision.genes is None) == (revision.add is None and revision.remove is None):
+            accepted = "either /genes, the whole list, or /add and /remove, or one of them"
+            error = field_error("/genes", None, accepted)
+            raise PanelInvalid(f"which genes? accepted: {accepted}", [error])
+        said = f"version of {panel_id} {revision.model_dump_json()}"
+        given = None if revision.genes is None else Given(revision.genes, "/genes")
+        return await self._revise(panel_id, revision, given, idempotency_key, said)
+
+    async def upload_version(
+        self, request: Request, panel_id: str, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Make a new version from a file, whose genes stand instead of those of the newest."""
+        query = _UPLOADED_VERSION.parse(request.query_params)
+        revision = _parse(_Based, query)
+        content, form = await _file_of(request)
+        given = await self._read(content, form, query)
+        said = f"version of {panel_id} ".encode() + _key_of(query, form) + content
+        return await self._revise(panel_id, revision, given, idempotency_key, said)
+
+    async def _revise(
+        self, panel: str, revision: _Based, given: Given | None, key: str | None, said: str | bytes
+    ) -> Response:
+        async with self.engine.begin() as tx:
+            made = await keys.find(tx, key, said)
+            is_replay, is_new = isinstance(made, PanelVersion), True
+            if not isinstance(made, PanelVersion):
+                row = await panels.get_panel(tx, panel, lock=True)
+                _check_open(row, "path panel_id")
+                newest = PanelVersion(row["id"], row["version"])
+                _check_newest(newest, revision.base_version)
+                before = await panels.list_members(tx, newest)
+                if given is None:
+                    assert isinstance(revision, Revision)  # A file is given.
+                    members, report = await _edit(tx, before, revision, newest)
+                else:
+                    members, report = await _resolve(tx, given, revision.unresolved)
+                is_new = {one.hgnc_id for one in members} != {one.hgnc_id for one, _ in before}
+                made = PanelVersion(newest.panel_id, newest.version + 1) if is_new else newest
+                if is_new:
+                    new = NewVersion(members, revision.note, revision.by, report)
+                    await panels.insert_version(tx, made, new)
+                await keys.save(tx, key, said, made)
+            version = await panels.get_version(tx, str(made.panel_id), str(made.version))
+        status = 201 if is_new else 200
+        return _made(_version(version), _address(made), is_replay=is_replay, status=status)
+
+    async def change(self, request: Request, panel_id: str, change: Change) -> Response:
+        """Call a panel something else, or say what it is for; a null takes a description away."""
+        _NOTHING.parse(request.query_params)
+        changes = change.model_dump(exclude_unset=True)
+        if not changes or changes.get("name", "") is None:
+            accepted = "a /name, a /description, or both"
+            error = field_error("/name", None, accepted)
+            raise PanelInvalid(f"what is to change? accepted: {accepted}", [error])
+        async with self.engine.begin() as tx:
+            row = await panels.get_panel(tx, panel_id, lock=True)
+            _check_open(row, "path panel_id")
+            if change.name is not None:
+                await panels.claim_name(tx, change.name, but=row["id"])
+            await panels.change(tx, row["id"], changes)
+            row = await panels.get_panel(tx, panel_id)
+        return _respond(_panel(row))
+
+    async def archive(self, request: Request, panel_id: str) -> Response:
+        """Put a panel away: no list has it, its name is free, and its versions stay readable."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.begin() as tx:
+            row = await panels.get_panel(tx, panel_id, lock=True)
+            await panels.archive(tx, row["id"])
+            row = await panels.get_panel(tx, panel_id)
+        return _respond(_panel(row))
+
+    async def list_panels(self, request: Request) -> Response:
+        """The panels there are, each with its newest version; `filter[archived]=true` lists those
+        that were put away. `filter[name]` is a part of the name."""
+        query = _LISTED.parse(request.query_params)
+        archived = _only(query, "archived", ("false", "true")) == "true"
+        part = ",".join(query.filters["name"]) if "name" in query.filters else None
+        async with self.engine.connect() as connection:
+            found = await panels.list_panels(
+                connection,
+                part=None if part is None else pattern(fold(part)),
+                archived=archived,
+                sort=query.sort,
+                limit=query.size + 1,
+                offset=query.offset,
+            )
+        links = jsonapi.page_links(_ADDRESS, query, more=len(found) > query.size)
+        return jsonapi.respond([_panel(row) for row in found[: query.size]], links)
+
+    async def get_panel(self, request: Request, panel_id: str) -> Response:
+        """A panel with its newest version, and how many of its genes were renamed or withdrawn
+        since."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            row = await panels.get_panel(connection, panel_id)
+            states = await panels.count_states(connection, PanelVersion(row["id"], row["version"]))
+        return _respond(_panel(row, states))
+
+    async def list_versions(self, request: Request, panel_id: str) -> Response:
+        """The versions of a panel, newest first."""
+        query = _PAGED.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            panel = await panels.get_panel(connection, panel_id)
+            found = await panels.list_versions(
+                connection, panel["id"], query.size + 1, query.offset
+            )
+        address = f"{_ADDRESS}/{panel['id']}/versions"
+        links = jsonapi.page_links(address, query, more=len(found) > query.size)
+        return jsonapi.respond([_version(row) for row in found[: query.size]], links)
+
+    async def get_version(self, request: Request, panel_id: str, version: str) -> Response:
+        """A version as it was made, what was left out of it, and how many of its genes were
+        renamed or withdrawn since."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            row = await panels.get_version(connection, panel_id, version)
+            of = PanelVersion(row["panel_id"], row["version"])
+            states = await panels.count_states(connection, of)
+        return _respond(_version(row, states))
+
+    async def get_report(self, request: Request, panel_id: str, version: str) -> Response:
+        """All that was left out of a version when it was made, each name with its place."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            row = await panels.get_version(connection, panel_id, version)
+        address = f"{_address(PanelVersion(row['panel_id'], row['version']))}/report"
+        report = {"left_out": [], **row["report"]}
+        found = jsonapi.resource("panel-reports", _id(row), report, address)
+        return _respond(found)
+
+    async def list_genes(self, request: Request, panel_id: str, version: str) -> Response:
+        """The genes of a version in its order: what was given, what it meant, and what became of
+        it. `state` is current, renamed or withdrawn; a withdrawn gene has its `successors`."""
+        query = _GENES.parse(request.query_params)
+        states = query.filters.get("state")
+        if states is not None and not set(states) <= set(panels.STATES):
+            accepted = f"some of {', '.join(panels.STATES)}"
+            raise jsonapi.invalid("filter[state]", ",".join(states), accepted)
+        async with self.engine.connect() as connection:
+            row = await panels.get_version(connection, panel_id, version)
+            of = PanelVersion(row["panel_id"], row["version"])
+            found = await panels.list_genes(connection, of, states, query.size + 1, query.offset)
+        links = jsonapi.page_links(f"{_address(of)}/genes", query, more=len(found) > query.size)
+        return jsonapi.respond(
+            [
+                jsonapi.resource(
+                    "panel-genes", gene["hgnc_id"], gene, f"/api/genes/{gene['hgnc_id']}"
+                )
+                for gene in found[: query.size]
+            ],
+            links,
+        )
+
+    async def compare(self, request: Request, panel_id: str, version: str, other: str) -> Response:
+        """What another version has and this one has not, and the other way round, by HGNC id: a
+        gene that was renamed is the same."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            rows = [
+                await panels.get_version(connection, panel_id, number)
+                for number in (version, other)
+            ]
+            before, after = (PanelVersion(row["panel_id"], row["version"]) for row in rows)
+            added, removed, kept_count = await panels.compare(connection, before, after)
+        attributes = {
+            "panel_id": before.panel_id,
+            "from_version": before.version,
+            "to_version": after.version,
+            "added": added,
+            "removed": removed,
+            "kept_count": kept_count,
+        }
+        address = f"{_address(before)}/diff/{after.version}"
+        identity = f"{before}..{after.version}"
+        return _respond(jsonapi.resource("panel-diffs", identity, attributes, address))
+
+    async def _read(self, content: bytes, form: Format, query: Query) -> Given:
+        column, sheet = query.given.get("column"), query.given.get("sheet")
+        listed = await self.reader.read(Upload(content, form, column, sheet))
+        origin = {"format": form, "column": listed.column, "sheet": listed.sheet}
+        return Given(listed.values, "line", listed.lines, origin)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["panels"])
+        making: dict[str, Any] = {"methods": ["POST"], "status_code": 201}
+        panel, versions = f"{_ADDRESS}/{{panel_id}}", f"{_ADDRESS}/{{panel_id}}/versions"
+        version = f"{versions}/{{version}}"
+        router.add_api_route(_ADDRESS, self.create, **making)
+        router.add_api_route(_ADDRESS, self.list_panels, openapi_extra=_LISTED.openapi())
+        router.add_api_route(
+            f"{_ADDRESS}/upload", self.upload, **making, openapi_extra=_uploaded(_UPLOADED)
+        )
+        router.add_api_route(panel, self.get_panel)
+        router.add_api_route(panel, self.change, methods=["PATCH"])
+        router.add_api_route(panel, self.archive, methods=["DELETE"])
+        router.add_api_route(versions, self.add_version, **making)
+        router.add_api_route(versions, self.list_versions, openapi_extra=_PAGED.openapi())
+        router.add_api_route(
+            f"{versions}/upload",
+            self.upload_version,
+            **making,
+            openapi_extra=_uploaded(_UPLOADED_VERSION),
+        )
+        router.add_api_route(version, self.get_version)
+        router.add_api_route(f"{version}/report", self.get_report)
+        router.add_api_route(f"{version}/genes", self.list_genes, openapi_extra=_GENES.openapi())
+        router.add_api_route(f"{version}/diff/{{other}}", self.compare)
+        return router
+
+
+# ---------------------------------------------------------------------------------- uploads
+
+
+async def _file_of(request: Request) -> tuple[bytes, Format]:
+    """The content of an upload and what it is. Raises MediaUnknown and UploadUnreadable."""
+    media = _media(request.headers.get("content-type", ""))
+    if media != MULTIPART:
+        return await request.body(), _format(media, "")
+    try:
+        form = await request.form(max_files=1, max_fields=0)
+    except HTTPException as error:
+        if error.status_code != 400:
+            raise
+        accepted = "a form with one file and nothing else; what is said of it is in the query"
+        refused = field_error("/", str(error.detail), accepted)
+        raise UploadUnreadable(f"{refused['value']}; accepted: {accepted}", [refused]) from None
+    try:
+        files = [one for one in form.values() if isinstance(one, UploadFile)]
+        if len(files) != 1:
+            accepted = "a form with one file"
+            raise UploadUnreadable(
+                f"the form has no file; accepted: {accepted}",
+                [field_error("/", f"{len(files)} files", accepted)],
+            )
+        (file,) = files
+        return await file.read(), _format(_media(file.content_type or ""), file.filename or "")
+    finally:
+        await form.close()
+
+
+def _media(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _format(media: str, filename: str) -> Format:
+    ending = filename.rpartition(".")[2].lower()
+    if media in _VAGUE and ending in MEDIA.values():
+        return next(form for form in MEDIA.values() if form == ending)
+    if media not in MEDIA:
+        accepted = f"{', '.join(MEDIA)} or {MULTIPART}"
+        error = field_error("header Content-Type", media, accepted)
+        raise MediaUnknown(f"{error['value']!r} is not read; accepted: {accepted}", [error])
+    return MEDIA[media]
+
+
+def _key_of(query: Query, form: Format) -> bytes:
+    return f"{form} {sorted(query.given.items())} ".encode(errors="replace")
+
+
+def _uploaded(allowed: Allowed) -> dict[str, Any]:
+    content = {
+        media: {"schema": {"type": "string", "format": "binary"}} for media in (*MEDIA, MULTIPART)
+    }
+    return allowed.openapi() | {"requestBody": {"required": True, "content": content}}
+
+
+def _parse(kind: type[Told], query: Query) -> Told:
+    """The parameters of an upload as the body that says the same. Raises ParameterInvalid."""
+    said: dict[str, object] = {
+        name: value for name, value in query.given.items() if name not in _OF_THE_FILE
+    }
+    base = query.given.get("base_version", "")
+    if base.isascii() and base.isdigit() and len(base) <= len(str(VERSION_MAX)):
+        said["base_version"] = int(base)
+    try:
+        return kind.model_validate(said)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise jsonapi.invalid(name, query.given.get(name), first["msg"]) from None
+
+
+# ---------------------------------------------------------------------------------- genes
+
+
+async def _resolve(
+    tx: AsyncConnection, given: Given, unresolved: Unresolved
+) -> tuple[list[Member], dict[str, Any]]:
+    """Genes in the order in which they are first named, and the report. Raises CatalogueEmpty and
+    PanelRefused."""
+    resolved = await names.resolve_each(tx, given.values)
+    if resolved.catalogue_empty:
+        raise CatalogueEmpty
+    members: dict[str, Member] = {}
+    for _, member in resolved.members:
+        members.setdefault(member.hgnc_id, member)
+    if resolved.refused and unresolved == "refuse":
+        raise _refusal(given, resolved.refused)
+    if not members:
+        accepted = "a list with one gene at least"
+        raise PanelRefused(
+            f"none of {len(given.values)} names is a gene; accepted: {accepted}",
+            [_error(given, one) for one in resolved.refused[:ERRORS_MAX]],
+        )
+    report = {
+        "given_count": len(given.values),
+        "duplicate_count": len(resolved.members) - len(members),
+        "left_out_count": len(resolved.refused),
+        **given.origin,
+        "left_out": [_left_out(given, one) for one in resolved.refused],
+    }
+    return list(members.values()), report
+
+
+async def _edit(
+    tx: AsyncConnection,
+    before: Sequence[tuple[Member, str]],
+    revision: Revision,
+    newest: PanelVersion,
+) -> tuple[list[Member], dict[str, Any]]:
+    """The genes of a version without some and with others behind them. Raises PanelRefused and
+    PanelInvalid."""
+    added: list[Member] = []
+    report: dict[str, Any] = {"given_count": 0, "duplicate_count": 0, "left_out_count": 0}
+    if revision.add is not None:
+        added, report = await _resolve(tx, Given(revision.add, "/add"), revision.unresolved)
+    removed = await _find_members(tx, before, revision.remove or [], newest)
+    both = [one for one in added if one.hgnc_id in removed]
+    if both:
+        accepted = "a gene in one of the two"
+        error = field_error("/add", both[0].given, accepted)
+        raise PanelInvalid(
+            f"{error['value']!r} is to be added and removed; accepted: {accepted}", [error]
+        )
+    members = {one.hgnc_id: one for one, _ in before if one.hgnc_id not in removed}
+    already = [one for one in added if one.hgnc_id in members]
+    members |= {one.hgnc_id: one for one in added if one.hgnc_id not in members}
+    report |= {"added_count": len(added) - len(already), "already_count": len(already)}
+    report["removed_count"] = len(removed)
+    if not 1 <= len(members) <= GENES_MAX:
+        accepted = f"a panel of 1 to {GENES_MAX} genes"
+        error = field_error("/add" if members else "/remove", f"{len(members)} genes", accepted)
+        raise PanelInvalid(f"{len(members)} genes would be left; accepted: {accepted}", [error])
+    return list(members.values()), report
+
+
+async def _find_members(
+    tx: AsyncConnection,
+    before: Sequence[tuple[Member, str]],
+    values: Sequence[str],
+    newest: PanelVersion,
+) -> set[str]:
+    """The genes of a version that are named so: by their ids, as they were given or are called
+    now, so that withdrawn ones are found too; or as any gene is. Raises PanelRefused."""
+    if not values:
+        return set()
+    ids = {one.hgnc_id for one, _ in before}
+    called: dict[str, set[str]] = {}
+    for one, now in before:
+        for name in filter(None, (one.given, one.symbol, now)):
+            called.setdefault(fold(name), set()).add(one.hgnc_id)
+    resolved = {
+        place: member.hgnc_id for place, member in (await names.resolve_each(tx, values)).members
+    }
+    found: set[str] = set()
+    errors = []
+    for place, value in enumerate(values):
+        by_name = called.get(fold(value), set())
+        if (hgnc_id := domain.hgnc_id(value)) in ids:
+            found.add(str(hgnc_id))
+        elif resolved.get(place) in ids:
+            found.add(resolved[place])
+        elif len(by_name) == 1:
+            found |= by_name
+        else:
+            accepted = f"a gene of version {newest.version}"
+            errors.append(field_error(f"/remove/{place}", value, accepted))
+    if errors:
+        raise PanelRefused(
+            f"{len(errors)} of {len(values)} names to remove are no gene of {newest}; "
+            f"the first: {errors[0]['value']!r}",
+            errors[:ERRORS_MAX],
+        )
+    return found
+
+
+def _refusal(given: Given, refused: Sequence[Refused]) -> PanelRefused:
+    errors = [_error(given, one) for one in refused[:ERRORS_MAX]]
+    shown = "" if len(errors) == len(refused) else f"; the first {len(errors)} are named"
+    return PanelRefused(
+        f"{len(refused)} of {len(given.values)} genes cannot be resolved{shown}; the first: "
+        f"{errors[0]['value']!r} is {refused[0].outcome}, accepted: {errors[0]['accepted']}. "
+        "With unresolved=leave_out the others make the panel",
+        errors,
+    )
+
+
+def _error(given: Given, one: Refused) -> dict[str, Any]:
+    error = field_error(given.where(one.place), one.value, one.accepted)
+    return error | {"code": _damage(one) or f"gene-{one.outcome}"} | _left_out(given, one)
+
+
+def _left_out(given: Given, one: Refused) -> dict[str, Any]:
+    return {
+        "place": one.place,
+        "line": None if given.lines is None else given.lines[one.place],
+        "value": one.value,
+        "outcome": one.outcome,
+        "damage": _damage(one),
+        "candidates": [
+            {"hgnc_id": gene.hgnc_id, "symbol": gene.symbol} for gene in one.genes[:CANDIDATES_MAX]
+        ],
+    }
+
+
+def _damage(one: Refused) -> Damage | None:
+    """As names are answered: dots are one where another name comes of them."""
+    found = damaged(fold(one.value)) if one.outcome == "unknown" else None
+    if found is None or (found.damage != "spreadsheet_date" and not one.genes):
+        return None
+    return found.damage
+
+
+# ---------------------------------------------------------------------------------- checks
+
+
+def _check_open(row: Mapping[str, Any], pointer: str) -> None:
+    if row["archived_at"] is not None:
+        accepted = "a panel that is not archived"
+        error = field_error(pointer, str(row["id"]), accepted)
+        raise PanelArchived(
+            f"panel {row['id']} was archived at {row['archived_at']}; accepted: {accepted}", [error]
+        )
+
+
+def _check_newest(newest: PanelVersion, base: int) -> None:
+    if base != newest.version:
+        accepted = f"{newest.version}, the newest, with what it has: {_address(newest)}"
+        error = field_error("/base_version", base, accepted) | {"newest": _address(newest)}
+        raise PanelChanged(f"version {base} is not the newest; accepted: {accepted}", [error])
+
+
+def _only(query: Query, name: str, accepted: Sequence[str]) -> str:
+    """The one value of a filter, the first accepted one where it is not given."""
+    values = query.filters.get(name, accepted[:1])
+    if len(values) != 1 or values[0] not in accepted:
+        raise jsonapi.invalid(f"filter[{name}]", ",".join(values), f"one of {', '.join(accepted)}")
+    return values[0]
+
+
+# ---------------------------------------------------------------------------------- answers
+
+
+def _address(of: PanelVersion) -> str:
+    return f"{_ADDRESS}/{of.panel_id}/versions/{of.version}"
+
+
+def _id(row: Mapping[str, Any]) -> str:
+    return str(PanelVersion(row["panel_id"], row["version"]))
+
+
+def _panel(row: Mapping[str, Any], states: Mapping[str, int] | None = None) -> dict[str, Any]:
+    attributes = {name: value for name, value in row.items() if name not in ("id", "report")}
+    attributes |= _counts(row["report"], states)
+    newest = PanelVersion(row["id"], row["version"])
+    found = jsonapi.resource("panels", str(row["id"]), attributes, f"{_ADDRESS}/{row['id']}")
+    found["links"] |= _links(newest)
+    return found
+
+
+def _version(row: Mapping[str, Any], states: Mapping[str, int] | None = None) -> dict[str, Any]:
+    attributes = {name: value for name, value in row.items() if name != "report"}
+    attributes |= _counts(row["report"], states)
+    if states is not None:
+        attributes["left_out"] = row["report"].get("left_out", [])[:LEFT_OUT_SHOWN_MAX]
+    of = PanelVersion(row["panel_id"], row["version"])
+    found = jsonapi.resource("panel-versions", str(of), attributes, _address(of))
+    found["links"] |= _links(of)
+    return found
+
+
+def _counts(report: Mapping[str, Any], states: Mapping[str, int] | None) -> dict[str, int]:
+    counts = {name: report[name] for name in ("given_count", "duplicate_count", "left_out_count")}
+    if states is not None:
+        counts |= {f"{state}_count": states[state] for state in ("renamed", "withdrawn")}
+    return counts
+
+
+def _links(of: PanelVersion) -> dict[str, str]:
+    return {
+        "version": _address(of),
+        "genes": f"{_address(of)}/genes",
+        "report": f"{_address(of)}/report",
+        "versions": f"{_ADDRESS}/{of.panel_id}/versions",
+    }
+
+
+def _respond(found: dict[str, Any]) -> Response:
+    return jsonapi.respond(found, {"self": found["links"]["self"]})
+
+
+def _made(found: dict[str, Any], address: str, *, is_replay: bool, status: int = 201) -> Response:
+    replayed = {"Idempotent-Replayed": "true"} if is_replay else {}
+    headers = {"Location": address, **replayed}
+    return jsonapi.respond(found, {"self": address}, status=status, headers=headers)

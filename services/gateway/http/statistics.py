@@ -1,0 +1,118 @@
+"""Statistics of what the sources say, made off the way of who asks."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.gateway import jsonapi
+from services.gateway.entries import Entries
+from services.gateway.http.genes import matches
+from services.gateway.store import catalogue, statistics
+
+NAMESPACE = "statistics"
+OVERLAPS_MAX = 200
+
+_NOTHING = jsonapi.Allowed()
+_OVERLAPS = jsonapi.Allowed(filters=("source",))
+
+
+@dataclass(frozen=True)
+class StatisticsRoutes:
+    engine: AsyncEngine
+    entries: Entries
+
+    async def list_sources(self, request: Request) -> Response:
+        """How many genes each source has values of, and how fresh they are: `stale_count` of them
+        are older than its time to live. The mean and the median of its score are null where it
+        declares none. All counts are of the time in `as_of`."""
+        _NOTHING.parse(request.query_params)
+
+        async def make(connection: AsyncConnection) -> bytes:
+            rows = await statistics.list_sources(connection)
+            data = [
+                jsonapi.resource("source-statistics", row["name"], row, f"{_SOURCES}#{row['name']}")
+                for row in rows
+            ]
+            return jsonapi.encode(data, {"self": _SOURCES})
+
+        return await self._answer(request, "sources", make)
+
+    async def list_fields(self, request: Request) -> Response:
+        """Mean, median and ends of each field that is a number, and how many genes have it."""
+        _NOTHING.parse(request.query_params)
+
+        async def make(connection: AsyncConnection) -> bytes:
+            rows = await statistics.list_fields(connection)
+            data = [
+                jsonapi.resource(
+                    "field-statistics",
+                    f"{row['source']}.{row['field']}",
+                    row,
+                    f"{_FIELDS}#{row['source']}.{row['field']}",
+                )
+                for row in rows
+            ]
+            return jsonapi.encode(data, {"self": _FIELDS})
+
+        return await self._answer(request, "fields", make)
+
+    async def list_overlaps(self, request: Request) -> Response:
+        """How many genes have values of exactly these sources, the largest sets first: what an
+        UpSet plot shows. With `filter[source]` of these sources alone."""
+        query = _OVERLAPS.parse(request.query_params)
+        sources = sorted(set(query.filters["source"])) if "source" in query.filters else None
+        if sources is not None:
+            async with self.engine.connect() as connection:
+                known = await catalogue.list_source_names(connection)
+            if not set(sources) <= set(known):
+                given = query.given["filter[source]"]
+                raise jsonapi.invalid("filter[source]", given, f"some of {', '.join(known)}")
+
+        async def make(connection: AsyncConnection) -> bytes:
+            rows = await statistics.list_overlaps(connection, sources, OVERLAPS_MAX)
+            data = [
+                {"type": "overlaps", "id": "+".join(row["sources"]) or "none", "attributes": row}
+                for row in rows
+            ]
+            return jsonapi.encode(data, {"self": jsonapi.self_link(_OVERLAPPING, query)})
+
+        return await self._answer(request, f"overlaps {','.join(sources or [])}", make)
+
+    async def _answer(
+        self, request: Request, key: str, make: Callable[[AsyncConnection], Awaitable[bytes]]
+    ) -> Response:
+        async def made() -> bytes:
+            async with self.engine.connect() as connection:
+                return await make(connection)
+
+        entry = await self.entries.get(NAMESPACE, key, (), made)
+        assert entry.value is not None
+        age = max(0, int((datetime.now(UTC) - entry.made_at).total_seconds()))
+        headers = {
+            "ETag": f'"{sha256(entry.value).hexdigest()}"',
+            "Age": str(age),
+            "Cache-Control": "no-cache",
+        }
+        if matches(request.headers.get("if-none-match"), headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        return Response(entry.value, headers=headers, media_type=jsonapi.MEDIA_TYPE)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["statistics"])
+        for path, handler, allowed in (
+            (_SOURCES, self.list_sources, _NOTHING),
+            (_FIELDS, self.list_fields, _NOTHING),
+            (_OVERLAPPING, self.list_overlaps, _OVERLAPS),
+        ):
+            router.add_api_route(path, handler, openapi_extra=allowed.openapi())
+        return router
+
+
+_SOURCES = "/api/statistics/sources"
+_FIELDS = "/api/statistics/fields"
+_OVERLAPPING = "/api/statistics/overlaps"

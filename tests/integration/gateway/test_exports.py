@@ -1,0 +1,255 @@
+"""Genes as files: the same rows in every format, and what is told of them."""
+
+import asyncio
+import csv
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import orjson
+import pyarrow.parquet
+import pytest
+import pytest_asyncio
+
+from services.gateway import exports
+from tests.builders import build_release
+from tests.integration.gateway.desk import PKD1, PKD2, TAFAZZIN, WWTR1, Desk
+from tests.integration.gateway.storing import Storing
+from tests.waiting import until
+
+COLUMNS = (
+    *("hgnc_id", "symbol", "gnomad.loeuf", "gnomad.is_constrained", "gnomad.status"),
+    *("hpo.diseases", "hpo.term_count", "clinvar.matched_by"),
+)
+XML = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+FORMULA = "=HYPERLINK(1)"
+VALUES: Mapping[str, Mapping[str, Any]] = {
+    PKD1: {
+        "gnomad": {"loeuf": 0.35, "is_constrained": True},
+        "hpo": {"term_count": 2, "diseases": [{"id": "OMIM:1", "name": 'a "b", c\n'}]},
+        "clinvar": {"matched_by": FORMULA},
+    },
+    PKD2: {"gnomad": {"loeuf": -0.5, "is_constrained": False}},
+}
+ROWS: Sequence[Sequence[Any]] = [
+    [PKD1, "PKD1", 0.35, True, "ok", '[{"id":"OMIM:1","name":"a \\"b\\", c\\n"}]', 2, FORMULA],
+    [PKD2, "PKD2", -0.5, False, "ok", None, None, None],
+    [TAFAZZIN, "TAFAZZIN", None, None, "empty", None, None, None],
+    [WWTR1, "WWTR1", None, None, "empty", None, None, None],
+]
+
+
+@pytest_asyncio.fixture
+async def annotated(stocked: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    for name, value in stocked.database.environment.items():
+        monkeypatch.setenv(name, value)  # A child reads the same settings as its gateway.
+    async with stocked.database.begin("annotator") as tx:
+        await build_release(tx, "gnomad", "v4.1.1")
+    for hgnc_id, values in VALUES.items():
+        said = {
+            source: {"status": "ok", "value": value, "valid_from": "2026-01-01T00:00:00+00:00"}
+            for source, value in values.items()
+        }
+        await stocked.put_document(
+            hgnc_id, "PKD1" if hgnc_id == PKD1 else "PKD2", version=2, annotations=said
+        )
+    return stocked
+
+
+async def export(desk: Desk, form: str, **parameters: str) -> bytes:
+    chosen = {"columns": ",".join(COLUMNS), **parameters}
+    answer = await desk.client.get("/api/export", params={"format": form, **chosen})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-disposition"].endswith(f'.{form}"')
+    return answer.content
+
+
+def told(lines: Sequence[str]) -> dict[str, str]:
+    comments = (line.removeprefix("# ") for line in lines if line.startswith("# "))
+    return dict(line.split(": ", 1) for line in comments)
+
+
+def read_csv(content: bytes, delimiter: str) -> Iterator[dict[str, str]]:
+    body = "".join(
+        line for line in io.StringIO(content.decode(), newline="") if not line.startswith("# ")
+    )
+    yield from csv.DictReader(io.StringIO(body, newline=""), delimiter=delimiter)
+
+
+async def test_every_format_has_the_same_rows_and_the_hash_of_them(annotated: Desk) -> None:
+    expected = hashlib.sha256(b"".join(orjson.dumps(row) + b"\n" for row in ROWS)).hexdigest()
+
+    for form, delimiter in (("csv", ","), ("tsv", "\t")):
+        content = await export(annotated, form)
+        rows = list(read_csv(content, delimiter))
+        assert [row["symbol"] for row in rows] == [row[1] for row in ROWS]
+        assert [row["gnomad.loeuf"] for row in rows] == ["0.35", "-0.5", "", ""]
+        assert [row["gnomad.is_constrained"] for row in rows] == ["true", "false", "", ""]
+        assert rows[0]["hpo.diseases"] == ROWS[0][5]
+        assert rows[0]["clinvar.matched_by"] == f"'{FORMULA}"
+        said = told(content.decode().splitlines())
+        assert (said["sha256"], said["genes"]) == (expected, "4")
+        assert "release v4.1.1" in said["source gnomad"]
+        assert "CC0" in said["source gnomad"]
+        assert "source ensembl" not in said  # None of its columns is there.
+
+    begin, *lines, end = (await export(annotated, "jsonl")).splitlines()
+    assert [list(orjson.loads(line)) for line in lines] == [list(COLUMNS)] * 4
+    assert orjson.loads(lines[0])["hpo.diseases"] == VALUES[PKD1]["hpo"]["diseases"]
+    assert orjson.loads(end)["meta"]["sha256"] == expected
+    assert "v4.1.1" in orjson.loads(begin)["meta"]["source gnomad"]
+
+    file = pyarrow.parquet.ParquetFile(io.BytesIO(await export(annotated, "parquet")))
+    table = file.read()
+    assert [list(row.values()) for row in table.to_pylist()] == [list(row) for row in ROWS]
+    assert [str(table.schema.field(name).type) for name in COLUMNS[2:5]] == [
+        *("double", "bool", "string")
+    ]
+    assert file.metadata.metadata[b"sha256"].decode() == expected
+
+
+def sheets_of(content: bytes) -> dict[str, list[list[tuple[str, Any]]]]:
+    """Name → rows → cells, each with its kind."""
+    names = {"n": "number", "b": "boolean", "inlineStr": "text"}
+    with zipfile.ZipFile(io.BytesIO(content)) as book:
+        index = ElementTree.fromstring(book.read("xl/workbook.xml"))  # noqa: S314
+        titles = [one.attrib["name"] for one in index.iter(f"{XML}sheet")]
+        found: dict[str, list[list[tuple[str, Any]]]] = {}
+        for number, title in enumerate(titles, start=1):
+            sheet = book.read(f"xl/worksheets/sheet{number}.xml")
+            found[title] = [
+                [
+                    (
+                        "formula"
+                        if cell.find(f"{XML}f") is not None
+                        else names[cell.get("t", "n")],
+                        "".join(cell.itertext()),
+                    )
+                    for cell in row.iter(f"{XML}c")
+                ]
+                for row in ElementTree.fromstring(sheet).iter(f"{XML}row")  # noqa: S314
+            ]
+    return found
+
+
+async def test_a_workbook_has_texts_as_texts_and_a_sheet_of_provenance(annotated: Desk) -> None:
+    content = await export(annotated, "xlsx")
+    sheets = sheets_of(content)
+    assert list(sheets) == ["Genes", "Provenance"]
+    header, first, *_ = sheets["Genes"]
+    assert header == [("text", name) for name in COLUMNS]
+    assert first[1:5] == [("text", "PKD1"), ("number", "0.35"), ("boolean", "1"), ("text", "ok")]
+    assert first[7] == ("text", FORMULA)  # No formula.
+    said = {row[0][1]: row[1][1] for row in sheets["Provenance"]}
+    assert said["genes"] == "4"
+    assert "v4.1.1" in said["source gnomad"]
+
+
+async def test_a_file_has_the_genes_and_the_order_of_the_same_list(annotated: Desk) -> None:
+    for parameters, expected in (
+        ({"filter[gnomad.loeuf][lt]": "0"}, [PKD2]),
+        ({"sort": "gnomad.loeuf"}, [PKD2, PKD1, TAFAZZIN, WWTR1]),
+        ({"sort": "-symbol", "filter[sources]": "gnomad"}, [PKD2, PKD1]),
+        ({"filter[symbol]": "NOSUCH"}, []),
+    ):
+        rows = list(read_csv(await export(annotated, "csv", **parameters), ","))
+        assert [row["hgnc_id"] for row in rows] == expected, parameters
+
+
+async def test_without_columns_a_file_has_all(annotated: Desk) -> None:
+    answer = await annotated.client.get("/api/export?format=csv&filter[symbol]=PKD1")
+    (row,) = read_csv(answer.content, ",")
+    assert {"symbol", "gnomad.loeuf", "gnomad.release", "hpo.terms", "ensembl.start"} <= set(row)
+    assert row["gnomad.loeuf"] == "0.35"
+
+
+async def test_a_file_of_a_time_has_what_was_known_then(
+    desk: Desk, storing: Storing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in desk.database.environment.items():
+        monkeypatch.setenv(name, value)
+    hgnc = await storing.release("hgnc", "2026-01-01")
+    await storing.name(hgnc, {PKD1: "PKD1", PKD2: "PKD2"})
+    first = await storing.release("ensembl", "115")
+    then = await storing.store("ensembl", first, {PKD1: 1})
+    await storing.store("ensembl", await storing.release("ensembl", "116"), {PKD1: 2})
+    content = await export(
+        desk, "csv", columns="symbol,ensembl.start", as_of=then.isoformat().replace("+00:00", "Z")
+    )
+    assert [list(row.values()) for row in read_csv(content, ",")] == [["PKD1", "1"], ["PKD2", ""]]
+    assert told(content.decode().splitlines())["as_of"] == then.isoformat()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"format": "docx"}, "csv, tsv, jsonl, parquet, xlsx"),
+        ({"columns": "symbol,nothing"}, "gnomad.loeuf"),
+        ({"columns": ","}, "gnomad.loeuf"),
+        ({"filter[nothing]": "1"}, "filter[gnomad.loeuf]"),
+        ({"page[size]": "3"}, "filter[gnomad.loeuf]"),
+        ({"as_of": "2025-01-01", "sort": "symbol"}, "without filters and sort"),
+        ({"as_of": "June"}, "a time with its zone"),
+    ],
+)
+async def test_what_no_file_can_be_made_of_is_refused(
+    annotated: Desk, parameters: Mapping[str, str], says: str
+) -> None:
+    answer = await annotated.client.get("/api/export", params=dict(parameters))
+    assert answer.status_code == 400
+    assert says in answer.json()["detail"]
+
+
+async def test_who_comes_when_too_many_files_are_written_is_told_to_come_back(
+    annotated: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "EXPORTS_MAX", 0)
+    answer = await annotated.client.get("/api/export")
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:annobus:problem:exports-crowded"
+
+
+async def test_a_file_that_cannot_be_written_is_an_error_of_the_request(
+    annotated: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = annotated.database.environment["GATEWAY_DATABASE_URL"].rsplit("@", 1)[0]
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", f"{nobody}@127.0.0.1:9/x")
+    answer = await annotated.client.get("/api/export")
+    assert answer.status_code == 500
+    assert answer.json()["type"] == "urn:annobus:problem:export-failed"
+    monkeypatch.undo()
+
+
+async def test_a_client_that_leaves_ends_the_work(annotated: Desk) -> None:
+    """The file is far larger than what is kept on its way."""
+    await annotated.execute(
+        """INSERT INTO cache.gene (hgnc_id, version, document, status)
+           SELECT 'HGNC:' || n, 1, json_build_object('symbol', 'X' || n, 'status', 'approved',
+               'name', repeat('x', 20000), 'annotations', '{}'::json), 'approved'
+           FROM generate_series(100000, 100999) n"""
+    )
+    await annotated.execute(
+        "SELECT cache.summarise(array_agg(hgnc_id)) FROM cache.gene WHERE hgnc_id > 'HGNC:1000'"
+    )
+    # The client of the other tests reads on, whether anybody takes what it has read or not.
+    reader, writer = await asyncio.open_connection("127.0.0.1", annotated.port)
+    writer.write(b"GET /api/export?format=jsonl HTTP/1.1\r\nHost: here\r\n\r\n")
+    assert b"200 OK" in await reader.readline()
+    assert await _count_exports(annotated) == 1
+    writer.transport.abort()
+
+    async def none_is_read() -> bool:
+        return await _count_exports(annotated) == 0
+
+    await until(none_is_read, "the child has ended")
+
+
+async def _count_exports(desk: Desk) -> int:
+    (row,) = await desk.rows(
+        """SELECT count(*) FROM pg_stat_activity
+           WHERE datname = current_database() AND application_name LIKE 'gateway-export %'"""
+    )
+    return int(row[0])
