@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 from services.chassis import telemetry
 
+TURNS_MAX = 4
+
 
 @dataclass
 class Changes:
     """A wake-up carries no data, so who is slow costs nothing, and one that is lost, a look."""
 
     is_over: bool = False  # The gateway stops: who follows comes back to another.
+    # However many follow, so many ask the database at once: most connections are for others.
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TURNS_MAX))
     _followers: set[asyncio.Event] = field(default_factory=set)
 
     def hear(self) -> None:

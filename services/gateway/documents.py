@@ -19,6 +19,9 @@ HEARD_MAX = 200_000  # Genes whose newest version is remembered; the catalogue h
 AGE_SECONDS_MAX = 60.0  # What a message that got lost without a trace costs at most.
 
 
+_DATA = b'"data":'
+
+
 @dataclass(frozen=True)
 class Held:
     """An answer as it is sent; `version` is that of the document in it."""
@@ -27,6 +30,11 @@ class Held:
     etag: str
     body: bytes
     kept_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def resource(self) -> bytes:
+        """The gene alone, as a list has it: `data` is the last member of an answer."""
+        return self.body[self.body.index(_DATA) + len(_DATA) : -1]
 
 
 def _size(_: str, held: Held) -> int:

@@ -35,6 +35,7 @@ EXPORT = Allowed(
     others=("format", "columns", "as_of"),
 )
 WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
+TEXTS_MAX = 10  # Each is looked for in all names.
 DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
 
 
@@ -43,6 +44,7 @@ class Summaries:
     """What genes are compared by: the fields of the catalogue, and those that sources declare."""
 
     engine: AsyncEngine
+    catalogue: str | None = None  # The source that says which genes there are.
     _list: Allowed = LIST
     _facets: Allowed = FACETS
     _exports: Allowed = EXPORT
@@ -67,6 +69,7 @@ class Summaries:
                 return
             async with self.engine.connect() as connection:
                 compared = {**COMPARED, **await catalogue.summary_fields(connection)}
+                self.catalogue = await catalogue.get_catalogue_name(connection)
             self._list = replace(LIST, compared=compared)
             self._facets = replace(FACETS, compared=compared)
             self._exports = replace(EXPORT, compared=compared)
@@ -82,6 +85,9 @@ def normalised(query: Query) -> Query:
             case "symbol":
                 query.filters[name][:] = [domain.fold(value) for value in values]
             case "text":
+                if len(values) > TEXTS_MAX:
+                    accepted = f"at most {TEXTS_MAX} texts, separated by commas"
+                    raise jsonapi.invalid("filter[text]", ",".join(values), accepted)
                 query.filters[name][:] = [domain.pattern(domain.fold(value)) for value in values]
             case "entrez_id":
                 query.filters[name][:] = [value.rpartition(":")[2] for value in values]

@@ -39,7 +39,7 @@ def include_routes(
     for routes in (
         RunRoutes(engine),
         ControlRoutes(engine),
-        GeneListRoutes(engine, summaries),
+        GeneListRoutes(engine, summaries, documents, entries),
         ExportRoutes(engine, summaries, Exports()),
         GeneRoutes(engine, documents, entries),
         CatalogueRoutes(engine),

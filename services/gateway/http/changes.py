@@ -20,6 +20,7 @@ from services.chassis.database import CONNECTION_ERRORS
 from services.gateway import jsonapi
 from services.gateway.changes import Changes
 from services.gateway.errors import StreamsCrowded
+from services.gateway.gene_queries import read_panel
 from services.gateway.http.genes import find_gene
 from services.gateway.jsonapi import Query
 from services.gateway.store import history
@@ -31,7 +32,7 @@ NOW = "now"
 STREAMS_MAX = 500  # Of one gateway: each asks the database when there may be news.
 LOOK_SECONDS = 5.0  # What a wake-up costs that was lost, or came before its change could be read.
 SOON_SECONDS = 1.0  # After a wake-up: the change is told when no older transaction is open.
-PAUSE_SECONDS = 0.25  # Between two looks, whatever is heard.
+PAUSE_SECONDS = 0.5  # Between two looks, whatever is heard.
 ALIVE_SECONDS = 15.0  # Between two signs of life, for proxies.
 RETRY_MILLISECONDS = 2_000
 PAGE_OF_STREAM = 200
@@ -43,7 +44,7 @@ _OF_GENE = jsonapi.Allowed(
 _ALL = jsonapi.Allowed(
     sized=True,
     others=("since",),
-    filters=("gene", "source", "cause", "severity", "release"),
+    filters=("gene", "panel", "source", "cause", "severity", "release"),
 )
 
 log = structlog.get_logger()
@@ -115,11 +116,17 @@ class ChangeRoutes:
         return router
 
     async def _wanted(self, query: Query) -> Wanted:
+        """Of a panel its genes as they are now: a stream that goes on anew sees those of then."""
         wanted = _wanted(query)
-        if "gene" in query.filters:
-            async with self.engine.connect() as connection:
+        if "gene" in query.filters and "panel" in query.filters:
+            accepted = "it alone, or filter[gene] alone"
+            raise jsonapi.invalid("filter[panel]", query.given["filter[panel]"], accepted)
+        async with self.engine.connect() as connection:
+            if "gene" in query.filters:
                 hgnc_id = await find_gene(connection, query.filters["gene"][0])
-            wanted = replace(wanted, hgnc_id=hgnc_id)
+                return replace(wanted, hgnc_ids=[hgnc_id])
+            if await read_panel(connection, query):
+                return replace(wanted, hgnc_ids=query.filters["panel"])
         return wanted
 
     async def _since(self, given: str | None, name: str) -> Place:
@@ -143,7 +150,7 @@ class ChangeRoutes:
             while not self.changes.is_over:
                 changed.clear()
                 try:
-                    async with self.engine.connect() as connection:
+                    async with self.changes.turns, self.engine.connect() as connection:
                         page = await history.list_changes(connection, wanted, since, PAGE_OF_STREAM)
                 except CONNECTION_ERRORS as error:
                     log.warning("change_stream_ended", error=repr(error))

@@ -188,6 +188,7 @@ def _annotation(row: Row, address: str) -> dict[str, Any]:
         "hgnc_id": row["hgnc_id"],
         "source": row["source"],
         "status": row["status"],
+        "as_of": row["as_of"],
         "value": _json(row["value"]),
         "release": row["release"],
         "synthetic": row["synthetic"],

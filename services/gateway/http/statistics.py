@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.gateway import jsonapi
 from services.gateway.entries import Entries
 from services.gateway.http.genes import matches
-from services.gateway.store import catalogue, statistics
+from services.gateway.store import catalogue, panels, statistics
 
 NAMESPACE = "statistics"
 OVERLAPS_MAX = 200
+WITHOUT_SHOWN_MAX = 100  # Genes of a panel that a source says nothing of.
 
 _NOTHING = jsonapi.Allowed()
 _OVERLAPS = jsonapi.Allowed(filters=("source",))
@@ -83,6 +84,26 @@ class StatisticsRoutes:
 
         return await self._answer(request, f"overlaps {','.join(sources or [])}", make)
 
+    async def cover_panel(self, request: Request, panel_id: str) -> Response:
+        """Of how many genes of a panel each source has a value, and the first of those that it has
+        none of. `<id>@<version>` is a version of it, `<id>` the newest."""
+        _NOTHING.parse(request.query_params)
+        async with self.engine.connect() as connection:
+            version, _ = await panels.find(connection, panel_id, "path panel_id")
+            scope = await panels.scope(connection, version)
+            rows = await statistics.cover(connection, scope.hgnc_ids)
+        data = [
+            {
+                "type": "coverage",
+                "id": row["source"],
+                "attributes": {**row, "without": row["without"][:WITHOUT_SHOWN_MAX]},
+            }
+            for row in rows
+        ]
+        told = {"id": str(version), "gene_count": len(scope.hgnc_ids)}
+        links = {"self": f"/api/statistics/panels/{version}"}
+        return jsonapi.respond(data, links, meta={"panel": told})
+
     async def _answer(
         self, request: Request, key: str, make: Callable[[AsyncConnection], Awaitable[bytes]]
     ) -> Response:
@@ -108,6 +129,7 @@ class StatisticsRoutes:
             (_SOURCES, self.list_sources, _NOTHING),
             (_FIELDS, self.list_fields, _NOTHING),
             (_OVERLAPPING, self.list_overlaps, _OVERLAPS),
+            ("/api/statistics/panels/{panel_id}", self.cover_panel, _NOTHING),
         ):
             router.add_api_route(path, handler, openapi_extra=allowed.openapi())
         return router

@@ -23,6 +23,13 @@ async def list_source_names(connection: AsyncConnection) -> list[str]:
     return list(rows)
 
 
+async def get_catalogue_name(connection: AsyncConnection) -> str | None:
+    name: str | None = await connection.scalar(
+        text("SELECT name FROM annotator.source_v1 WHERE is_catalogue")
+    )
+    return name
+
+
 async def list_bulk_names(connection: AsyncConnection) -> frozenset[str]:
     """Sources whose files are worked as a whole."""
     rows = await connection.scalars(

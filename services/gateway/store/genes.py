@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import RowMapping, text
@@ -81,6 +81,14 @@ class Document:
     version: int
     text: str
     place: Any = None  # Its value of what the list is sorted by.
+
+
+class Place(NamedTuple):
+    """A gene in a list, and its value of what that is sorted by."""
+
+    hgnc_id: str
+    number: int
+    value: Any
 
 
 async def list_documents(
@@ -179,6 +187,40 @@ async def get_facet(
         parameters | {"values_max": FACET_VALUES_MAX},
     )
     return Facet(row[0], row[1], [(one, n) for one, n in orjson.loads(row[2])], None, None)
+
+
+async def list_places(connection: AsyncConnection, query: Query) -> list[Place]:
+    """The genes of one page, and one more where there is a next page, without their documents."""
+    order, value, behind = _order(query)
+    conditions, parameters = _conditions(query, None)
+    if query.after is not None:
+        conditions.append(behind)
+        parameters["after_number"], parameters["after_value"] = query.after
+    rows = await connection.execute(
+        text(f"""
+            SELECT hgnc_id, hgnc_number, {value} AS place
+            FROM cache.gene_summary_v1 WHERE {" AND ".join(conditions)}
+            ORDER BY {order.format(value=value)} LIMIT :limit OFFSET :offset
+        """),
+        parameters | {"limit": query.size + 1, "offset": query.offset},
+    )
+    return [Place(*row) for row in rows]
+
+
+async def get_documents(connection: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Document]:
+    """Those of these genes that are approved and have a document."""
+    rows = await connection.execute(
+        text(f"""
+            SELECT hgnc_id, substr(hgnc_id, 6)::integer AS hgnc_number,
+                   document->>'symbol' AS symbol, NULL AS place, version,
+                   {_DOCUMENT} AS document, {_COMPLETION}
+            FROM unnest(CAST(:hgnc_ids AS text[])) AS asked (id) CROSS JOIN LATERAL (
+                SELECT * FROM cache.gene_v1 g WHERE g.hgnc_id = asked.id LIMIT 1) found
+            WHERE status = 'approved'
+        """),
+        {"hgnc_ids": list(hgnc_ids)},
+    )
+    return _completed(rows.mappings().all(), None)
 
 
 async def get_document(

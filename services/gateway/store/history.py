@@ -56,7 +56,8 @@ async def annotations_now(
     rows = await connection.execute(
         text("""
             SELECT hgnc_id, source, status, value::text AS value, valid_from,
-                   CAST(NULL AS timestamptz) AS valid_to, release_id, release, synthetic
+                   CAST(NULL AS timestamptz) AS valid_to, release_id, release, synthetic,
+                   checked_at AS as_of
             FROM annotator.current_annotation_v1
             WHERE hgnc_id = :hgnc_id AND (CAST(:source AS text) IS NULL OR source = :source)
             ORDER BY source
@@ -85,7 +86,8 @@ async def annotations_at(
                            WHERE r.source = s.name AND r.readable_since <= :at) THEN 'empty'
                        ELSE 'pending' END AS status,
                    a.value::text AS value, a.valid_from, a.valid_to, a.release_id,
-                   r.version AS release, coalesce(r.synthetic, false) AS synthetic
+                   r.version AS release, coalesce(r.synthetic, false) AS synthetic,
+                   CAST(NULL AS timestamptz) AS as_of  -- Nobody keeps when it was checked.
             FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS g (hgnc_id, place)
             CROSS JOIN annotator.source_v1 s
             LEFT JOIN LATERAL ({held}) a ON true
@@ -179,7 +181,7 @@ async def list_genes_at(
 class Wanted:
     """Which changes somebody wants to see; None: all."""
 
-    hgnc_id: str | None = None
+    hgnc_ids: Sequence[str] | None = None
     sources: Sequence[str] | None = None
     causes: Sequence[str] | None = None
     severities: Sequence[str] | None = None
@@ -209,8 +211,8 @@ async def list_changes(
         "(c.xid, c.id) > (CAST(CAST(:xid AS text) AS xid8), CAST(:id AS bigint))",
         "c.xid < pg_snapshot_xmin(pg_current_snapshot())",
     ]
-    if wanted.hgnc_id is not None:
-        conditions.append("c.hgnc_id = :hgnc_id")
+    if wanted.hgnc_ids is not None:
+        conditions.append("c.hgnc_id = ANY(CAST(:hgnc_ids AS text[]))")
     conditions += wanted.conditions("c")
     rows = await connection.execute(
         text(f"""
@@ -234,7 +236,7 @@ async def list_changes(
         {
             "xid": str(after[0]),
             "id": after[1],
-            "hgnc_id": wanted.hgnc_id,
+            "hgnc_ids": wanted.hgnc_ids,
             "source": wanted.sources,
             "cause": wanted.causes,
             "severity": wanted.severities,

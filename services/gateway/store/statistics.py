@@ -38,6 +38,27 @@ async def list_fields(connection: AsyncConnection) -> list[Row]:
     return [dict(row) for row in rows.mappings()]
 
 
+async def cover(connection: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Row]:
+    """How many of these genes each source has a value of, and those that it has none of."""
+    rows = await connection.execute(
+        text("""
+            SELECT s.name AS source, s.release, s.synthetic,
+                count(g.hgnc_id) FILTER (WHERE g.sources @> ARRAY[s.name]) AS annotation_count,
+                count(*) AS gene_count,
+                coalesce(array_agg(asked.hgnc_id ORDER BY asked.place)
+                    FILTER (WHERE g.sources @> ARRAY[s.name] IS NOT TRUE), '{}') AS without
+            FROM annotator.source_v1 s
+            CROSS JOIN unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS asked (hgnc_id, place)
+            LEFT JOIN cache.gene_summary_v1 g ON g.hgnc_id = asked.hgnc_id
+            WHERE NOT s.is_retired
+            GROUP BY s.name, s.release, s.synthetic, s.is_catalogue
+            ORDER BY NOT s.is_catalogue, s.name
+        """),
+        {"hgnc_ids": list(hgnc_ids)},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
 async def list_overlaps(
     connection: AsyncConnection, sources: Sequence[str] | None, limit: int
 ) -> list[Row]:

@@ -1,6 +1,7 @@
 """A gateway on a desk: its routes and sockets on a real port and database; tests are its bus."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Desk:
                VALUES ($1, $2, $3, $4, $5)
                ON CONFLICT (hgnc_id) DO UPDATE SET version = $2, document = $3,
                    annotated_by = $5""",
-            *(hgnc_id, version, orjson.dumps(document).decode(), status, list(annotations or {})),
+            *(hgnc_id, version, spaced(document), status, list(annotations or {})),
         )
         await self.execute("SELECT cache.summarise(ARRAY[$1])", hgnc_id)
 
@@ -233,6 +234,11 @@ async def frames_until(socket: ClientConnection, **fields: Any) -> Sequence[dict
             found.append(orjson.loads(await socket.recv()))
             if fields.items() <= found[-1].items():
                 return found
+
+
+def spaced(document: Mapping[str, Any]) -> str:
+    """As PostgreSQL writes what it has gathered."""
+    return json.dumps(document, separators=(", ", " : "))
 
 
 @asynccontextmanager

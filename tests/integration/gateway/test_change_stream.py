@@ -97,6 +97,23 @@ async def test_who_begins_now_hears_what_comes_and_no_more_than_was_asked_for(
     assert [one["attributes"]["after"]["start"] for one in page.json()["data"]] == [3, 3]
 
 
+async def test_the_changes_of_a_panel_are_those_of_its_genes(desk: Desk, storing: Storing) -> None:
+    made = await desk.client.post("/api/panels", json={"name": "kidney", "genes": [PKD2]})
+    panel_id = made.json()["data"]["id"]
+    await change(desk, storing, "115", {PKD1: 1, PKD2: 1})
+    await change(desk, storing, "116", {PKD1: 2, PKD2: 2})
+    wanted = {"filter[panel]": panel_id}
+    page = (await desk.client.get("/api/changes", params=wanted)).json()
+    assert [one["attributes"]["hgnc_id"] for one in page["data"]] == [PKD2]
+    async with streaming(desk, None, **wanted) as stream:
+        _, told = await stream.next()
+        assert told["hgnc_id"] == PKD2
+    both = {**wanted, "filter[gene]": "PKD1"}
+    answer = await desk.client.get("/api/changes", params=both)
+    assert answer.status_code == 400
+    assert "filter[gene] alone" in answer.json()["detail"]
+
+
 async def _follows(desk: Desk) -> bool:
     return desk.changes.follower_count == 1
 

@@ -8,7 +8,7 @@ from contracts.messages import NamespaceInvalidated
 from services.cache.statistics import VIEWS
 from services.gateway.store import statistics
 from tests.builders import build_release
-from tests.integration.gateway.desk import PKD1, PKD2, Desk
+from tests.integration.gateway.desk import PKD1, PKD2, WWTR1, Desk
 
 
 @pytest_asyncio.fixture
@@ -91,3 +91,20 @@ async def test_statistics_are_read_once_until_the_cache_says_that_there_are_new_
     await counted.handlers.on_namespace_invalidated(event)
     await counted.client.get("/api/statistics/sources")
     assert asked == 2
+
+
+async def test_a_panel_is_covered_by_the_sources_that_have_values_of_its_genes(
+    counted: Desk,
+) -> None:
+    body = {"name": "kidney", "genes": [PKD1, PKD2, "WWTR1"]}
+    made = await counted.client.post("/api/panels", json=body)
+    address = f"/api/statistics/panels/{made.json()['data']['id']}"
+    answer = await counted.client.get(address)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["meta"]["panel"]["gene_count"] == 3
+    found = {item["id"]: item["attributes"] for item in answer.json()["data"]}
+    assert (found["gnomad"]["annotation_count"], found["gnomad"]["gene_count"]) == (2, 3)
+    assert found["gnomad"]["without"] == [WWTR1]
+    assert found["hpo"]["without"] == [PKD2, WWTR1]
+    answer = await counted.client.get("/api/statistics/panels/nothing")
+    assert answer.status_code == 404

@@ -1,0 +1,79 @@
+"""How many statements each route asks of the database: a route that asks once more for each row it
+shows would be slow where there are many, and nothing else here would notice."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, event
+
+from tests.builders import build_release
+from tests.integration.gateway.desk import PKD1, Desk
+from tests.integration.gateway.test_dead_letters import keep, letter
+
+STATEMENTS_MAX = 4
+# The first time: which fields and which catalogue there are, then a page that is in no memory.
+MORE = {"/api/genes": 6}
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+async def test_each_route_asks_few_statements(
+    stocked: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stocked.database.environment.items():
+        monkeypatch.setenv(name, value)
+    run_id = await stocked.start()
+    async with stocked.database.begin("annotator") as tx:
+        release_id = await build_release(tx, "hpo")
+    (letter_id,) = await keep(stocked, letter())
+    panel = await stocked.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
+    named = {
+        "run_id": run_id,
+        "gene": PKD1,
+        "name": "hpo",
+        "source": "hpo",
+        "namespace": "genes",
+        "release_id": release_id,
+        "letter_id": letter_id,
+        "version": 1,
+        "other": 1,
+        "panel_id": panel.json()["data"]["id"],
+    }
+    described = (await stocked.client.get("/openapi.json")).json()["paths"]
+    asked: dict[str, int] = {}
+    for path, methods in described.items():
+        if "get" in methods:
+            with counted() as statements:
+                answer = await stocked.client.get(path.format(**named))
+            assert answer.status_code < 500, path
+            asked[path] = len(statements)
+    too_many = {
+        path: count for path, count in asked.items() if count > MORE.get(path, STATEMENTS_MAX)
+    }
+    assert too_many == {}
+
+
+async def test_what_is_in_memory_is_answered_without_a_statement(stocked: Desk) -> None:
+    for path in (
+        f"/api/genes/{PKD1}",
+        "/api/genes/PKD1",
+        "/api/genes?page[number]=1&page[size]=20",
+    ):
+        first = await stocked.client.get(path)
+        with counted() as statements:
+            again = await stocked.client.get(path)
+        assert again.content == first.content
+        assert statements == [], path
