@@ -74,7 +74,7 @@ async def _parts(
     while found := await history.list_genes_at(connection, order.as_of, number, GENES_AT_ONCE):
         documents = await history.documents_at(connection, found, order.as_of)
         yield documents
-        number = documents[-1].number
+        number = int(found[-1].partition(":")[2])
 
 
 def _facts(order: ExportOrder, moment: datetime) -> list[tuple[str, str]]:

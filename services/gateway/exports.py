@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import structlog
@@ -14,7 +14,7 @@ from services.gateway.export_order import ExportOrder
 
 EXPORTS_MAX = 2  # At once: each takes a processor.
 PART_BYTES = 256 * 1024
-FIRST_SECONDS_MAX = 60.0  # Of a workbook nothing can be sent before its end.
+FIRST_SECONDS_MAX = 300.0  # Of a workbook nothing can be sent before its end.
 END_SECONDS_MAX = 5.0
 WORDS_BYTES_MAX = 4_000
 
@@ -22,19 +22,17 @@ log = structlog.get_logger()
 
 
 class Exports:
-    """So many at once; who comes then is told to come back. A client that leaves ends its child."""
+    """So many at once; who comes then is told to come back."""
 
     def __init__(self) -> None:
         self._open = 0
 
-    async def start(self, order: ExportOrder) -> AsyncIterator[bytes]:
-        """The file, in parts, when its first part is there: what fails before is an error of the
-        request. Raises ExportsCrowded and ExportFailed."""
+    async def start(self, order: ExportOrder) -> "Export":
+        """When the first part of the file is there: what fails before is an error of the request.
+        Whoever gets an export ends it. Raises ExportsCrowded and ExportFailed."""
         if self._open >= EXPORTS_MAX:
             raise ExportsCrowded(f"{EXPORTS_MAX} exports are being made here; come back in a while")
-        self._open += 1
-        telemetry.EXPORTS.set(self._open)
-        child = None
+        self._note(1)
         try:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.gateway.exporter"),
@@ -43,34 +41,54 @@ class Exports:
                 stderr=PIPE,
                 limit=PART_BYTES,
             )
-            first = await _first_part(child, order)
         except BaseException:
-            await self._end(child)
+            self._note(-1)
             raise
-        return self._parts(child, first)
-
-    async def _parts(self, child: Process, first: bytes) -> AsyncIterator[bytes]:
-        assert child.stdout is not None
+        export = Export(child, lambda: self._note(-1))
         try:
-            part = first
-            while part:
-                yield part
-                part = await child.stdout.read(PART_BYTES)
-            if (
-                await child.wait() != 0
-            ):  # Cut off: the connection breaks, so that nobody believes it.
-                raise ExportFailed(await _last_words(child))
-        finally:
-            await self._end(child)
+            await export.begin(order)
+        except BaseException:
+            await export.end()
+            raise
+        return export
 
-    async def _end(self, child: Process | None) -> None:
-        self._open -= 1
+    def _note(self, number: int) -> None:
+        self._open += number
         telemetry.EXPORTS.set(self._open)
-        if child is not None and child.returncode is None:
+
+
+class Export:
+    """A file that a child process writes; a client that leaves ends it."""
+
+    def __init__(self, child: Process, on_end: Callable[[], None]) -> None:
+        self._child = child
+        self._on_end = on_end
+        self._first = b""
+        self._is_over = False
+
+    async def begin(self, order: ExportOrder) -> None:
+        self._first = await _first_part(self._child, order)
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        assert self._child.stdout is not None
+        part = self._first
+        while part:
+            yield part
+            part = await self._child.stdout.read(PART_BYTES)
+        if await self._child.wait() != 0:  # The connection breaks, so that nobody believes it.
+            raise ExportFailed(await _last_words(self._child))
+
+    async def end(self) -> None:
+        """However far it is, and once, however often it is called."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._on_end()
+        if self._child.returncode is None:
             with suppress(ProcessLookupError):
-                child.kill()
+                self._child.kill()
             async with asyncio.timeout(END_SECONDS_MAX):
-                await child.wait()
+                await self._child.wait()
 
 
 async def _first_part(child: Process, order: ExportOrder) -> bytes:
@@ -78,10 +96,13 @@ async def _first_part(child: Process, order: ExportOrder) -> bytes:
     assert child.stdout is not None
     child.stdin.write(order.model_dump_json().encode())
     child.stdin.close()
-    async with asyncio.timeout(FIRST_SECONDS_MAX):
-        part = await child.stdout.read(PART_BYTES)
-        if not part and await child.wait() != 0:
-            raise ExportFailed(await _last_words(child))
+    try:
+        async with asyncio.timeout(FIRST_SECONDS_MAX):
+            part = await child.stdout.read(PART_BYTES)
+            if not part and await child.wait() != 0:
+                raise ExportFailed(await _last_words(child))
+    except TimeoutError:
+        raise ExportFailed(f"nothing was written within {FIRST_SECONDS_MAX:g} s") from None
     return part
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.chassis.database import CONNECTION_ERRORS
 from services.gateway import domain, jsonapi
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import catalogue, panels
@@ -39,6 +41,9 @@ TEXTS_MAX = 10  # Each is looked for in all names.
 DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
 
 
+log = structlog.get_logger()
+
+
 @dataclass
 class Summaries:
     """What genes are compared by: the fields of the catalogue, and those that sources declare."""
@@ -49,7 +54,7 @@ class Summaries:
     _facets: Allowed = FACETS
     _exports: Allowed = EXPORT
     _read_at: float = -inf
-    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _reading: "asyncio.Task[None] | None" = None
 
     async def of_lists(self) -> Allowed:
         await self._refresh()
@@ -64,9 +69,21 @@ class Summaries:
         return self._exports
 
     async def _refresh(self) -> None:
-        async with self._reading:
-            if time.monotonic() - self._read_at < DECLARED_SECONDS:
-                return
+        """Once for all who ask meanwhile. What was read before is good enough while the database
+        does not answer."""
+        if time.monotonic() - self._read_at < DECLARED_SECONDS:
+            return
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        try:
+            await asyncio.shield(self._reading)
+        except CONNECTION_ERRORS as error:
+            if self._read_at == -inf:
+                raise
+            log.warning("summary_fields_unread", error=repr(error))
+
+    async def _read(self) -> None:
+        try:
             async with self.engine.connect() as connection:
                 compared = {**COMPARED, **await catalogue.summary_fields(connection)}
                 self.catalogue = await catalogue.get_catalogue_name(connection)
@@ -74,6 +91,8 @@ class Summaries:
             self._facets = replace(FACETS, compared=compared)
             self._exports = replace(EXPORT, compared=compared)
             self._read_at = time.monotonic()
+        finally:
+            self._reading = None
 
 
 def normalised(query: Query) -> Query:

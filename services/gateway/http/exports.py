@@ -1,6 +1,6 @@
 """Genes as a file: CSV, TSV, JSON Lines, Parquet or a workbook."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from os import getpid
@@ -10,11 +10,12 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from starlette.types import Receive, Scope, Send
 
 from services.gateway import jsonapi
 from services.gateway.columns import chosen
 from services.gateway.export_order import MEDIA_TYPES, ExportOrder, Format
-from services.gateway.exports import Exports
+from services.gateway.exports import Export, Exports
 from services.gateway.gene_queries import EXPORT, Summaries, read_panel
 from services.gateway.http.genes import moment_of
 from services.gateway.jsonapi import Query
@@ -58,7 +59,7 @@ class ExportRoutes:
             as_of=at,
         )
         name = f"genes{_day(at)}.{form}"
-        return StreamingResponse(
+        return _File(
             await self.exports.start(order),
             media_type=MEDIA_TYPES[form],
             headers={
@@ -71,6 +72,20 @@ class ExportRoutes:
         router = APIRouter(tags=["genes"])
         router.add_api_route(_ADDRESS, self.export, openapi_extra=EXPORT.openapi())
         return router
+
+
+class _File(StreamingResponse):
+    """Ends its export also for a client that has left before anything was sent."""
+
+    def __init__(self, export: Export, media_type: str, headers: Mapping[str, str]) -> None:
+        super().__init__(export.parts(), media_type=media_type, headers=headers)
+        self._export = export
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._export.end()
 
 
 async def _columns(connection: AsyncConnection, query: Query) -> tuple[str, ...] | None:

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ import pytest
 import pytest_asyncio
 
 from services.gateway import exports
+from services.gateway.errors import ExportsCrowded
+from services.gateway.export_order import ExportOrder
+from services.gateway.exports import Exports
 from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, PKD2, TAFAZZIN, WWTR1, Desk
 from tests.integration.gateway.storing import Storing
@@ -221,6 +225,22 @@ async def test_a_file_that_cannot_be_written_is_an_error_of_the_request(
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:annobus:problem:export-failed"
     monkeypatch.undo()
+
+
+async def test_an_export_that_nobody_reads_gives_its_place_back(annotated: Desk) -> None:
+    """As of a client that has left before anything was sent."""
+    files = Exports()
+    order = ExportOrder(format="csv", service_pid=os.getpid(), query="", columns=None, as_of=None)
+    for _ in range(exports.EXPORTS_MAX):
+        export = await files.start(order)
+        await export.end()
+        await export.end()  # Once is enough, twice does no harm.
+    taken = [await files.start(order) for _ in range(exports.EXPORTS_MAX)]
+    with pytest.raises(ExportsCrowded):
+        await files.start(order)
+    for export in taken:
+        await export.end()
+    assert await _count_exports(annotated) == 0
 
 
 async def test_a_client_that_leaves_ends_the_work(annotated: Desk) -> None:

@@ -1,11 +1,16 @@
 """Lists of genes, filtered and sorted by what sources say of them."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from contracts.views import SummaryKind
+from services.gateway import gene_queries
+from services.gateway.gene_queries import Summaries
+from services.gateway.store import catalogue
 from tests.integration.gateway.desk import PKD1, PKD2, TAFAZZIN, WWTR1, Desk
 
 # Two genes have the same value, one has none, one nobody has said anything of.
@@ -178,3 +183,26 @@ async def test_facets_that_there_are_none_of_are_refused(annotated: Desk, facets
     answer = await annotated.client.get(f"/api/genes/facets?facets={facets}")
     assert answer.status_code == 400
     assert "clingen.strongest" in answer.json()["detail"]
+
+
+async def test_fields_stay_known_while_the_database_does_not_answer(
+    annotated: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gene_queries, "DECLARED_SECONDS", 0.0)
+    asked = 0
+
+    async def gone(_: object) -> dict[str, SummaryKind]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        raise OSError("the database is gone for a moment")
+
+    async with annotated.database.engine("gateway") as engine:
+        summaries = Summaries(engine)
+        known = await summaries.of_lists()
+        assert "gnomad.loeuf" in known.compared
+        monkeypatch.setattr(catalogue, "summary_fields", gone)
+        assert await asyncio.gather(*(summaries.of_lists() for _ in range(10))) == [known] * 10
+        assert asked == 1  # Once for all who asked meanwhile.
+        with pytest.raises(OSError, match="gone"):
+            await Summaries(engine).of_lists()  # Whose fields it would have to guess.
