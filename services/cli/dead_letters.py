@@ -21,6 +21,7 @@ from services.cli.options import (
     PageSize,
     State,
     Url,
+    given,
 )
 
 MANY_MAX = 1_000
@@ -66,7 +67,7 @@ def list_letters(
     json: Json = False,
 ) -> None:
     """The letters there are, newest first, whatever became of them."""
-    filters = _given(kind, topic, source, run, message_type) | _set(state=letter_state)
+    filters = _filters(kind, topic, source, run, message_type) | given(state=letter_state)
     pages.show(LETTERS, page, page_size, url, folder, json=json, filters=filters)
 
 
@@ -96,8 +97,8 @@ def retry(
     json: Json = False,
 ) -> None:
     """Send messages to their topics again; have what is left of batches worked by a new run."""
-    filters = _given(kind, topic, source, run, message_type)
-    reasons = {"by": by} | _set(note=note)
+    filters = _filters(kind, topic, source, run, message_type)
+    reasons = {"by": by} | given(note=note)
     _decide("retry", letter_id, all_letters, filters, at_most, reasons, url, folder, json)
 
 
@@ -118,7 +119,7 @@ def discard(
     json: Json = False,
 ) -> None:
     """Give letters up. They are kept, with the note."""
-    filters = _given(kind, topic, source, run, message_type)
+    filters = _filters(kind, topic, source, run, message_type)
     reasons = {"by": by, "note": note}
     _decide("discard", letter_id, all_letters, filters, at_most, reasons, url, folder, json)
 
@@ -257,15 +258,11 @@ def _cut(text: str) -> str:
     return text[:SHOWN_CHARACTERS_MAX] + more
 
 
-def _given(
+def _filters(
     kind: str | None,
     topic: str | None,
     source: str | None,
     run: str | None,
     message_type: str | None,
 ) -> dict[str, str]:
-    return _set(kind=kind, topic=topic, source=source, run=run, type=message_type)
-
-
-def _set(**options: str | None) -> dict[str, str]:
-    return {name: value for name, value in options.items() if value is not None}
+    return given(kind=kind, topic=topic, source=source, run=run, type=message_type)

@@ -81,3 +81,8 @@ Port = Annotated[
         help=f"The gateway's port; without it {GATEWAY_PORT}, or a free one where that is taken.",
     ),
 ]
+
+
+def given(**options: str | None) -> dict[str, str]:
+    """Those options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

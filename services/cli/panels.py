@@ -23,6 +23,7 @@ from services.cli.options import (
     PageSize,
     State,
     Url,
+    given,
 )
 
 ADDRESS = "/api/panels"
@@ -81,7 +82,7 @@ def list_panels(
     json: Json = False,
 ) -> None:
     """The panels there are, by name."""
-    filters = _set(name=part) | ({"archived": "true"} if archived else {})
+    filters = given(name=part) | ({"archived": "true"} if archived else {})
     pages.show(PANELS, page, page_size, url, folder, json=json, filters=filters)
 
 
@@ -130,7 +131,7 @@ def list_genes(
     listing = pages.Listing(
         f"{_address(panel_id, version)}/genes", GENES.columns, _gene, styles=STATE_STYLES
     )
-    pages.show(listing, page, page_size, url, folder, json=json, filters=_set(state=state))
+    pages.show(listing, page, page_size, url, folder, json=json, filters=given(state=state))
 
 
 @app.command("versions")
@@ -170,7 +171,7 @@ def create(
     json: Json = False,
 ) -> None:
     """Make a panel from genes: those named, or those of a file."""
-    said = {"name": name, **_set(description=description, note=note, by=by), **_left(leave_out)}
+    said = {"name": name, **given(description=description, note=note, by=by), **_left(leave_out)}
     headers = _headers(idempotency_key)
 
     async def made(client: Client) -> Document:
@@ -200,7 +201,7 @@ def update(
     json: Json = False,
 ) -> None:
     """Make a new version of a panel with these genes instead of its own."""
-    said = _set(note=note, by=by) | _left(leave_out)
+    said = given(note=note, by=by) | _left(leave_out)
     headers = _headers(idempotency_key)
 
     async def made(client: Client) -> Document:
@@ -227,7 +228,7 @@ def add(
     json: Json = False,
 ) -> None:
     """Make a new version of a panel with more genes: those named, or those of a file."""
-    said = _set(note=note, by=by) | _left(leave_out)
+    said = given(note=note, by=by) | _left(leave_out)
     _edit(panel_id, "add", genes, file, said, base, idempotency_key, url, folder, json=json)
 
 
@@ -246,7 +247,7 @@ def remove(
     json: Json = False,
 ) -> None:
     """Make a new version of a panel without some genes."""
-    said = _set(note=note, by=by)
+    said = given(note=note, by=by)
     _edit(panel_id, "remove", genes, file, said, base, idempotency_key, url, folder, json=json)
 
 
@@ -260,7 +261,7 @@ def rename(
     json: Json = False,
 ) -> None:
     """Call a panel something else, or say what it is for."""
-    changes = _set(name=name, description=description)
+    changes = given(name=name, description=description)
     if not changes:
         raise Refused("say what is to change: a NAME, --description, or both")
     document = _run(url, folder, lambda client: client.patch(_address(panel_id), changes))
@@ -335,7 +336,7 @@ async def _send(
             raise Refused("--column and --sheet are those of a file: name it with --file F")
         return await client.post(path, {**said, "genes": genes}, headers)
     parameters = {name: str(value) for name, value in said.items()}
-    parameters |= _set(column=column, sheet=sheet)
+    parameters |= given(column=column, sheet=sheet)
     media = MEDIA.get(file.suffix.lower(), TEXT)
     return await client.upload(f"{path}/upload", gene_list.read(file), media, parameters, headers)
 
@@ -383,10 +384,6 @@ def _address(panel_id: str, version: str | None = None) -> str:
 
 def _headers(idempotency_key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
-
-
-def _set(**options: str | None) -> dict[str, str]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _left(leave_out: bool) -> dict[str, str]:

@@ -67,7 +67,7 @@ async def _parts(
     connection: AsyncConnection, order: ExportOrder, query: Query
 ) -> AsyncIterator[Sequence[Document]]:
     if order.as_of is None:
-        async for part in genes.stream_documents(connection, query, None, GENES_AT_ONCE):
+        async for part in genes.stream_documents(connection, query, GENES_AT_ONCE):
             yield part
         return
     number = 0

@@ -2,13 +2,14 @@
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
 import orjson
+from fastapi import Request
 from fastapi.responses import Response
 from starlette.datastructures import QueryParams
 
@@ -264,6 +265,27 @@ def encode(
     if meta:
         document["meta"] = meta
     return orjson.dumps(document)
+
+
+def fragment(text: str | None) -> orjson.Fragment | None:
+    """JSON goes out as it is; nothing parses it here."""
+    return None if text is None else orjson.Fragment(text)
+
+
+def unless_known(
+    request: Request, body: Callable[[], bytes], etag: str, *, age_seconds: int | None = None
+) -> Response:
+    """An answer that a client may have: with its tag, and 304 where it still holds (RFC 9110
+    13.1.2: compared weakly)."""
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if age_seconds is not None:
+        headers["Age"] = str(age_seconds)
+    condition = request.headers.get("if-none-match")
+    if condition is not None:
+        tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
+        if etag in tags or tags == ["*"]:
+            return Response(status_code=304, headers=headers)
+    return Response(body(), headers=headers, media_type=MEDIA_TYPE)
 
 
 def respond(

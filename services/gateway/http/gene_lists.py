@@ -18,7 +18,7 @@ from services.gateway.domain import Refusal, Refused
 from services.gateway.entries import Entries
 from services.gateway.errors import CatalogueEmpty
 from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised, read_panel
-from services.gateway.http.genes import Names, answer, matches, moment_of, resource
+from services.gateway.http.genes import Names, answer, moment_of, resource
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import genes, history, names
 from services.gateway.store.genes import SORTS, Document, Facet, Place
@@ -120,12 +120,12 @@ class GeneListRoutes:
         after = jsonapi.cursor(query.sort, page[-1].number, page[-1].value) if more else None
         links = jsonapi.page_links("/api/genes", query, more=more, after=after)
         etag = f'"{sha256(b"".join(one.etag.encode() for one in held)).hexdigest()}"'
-        headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if matches(request.headers.get("if-none-match"), etag):
-            return Response(status_code=304, headers=headers)
-        data = b",".join(one.resource for one in held)
-        body = jsonapi.encode(orjson.Fragment(b"[" + data + b"]"), links)
-        return Response(body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
+
+        def body() -> bytes:
+            data = b",".join(one.resource for one in held)
+            return jsonapi.encode(orjson.Fragment(b"[" + data + b"]"), links)
+
+        return jsonapi.unless_known(request, body, etag)
 
     async def _held(self, hgnc_ids: Sequence[str]) -> list[Held]:
         """Documents of genes, in this order; without those that are not built yet."""

@@ -77,10 +77,7 @@ class GeneRoutes:
         held = self.documents.get(hgnc_id) if query.fields is None else None
         if held is None:
             held = await self._read(gene, hgnc_id, query)
-        headers = {"ETag": held.etag, "Cache-Control": "no-cache"}
-        if matches(request.headers.get("if-none-match"), held.etag):
-            return Response(status_code=304, headers=headers)
-        return Response(held.body, headers=headers, media_type=jsonapi.MEDIA_TYPE)
+        return jsonapi.unless_known(request, lambda: held.body, held.etag)
 
     async def _get_at(self, gene: str, query: Query) -> Response:
         async with self.engine.connect() as connection:
@@ -162,7 +159,8 @@ class GeneRoutes:
 
     async def _document(self, hgnc_id: str, query: Query) -> Document | None:
         async with self.engine.connect() as connection:
-            return await genes.get_document(connection, hgnc_id, query.fields)
+            found = await genes.get_documents(connection, [hgnc_id], query.fields)
+        return found[0] if found else None
 
     async def _meant(self, gene: str) -> str:
         """The HGNC id of the gene that a name means. Raises the errors of one that means none, or
@@ -294,14 +292,6 @@ def answer(document: Document) -> Held:
     body = jsonapi.encode(resource(document), {"self": _address(document)})
     # Not the version: a status may change without it.
     return Held(version=document.version, etag=f'"{sha256(body).hexdigest()}"', body=body)
-
-
-def matches(condition: str | None, etag: str) -> bool:
-    """RFC 9110 13.1.2: compared weakly."""
-    if condition is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
-    return etag in tags or tags == ["*"]
 
 
 def _check_text(gene: str) -> None:

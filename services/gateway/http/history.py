@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -178,18 +177,13 @@ def _as_of(at: datetime | None) -> dict[str, object] | None:
     return None if at is None else {"as_of": at.astimezone(UTC)}
 
 
-def _json(text: str | None) -> orjson.Fragment | None:
-    """A value's text goes out as it is; nothing parses it here."""
-    return None if text is None else orjson.Fragment(text)
-
-
 def _annotation(row: Row, address: str) -> dict[str, Any]:
     attributes = {
         "hgnc_id": row["hgnc_id"],
         "source": row["source"],
         "status": row["status"],
         "as_of": row["as_of"],
-        "value": _json(row["value"]),
+        "value": jsonapi.fragment(row["value"]),
         "release": row["release"],
         "synthetic": row["synthetic"],
         "valid_from": row["valid_from"],
@@ -236,8 +230,8 @@ def _difference(row: Row) -> dict[str, Any]:
         "hgnc_id": row["hgnc_id"],
         "symbol": row["symbol"],
         "source": row["source"],
-        "before": _json(row["before"]),
-        "after": _json(row["after"]),
+        "before": jsonapi.fragment(row["before"]),
+        "after": jsonapi.fragment(row["after"]),
         "release_before": row["release_before"],
         "release": row["release"],
     }

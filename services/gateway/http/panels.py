@@ -2,52 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field, ValidationError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.messages import GENES_MAX
 from services.chassis.http import field_error
-from services.gateway import domain, jsonapi
-from services.gateway.domain import Member, PanelVersion, Refused, fold, pattern
+from services.gateway import jsonapi
+from services.gateway.domain import PanelVersion, fold, pattern
 from services.gateway.errors import (
-    CatalogueEmpty,
-    MediaUnknown,
     PanelArchived,
     PanelChanged,
     PanelInvalid,
-    PanelRefused,
-    UploadUnreadable,
 )
 from services.gateway.http import keys
 from services.gateway.http.bodies import Body, Genes, Note, PanelName, Person
 from services.gateway.http.keys import IdempotencyKey
+from services.gateway.http.panel_files import file_of, key_of, uploaded
+from services.gateway.http.panel_lists import Given, Unresolved, edit, resolve
 from services.gateway.jsonapi import Allowed, Query
-from services.gateway.spellings import Damage, damaged
-from services.gateway.store import names, panels
+from services.gateway.store import panels
 from services.gateway.store.panels import NewVersion
 from services.gateway.tables import Format
 from services.gateway.uploads import Reader, Upload
 
-CANDIDATES_MAX = 20  # Genes that one name may mean, of those that a report names.
-ERRORS_MAX = 100  # Names that one answer refuses; its detail says how many there are.
 LEFT_OUT_SHOWN_MAX = 100  # In the resource of a version; its report has all.
 VERSION_MAX = 2**31 - 1
-
-MEDIA: Mapping[str, Format] = {
-    "text/plain": "txt",
-    "text/csv": "csv",
-    "text/tab-separated-values": "tsv",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
-}
-MULTIPART = "multipart/form-data"
-# What says nothing of a part of a form, so that the name of its file does.
-_VAGUE = ("", "application/octet-stream", "application/vnd.ms-excel")
 
 _ADDRESS = "/api/panels"
 _NOTHING = Allowed()
@@ -60,7 +42,6 @@ _UPLOADED_VERSION = Allowed(others=("base_version", *_SAID))
 
 _OF_THE_FILE = ("column", "sheet")
 
-Unresolved = Literal["refuse", "leave_out"]
 Base = Annotated[int, Field(ge=1, le=VERSION_MAX)]
 
 
@@ -111,20 +92,6 @@ class Change(Body):
 Told = TypeVar("Told", bound=_Said)
 
 
-class Given(NamedTuple):
-    """Names as somebody gave them; `lines` are those of a file."""
-
-    values: Sequence[str]
-    pointer: str
-    lines: Sequence[int] | None = None
-    origin: Mapping[str, Any] = {}
-
-    def where(self, place: int) -> str:
-        if self.lines is None:
-            return f"{self.pointer}/{place}"
-        return f"line {self.lines[place]}"
-
-
 @dataclass(frozen=True)
 class PanelRoutes:
     engine: AsyncEngine
@@ -147,9 +114,9 @@ class PanelRoutes:
         begin with # and empty ones are left out."""
         query = _UPLOADED.parse(request.query_params)
         panel = _parse(_Described, query)
-        content, form = await _file_of(request)
+        content, form = await file_of(request)
         given = await self._read(content, form, query)
-        said = b"panel " + _key_of(query, form) + content
+        said = b"panel " + key_of(query, form) + content
         return await self._create(panel, given, idempotency_key, said)
 
     async def _create(
@@ -159,7 +126,7 @@ class PanelRoutes:
             made = await keys.find(tx, key, said)
             is_replay = isinstance(made, PanelVersion)
             if not isinstance(made, PanelVersion):
-                members, report = await _resolve(tx, given, panel.unresolved)
+                members, report = await resolve(tx, given, panel.unresolved)
                 await panels.claim_name(tx, panel.name)
                 panel_id = await panels.insert_panel(tx, panel.name, panel.description, panel.by)
                 made = PanelVersion(panel_id, 1)
@@ -195,9 +162,9 @@ class PanelRoutes:
         """Make a new version from a file, whose genes stand instead of those of the newest."""
         query = _UPLOADED_VERSION.parse(request.query_params)
         revision = _parse(_Based, query)
-        content, form = await _file_of(request)
+        content, form = await file_of(request)
         given = await self._read(content, form, query)
-        said = f"version of {panel_id} ".encode() + _key_of(query, form) + content
+        said = f"version of {panel_id} ".encode() + key_of(query, form) + content
         return await self._revise(panel_id, revision, given, idempotency_key, said)
 
     async def _revise(
@@ -214,9 +181,16 @@ class PanelRoutes:
                 before = await panels.list_members(tx, newest)
                 if given is None:
                     assert isinstance(revision, Revision)  # A file is given.
-                    members, report = await _edit(tx, before, revision, newest)
+                    members, report = await edit(
+                        tx,
+                        before,
+                        newest,
+                        add=revision.add,
+                        remove=revision.remove,
+                        unresolved=revision.unresolved,
+                    )
                 else:
-                    members, report = await _resolve(tx, given, revision.unresolved)
+                    members, report = await resolve(tx, given, revision.unresolved)
                 is_new = {one.hgnc_id for one in members} != {one.hgnc_id for one, _ in before}
                 made = PanelVersion(newest.panel_id, newest.version + 1) if is_new else newest
                 if is_new:
@@ -372,7 +346,7 @@ class PanelRoutes:
         router.add_api_route(_ADDRESS, self.create, **making)
         router.add_api_route(_ADDRESS, self.list_panels, openapi_extra=_LISTED.openapi())
         router.add_api_route(
-            f"{_ADDRESS}/upload", self.upload, **making, openapi_extra=_uploaded(_UPLOADED)
+            f"{_ADDRESS}/upload", self.upload, **making, openapi_extra=uploaded(_UPLOADED)
         )
         router.add_api_route(panel, self.get_panel)
         router.add_api_route(panel, self.change, methods=["PATCH"])
@@ -383,7 +357,7 @@ class PanelRoutes:
             f"{versions}/upload",
             self.upload_version,
             **making,
-            openapi_extra=_uploaded(_UPLOADED_VERSION),
+            openapi_extra=uploaded(_UPLOADED_VERSION),
         )
         router.add_api_route(version, self.get_version)
         router.add_api_route(f"{version}/report", self.get_report)
@@ -392,60 +366,7 @@ class PanelRoutes:
         return router
 
 
-# ---------------------------------------------------------------------------------- uploads
-
-
-async def _file_of(request: Request) -> tuple[bytes, Format]:
-    """The content of an upload and what it is. Raises MediaUnknown and UploadUnreadable."""
-    media = _media(request.headers.get("content-type", ""))
-    if media != MULTIPART:
-        return await request.body(), _format(media, "")
-    try:
-        form = await request.form(max_files=1, max_fields=0)
-    except HTTPException as error:
-        if error.status_code != 400:
-            raise
-        accepted = "a form with one file and nothing else; what is said of it is in the query"
-        refused = field_error("/", str(error.detail), accepted)
-        raise UploadUnreadable(f"{refused['value']}; accepted: {accepted}", [refused]) from None
-    try:
-        files = [one for one in form.values() if isinstance(one, UploadFile)]
-        if len(files) != 1:
-            accepted = "a form with one file"
-            raise UploadUnreadable(
-                f"the form has no file; accepted: {accepted}",
-                [field_error("/", f"{len(files)} files", accepted)],
-            )
-        (file,) = files
-        return await file.read(), _format(_media(file.content_type or ""), file.filename or "")
-    finally:
-        await form.close()
-
-
-def _media(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
-
-
-def _format(media: str, filename: str) -> Format:
-    ending = filename.rpartition(".")[2].lower()
-    if media in _VAGUE and ending in MEDIA.values():
-        return next(form for form in MEDIA.values() if form == ending)
-    if media not in MEDIA:
-        accepted = f"{', '.join(MEDIA)} or {MULTIPART}"
-        error = field_error("header Content-Type", media, accepted)
-        raise MediaUnknown(f"{error['value']!r} is not read; accepted: {accepted}", [error])
-    return MEDIA[media]
-
-
-def _key_of(query: Query, form: Format) -> bytes:
-    return f"{form} {sorted(query.given.items())} ".encode(errors="replace")
-
-
-def _uploaded(allowed: Allowed) -> dict[str, Any]:
-    content = {
-        media: {"schema": {"type": "string", "format": "binary"}} for media in (*MEDIA, MULTIPART)
-    }
-    return allowed.openapi() | {"requestBody": {"required": True, "content": content}}
+# ---------------------------------------------------------------------------------- checks
 
 
 def _parse(kind: type[Told], query: Query) -> Told:
@@ -462,150 +383,6 @@ def _parse(kind: type[Told], query: Query) -> Told:
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise jsonapi.invalid(name, query.given.get(name), first["msg"]) from None
-
-
-# ---------------------------------------------------------------------------------- genes
-
-
-async def _resolve(
-    tx: AsyncConnection, given: Given, unresolved: Unresolved
-) -> tuple[list[Member], dict[str, Any]]:
-    """Genes in the order in which they are first named, and the report. Raises CatalogueEmpty and
-    PanelRefused."""
-    resolved = await names.resolve_each(tx, given.values)
-    if resolved.catalogue_empty:
-        raise CatalogueEmpty
-    members: dict[str, Member] = {}
-    for _, member in resolved.members:
-        members.setdefault(member.hgnc_id, member)
-    if resolved.refused and unresolved == "refuse":
-        raise _refusal(given, resolved.refused)
-    if not members:
-        accepted = "a list with one gene at least"
-        raise PanelRefused(
-            f"none of {len(given.values)} names is a gene; accepted: {accepted}",
-            [_error(given, one) for one in resolved.refused[:ERRORS_MAX]],
-        )
-    report = {
-        "given_count": len(given.values),
-        "duplicate_count": len(resolved.members) - len(members),
-        "left_out_count": len(resolved.refused),
-        **given.origin,
-        "left_out": [_left_out(given, one) for one in resolved.refused],
-    }
-    return list(members.values()), report
-
-
-async def _edit(
-    tx: AsyncConnection,
-    before: Sequence[tuple[Member, str]],
-    revision: Revision,
-    newest: PanelVersion,
-) -> tuple[list[Member], dict[str, Any]]:
-    """The genes of a version without some and with others behind them. Raises PanelRefused and
-    PanelInvalid."""
-    added: list[Member] = []
-    report: dict[str, Any] = {"given_count": 0, "duplicate_count": 0, "left_out_count": 0}
-    if revision.add is not None:
-        added, report = await _resolve(tx, Given(revision.add, "/add"), revision.unresolved)
-    removed = await _find_members(tx, before, revision.remove or [], newest)
-    both = [one for one in added if one.hgnc_id in removed]
-    if both:
-        accepted = "a gene in one of the two"
-        error = field_error("/add", both[0].given, accepted)
-        raise PanelInvalid(
-            f"{error['value']!r} is to be added and removed; accepted: {accepted}", [error]
-        )
-    members = {one.hgnc_id: one for one, _ in before if one.hgnc_id not in removed}
-    already = [one for one in added if one.hgnc_id in members]
-    members |= {one.hgnc_id: one for one in added if one.hgnc_id not in members}
-    report |= {"added_count": len(added) - len(already), "already_count": len(already)}
-    report["removed_count"] = len(removed)
-    if not 1 <= len(members) <= GENES_MAX:
-        accepted = f"a panel of 1 to {GENES_MAX} genes"
-        error = field_error("/add" if members else "/remove", f"{len(members)} genes", accepted)
-        raise PanelInvalid(f"{len(members)} genes would be left; accepted: {accepted}", [error])
-    return list(members.values()), report
-
-
-async def _find_members(
-    tx: AsyncConnection,
-    before: Sequence[tuple[Member, str]],
-    values: Sequence[str],
-    newest: PanelVersion,
-) -> set[str]:
-    """The genes of a version that are named so: by their ids, as they were given or are called
-    now, so that withdrawn ones are found too; or as any gene is. Raises PanelRefused."""
-    if not values:
-        return set()
-    ids = {one.hgnc_id for one, _ in before}
-    called: dict[str, set[str]] = {}
-    for one, now in before:
-        for name in filter(None, (one.given, one.symbol, now)):
-            called.setdefault(fold(name), set()).add(one.hgnc_id)
-    resolved = {
-        place: member.hgnc_id for place, member in (await names.resolve_each(tx, values)).members
-    }
-    found: set[str] = set()
-    errors = []
-    for place, value in enumerate(values):
-        by_name = called.get(fold(value), set())
-        if (hgnc_id := domain.hgnc_id(value)) in ids:
-            found.add(str(hgnc_id))
-        elif resolved.get(place) in ids:
-            found.add(resolved[place])
-        elif len(by_name) == 1:
-            found |= by_name
-        else:
-            accepted = f"a gene of version {newest.version}"
-            errors.append(field_error(f"/remove/{place}", value, accepted))
-    if errors:
-        raise PanelRefused(
-            f"{len(errors)} of {len(values)} names to remove are no gene of {newest}; "
-            f"the first: {errors[0]['value']!r}",
-            errors[:ERRORS_MAX],
-        )
-    return found
-
-
-def _refusal(given: Given, refused: Sequence[Refused]) -> PanelRefused:
-    errors = [_error(given, one) for one in refused[:ERRORS_MAX]]
-    shown = "" if len(errors) == len(refused) else f"; the first {len(errors)} are named"
-    return PanelRefused(
-        f"{len(refused)} of {len(given.values)} genes cannot be resolved{shown}; the first: "
-        f"{errors[0]['value']!r} is {refused[0].outcome}, accepted: {errors[0]['accepted']}. "
-        "With unresolved=leave_out the others make the panel",
-        errors,
-    )
-
-
-def _error(given: Given, one: Refused) -> dict[str, Any]:
-    error = field_error(given.where(one.place), one.value, one.accepted)
-    return error | {"code": _damage(one) or f"gene-{one.outcome}"} | _left_out(given, one)
-
-
-def _left_out(given: Given, one: Refused) -> dict[str, Any]:
-    return {
-        "place": one.place,
-        "line": None if given.lines is None else given.lines[one.place],
-        "value": one.value,
-        "outcome": one.outcome,
-        "damage": _damage(one),
-        "candidates": [
-            {"hgnc_id": gene.hgnc_id, "symbol": gene.symbol} for gene in one.genes[:CANDIDATES_MAX]
-        ],
-    }
-
-
-def _damage(one: Refused) -> Damage | None:
-    """As names are answered: dots are one where another name comes of them."""
-    found = damaged(fold(one.value)) if one.outcome == "unknown" else None
-    if found is None or (found.damage != "spreadsheet_date" and not one.genes):
-        return None
-    return found.damage
-
-
-# ---------------------------------------------------------------------------------- checks
 
 
 def _check_open(row: Mapping[str, Any], pointer: str) -> None:

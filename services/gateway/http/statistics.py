@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.gateway import jsonapi
 from services.gateway.entries import Entries
-from services.gateway.http.genes import matches
 from services.gateway.store import catalogue, panels, statistics
 
 NAMESPACE = "statistics"
@@ -112,16 +111,11 @@ class StatisticsRoutes:
                 return await make(connection)
 
         entry = await self.entries.get(NAMESPACE, key, (), made)
-        assert entry.value is not None
-        age = max(0, int((datetime.now(UTC) - entry.made_at).total_seconds()))
-        headers = {
-            "ETag": f'"{sha256(entry.value).hexdigest()}"',
-            "Age": str(age),
-            "Cache-Control": "no-cache",
-        }
-        if matches(request.headers.get("if-none-match"), headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        return Response(entry.value, headers=headers, media_type=jsonapi.MEDIA_TYPE)
+        value = entry.value
+        assert value is not None
+        age_seconds = max(0, int((datetime.now(UTC) - entry.made_at).total_seconds()))
+        etag = f'"{sha256(value).hexdigest()}"'
+        return jsonapi.unless_known(request, lambda: value, etag, age_seconds=age_seconds)
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["statistics"])

@@ -103,10 +103,10 @@ async def list_documents(
 
 
 async def stream_documents(
-    connection: AsyncConnection, query: Query, among: Sequence[str] | None, size: int
+    connection: AsyncConnection, query: Query, size: int
 ) -> AsyncIterator[list[Document]]:
     """All documents of a list, `size` at a time, of one moment. In a transaction."""
-    statement, parameters = _documents(query, among)
+    statement, parameters = _documents(query, None)
     parameters |= {"limit": None, "offset": 0}
     rows = await connection.stream(text(statement), parameters)
     async for part in rows.mappings().partitions(size):
@@ -114,25 +114,34 @@ async def stream_documents(
 
 
 def _documents(query: Query, among: Sequence[str] | None) -> tuple[str, dict[str, object]]:
+    page, parameters = _page(query, among)
+    order, _, _ = _order(query)
+    statement = f"""
+        SELECT found.hgnc_id, hgnc_number, symbol, place, version,
+               {_content(query.fields)} AS document,
+               {_COMPLETION}
+        FROM ({page}) page  -- Only its documents become text, not those that are skipped.
+        CROSS JOIN LATERAL (
+            SELECT g.hgnc_id, version, document, annotated_by, listed_at
+            FROM cache.gene_v1 g WHERE g.hgnc_id = page.hgnc_id LIMIT 1) found
+        ORDER BY {order.format(value="place")}
+    """
+    return statement, parameters | {"fields": query.fields}
+
+
+def _page(query: Query, among: Sequence[str] | None) -> tuple[str, dict[str, object]]:
+    """The genes of a page in their order, `:limit` of them."""
     order, value, behind = _order(query)
     conditions, parameters = _conditions(query, among)
     if query.after is not None:
         conditions.append(behind)
         parameters["after_number"], parameters["after_value"] = query.after
     statement = f"""
-        SELECT found.hgnc_id, hgnc_number, symbol, place, version,
-               {_content(query.fields)} AS document,
-               {_COMPLETION}
-        FROM (  -- Only the page's documents become text, not those that are skipped.
-            SELECT hgnc_id, hgnc_number, symbol, {value} AS place
-            FROM cache.gene_summary_v1 WHERE {" AND ".join(conditions)}
-            ORDER BY {order.format(value=value)} LIMIT :limit OFFSET :offset
-        ) page CROSS JOIN LATERAL (
-            SELECT g.hgnc_id, version, document, annotated_by, listed_at
-            FROM cache.gene_v1 g WHERE g.hgnc_id = page.hgnc_id LIMIT 1) found
-        ORDER BY {order.format(value="place")}
+        SELECT hgnc_id, hgnc_number, symbol, {value} AS place
+        FROM cache.gene_summary_v1 WHERE {" AND ".join(conditions)}
+        ORDER BY {order.format(value=value)} LIMIT :limit OFFSET :offset
     """
-    return statement, parameters | {"fields": query.fields}
+    return statement, parameters
 
 
 async def count_documents(
@@ -191,53 +200,28 @@ async def get_facet(
 
 async def list_places(connection: AsyncConnection, query: Query) -> list[Place]:
     """The genes of one page, and one more where there is a next page, without their documents."""
-    order, value, behind = _order(query)
-    conditions, parameters = _conditions(query, None)
-    if query.after is not None:
-        conditions.append(behind)
-        parameters["after_number"], parameters["after_value"] = query.after
-    rows = await connection.execute(
-        text(f"""
-            SELECT hgnc_id, hgnc_number, {value} AS place
-            FROM cache.gene_summary_v1 WHERE {" AND ".join(conditions)}
-            ORDER BY {order.format(value=value)} LIMIT :limit OFFSET :offset
-        """),
-        parameters | {"limit": query.size + 1, "offset": query.offset},
-    )
-    return [Place(*row) for row in rows]
+    page, parameters = _page(query, None)
+    parameters |= {"limit": query.size + 1, "offset": query.offset}
+    rows = await connection.execute(text(page), parameters)
+    return [Place(row.hgnc_id, row.hgnc_number, row.place) for row in rows]
 
 
-async def get_documents(connection: AsyncConnection, hgnc_ids: Sequence[str]) -> list[Document]:
+async def get_documents(
+    connection: AsyncConnection, hgnc_ids: Sequence[str], fields: Sequence[str] | None = None
+) -> list[Document]:
     """Those of these genes that are approved and have a document."""
     rows = await connection.execute(
         text(f"""
             SELECT hgnc_id, substr(hgnc_id, 6)::integer AS hgnc_number,
                    document->>'symbol' AS symbol, NULL AS place, version,
-                   {_DOCUMENT} AS document, {_COMPLETION}
+                   {_content(fields)} AS document, {_COMPLETION}
             FROM unnest(CAST(:hgnc_ids AS text[])) AS asked (id) CROSS JOIN LATERAL (
                 SELECT * FROM cache.gene_v1 g WHERE g.hgnc_id = asked.id LIMIT 1) found
             WHERE status = 'approved'
         """),
-        {"hgnc_ids": list(hgnc_ids)},
+        {"hgnc_ids": list(hgnc_ids), "fields": fields},
     )
-    return _completed(rows.mappings().all(), None)
-
-
-async def get_document(
-    connection: AsyncConnection, hgnc_id: str, fields: Sequence[str] | None
-) -> Document | None:
-    """None when the cache has no document of an approved gene with this id."""
-    rows = await connection.execute(
-        text(f"""
-            SELECT hgnc_id, substr(hgnc_id, 6)::integer AS hgnc_number,
-                   document->>'symbol' AS symbol, NULL AS place, version,
-                   {_content(fields)} AS document, {_COMPLETION}
-            FROM cache.gene_v1 found WHERE hgnc_id = :hgnc_id AND status = 'approved'
-        """),
-        {"hgnc_id": hgnc_id, "fields": fields},
-    )
-    completed = _completed(rows.mappings().all(), fields)
-    return completed[0] if completed else None
+    return _completed(rows.mappings().all(), fields)
 
 
 async def has_gene(connection: AsyncConnection, hgnc_id: str) -> bool:

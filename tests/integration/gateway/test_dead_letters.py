@@ -3,7 +3,6 @@
 import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,40 +21,13 @@ from services.gateway.http import dead_letters as routes
 from services.gateway.store import dead_letters as store
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX
 from tests.integration.gateway.desk import Desk, open_desk
+from tests.integration.gateway.letters import COMMANDS, PROBLEM, keep, letter
 from tests.system import Database, SharedCluster, database_to_read
 from tests.waiting import until
 
 ADDRESS = "/api/dead-letters"
 BY = {"by": "r.franklin"}
 REASONS = {"by": "r.franklin", "note": "the list was wrong"}
-PROBLEM = {"type": "urn:annobus:problem:malformed-message", "title": "It is broken", "detail": "x"}
-COMMANDS = StartRun.topic
-
-
-def letter(offset: int = 0, **changes: Any) -> Letter:
-    made = Letter(
-        topic=COMMANDS,
-        partition=0,
-        offset=offset,
-        recorded_at_ms=1_740_000_000_000,
-        parked_at_ms=1_750_000_000_000 + offset,
-        service="annotator",
-        group="planner",
-        attempts=1,
-        problem=dict(PROBLEM),
-        key=b"key",
-        headers=(("ce_type", StartRun.type.encode()), ("ce_id", b"an id")),
-        value=b'{"run_id": 7}',
-        is_left_at_origin=False,
-    )
-    return replace(made, **changes)
-
-
-async def keep(desk: Desk, *letters: Letter) -> list[str]:
-    for one in letters:
-        await desk.letters.on_letter(one)
-    rows = await desk.rows("SELECT id::text FROM gateway.dead_letter ORDER BY id")
-    return [row["id"] for row in rows][-len(letters) :]
 
 
 @pytest.fixture(scope="module")

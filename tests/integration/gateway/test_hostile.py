@@ -7,9 +7,8 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
-from tests.builders import build_release
-from tests.integration.gateway.desk import PKD1, Desk, open_desk
-from tests.integration.gateway.test_dead_letters import keep, letter
+from tests.integration.gateway.desk import Desk, open_desk
+from tests.integration.gateway.everything import Names, one_of_everything
 from tests.system import Database, SharedCluster, fresh_database
 
 DEEP = 100_000
@@ -51,25 +50,16 @@ ANY_TEXT = ("filter[type]", "filter[source]")  # Where there are such filters.
 NAMES = ("%00", "seven", "..%2F..", quote("'; DROP TABLE run; --"), "%F0%9F", "x" * 5_000, "%25")
 
 
-Names = dict[str, object]
-
-
 @pytest.fixture(scope="module")
 def filled_database(cluster: SharedCluster, template: str) -> Iterator[tuple[Database, Names]]:
     """In which there is one of everything that a path names, for all: nothing that is sent here is
     accepted."""
-    names: Names = {"gene": PKD1, "name": "hpo", "source": "hpo", "namespace": "genes"}
+    names: Names = {}
 
     async def fill(database: Database) -> None:
         async with open_desk(database) as desk:
             await desk.add_genes()
-            names["run_id"] = await desk.start(sources=["hpo"], all=True)
-            async with database.begin("annotator") as tx:
-                names["release_id"] = await build_release(tx, "hpo")
-            (names["letter_id"],) = await keep(desk, letter())
-            made = await desk.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
-            names["panel_id"] = made.json()["data"]["id"]
-            names.update(version=1, other=1)
+            names.update(await one_of_everything(desk))
 
     for database in fresh_database(cluster, template):
         asyncio.run(fill(database))

@@ -2,9 +2,8 @@
 
 import pytest
 
-from tests.builders import build_release
-from tests.integration.gateway.desk import PKD1, Desk
-from tests.integration.gateway.test_dead_letters import keep, letter
+from tests.integration.gateway.desk import Desk
+from tests.integration.gateway.everything import one_of_everything
 
 
 async def test_head_is_answered_like_get_without_content(
@@ -12,23 +11,7 @@ async def test_head_is_answered_like_get_without_content(
 ) -> None:
     for name, value in stocked.database.environment.items():
         monkeypatch.setenv(name, value)  # For the process that writes an export.
-    run_id = await stocked.start()
-    async with stocked.database.begin("annotator") as tx:
-        release_id = await build_release(tx, "hpo")
-    (letter_id,) = await keep(stocked, letter())
-    panel = await stocked.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
-    named = {
-        "run_id": run_id,
-        "gene": PKD1,
-        "name": "hpo",
-        "source": "hpo",
-        "namespace": "genes",
-        "release_id": release_id,
-        "letter_id": letter_id,
-        "panel_id": panel.json()["data"]["id"],
-        "version": 1,
-        "other": 1,
-    }
+    named = await one_of_everything(stocked)
     described = (await stocked.client.get("/openapi.json")).json()["paths"]
     addresses = [path.format(**named) for path, methods in described.items() if "get" in methods]
     assert len(addresses) > 5

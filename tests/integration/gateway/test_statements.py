@@ -7,9 +7,8 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Engine, event
 
-from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, Desk
-from tests.integration.gateway.test_dead_letters import keep, letter
+from tests.integration.gateway.everything import one_of_everything
 
 STATEMENTS_MAX = 4
 # The first time: which fields and which catalogue there are, then a page that is in no memory.
@@ -35,23 +34,7 @@ async def test_each_route_asks_few_statements(
 ) -> None:
     for name, value in stocked.database.environment.items():
         monkeypatch.setenv(name, value)
-    run_id = await stocked.start()
-    async with stocked.database.begin("annotator") as tx:
-        release_id = await build_release(tx, "hpo")
-    (letter_id,) = await keep(stocked, letter())
-    panel = await stocked.client.post("/api/panels", json={"name": "kidney", "genes": [PKD1]})
-    named = {
-        "run_id": run_id,
-        "gene": PKD1,
-        "name": "hpo",
-        "source": "hpo",
-        "namespace": "genes",
-        "release_id": release_id,
-        "letter_id": letter_id,
-        "version": 1,
-        "other": 1,
-        "panel_id": panel.json()["data"]["id"],
-    }
+    named = await one_of_everything(stocked)
     described = (await stocked.client.get("/openapi.json")).json()["paths"]
     asked: dict[str, int] = {}
     for path, methods in described.items():
