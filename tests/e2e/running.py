@@ -106,11 +106,14 @@ async def run_services(
     folder: Path,
     *,
     annotators: int = 1,
+    gateways: int = 1,
 ) -> AsyncIterator[Running]:
+    """Gateways are called `gateway`, `gateway-1` and so on; `url` is that of the first."""
     bootstrap = database.environment["ANNOBUS_KAFKA_BOOTSTRAP"]
     await create_topics(bootstrap, topics(SOURCES, topic_prefix))
     (folder / "failpoints").mkdir(parents=True)
-    names = [*(f"annotator-{slot}" for slot in range(annotators)), "cache", "gateway"]
+    replicas = [f"gateway-{number}" for number in range(1, gateways)]
+    names = [*(f"annotator-{slot}" for slot in range(annotators)), "cache", "gateway", *replicas]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     shared = {
         "ANNOBUS_KAFKA_BOOTSTRAP": bootstrap,
