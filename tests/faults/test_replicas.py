@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,6 +24,7 @@ from tests.waiting import until
 AGREED_SECONDS = 1.0  # After an acknowledgement: so soon nobody serves what was before,
 HELD_SECONDS = 1.0  # and for so long it is looked whether it comes back.
 READY_SECONDS_MAX = 30.0
+READ_PERIOD_SECONDS = 0.01
 GATEWAYS = ("gateway", "gateway-1")
 WARMED = ("genes", "lists", "resolutions")  # The namespaces of what is read.
 FIRST, SECOND = "HGNC:9008", "HGNC:9009"
@@ -86,8 +87,10 @@ class World:
         assert answer.status_code == 202, answer.text
 
     async def rebuild(self) -> None:
-        """Have the gene's document rebuilt, and everybody told of it."""
-        await self.invalidate("genes", genes=[FIRST])
+        """Have the gene's document rebuilt, as after a change of its annotations, and everybody
+        told of it."""
+        await self.owner.execute("INSERT INTO cache.dirty_gene VALUES ($1)", FIRST)
+        await self.owner.execute("NOTIFY rebuilder")
 
         async def is_told() -> bool:
             return bool(
@@ -111,6 +114,14 @@ class World:
             return not left and all(epochs[one] > before[one] for one in ("lists", "resolutions"))
 
         await until(is_told, "the invalidations are told")
+
+    async def keep_reading(self) -> None:
+        """As people do, also while a gateway is away: what is forgotten is asked for at once."""
+        while True:
+            for client in self.clients:
+                with suppress(httpx2.TransportError):
+                    await self.read(client)
+            await asyncio.sleep(READ_PERIOD_SECONDS)
 
     async def read(self, client: httpx2.AsyncClient) -> Told:
         gene, page, meant = [
@@ -196,9 +207,12 @@ async def test_after_an_acknowledged_invalidation_neither_gateway_serves_the_old
     # Each death is the first for a while.
     monkeypatch.setattr(supervisor, "DEATHS_WINDOW_SECONDS", 0.1)
     async with open_world(database, topic_prefix, mirror, tmp_path) as world:
+        reading = asyncio.create_task(world.keep_reading())
         for kill in get_args(Kill):
             await world.warm()
             await go_round(world, kill)
+        assert not reading.done()
+        reading.cancel()
 
 
 async def go_round(world: World, kill: Kill) -> None:
