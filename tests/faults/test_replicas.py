@@ -89,7 +89,9 @@ class World:
     async def rebuild(self) -> None:
         """Have the gene's document rebuilt, as after a change of its annotations, and everybody
         told of it."""
-        await self.owner.execute("INSERT INTO cache.dirty_gene VALUES ($1)", FIRST)
+        await self.owner.execute(
+            "INSERT INTO cache.dirty_gene VALUES ($1) ON CONFLICT DO NOTHING", FIRST
+        )
         await self.owner.execute("NOTIFY rebuilder")
 
         async def is_told() -> bool:
@@ -115,8 +117,18 @@ class World:
 
         await until(is_told, "the invalidations are told")
 
-    async def keep_reading(self) -> None:
-        """As people do, also while a gateway is away: what is forgotten is asked for at once."""
+    @asynccontextmanager
+    async def readers(self) -> AsyncIterator[None]:
+        """Read meanwhile, as people do: what is forgotten is asked for at once."""
+        reading = asyncio.create_task(self._keep_reading())
+        try:
+            yield
+            assert not reading.done()
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+
+    async def _keep_reading(self) -> None:
         while True:
             for client in self.clients:
                 with suppress(httpx2.TransportError):
@@ -206,13 +218,10 @@ async def test_after_an_acknowledged_invalidation_neither_gateway_serves_the_old
 ) -> None:
     # Each death is the first for a while.
     monkeypatch.setattr(supervisor, "DEATHS_WINDOW_SECONDS", 0.1)
-    async with open_world(database, topic_prefix, mirror, tmp_path) as world:
-        reading = asyncio.create_task(world.keep_reading())
+    async with open_world(database, topic_prefix, mirror, tmp_path) as world, world.readers():
         for kill in get_args(Kill):
             await world.warm()
             await go_round(world, kill)
-        assert not reading.done()
-        reading.cancel()
 
 
 async def go_round(world: World, kill: Kill) -> None:
