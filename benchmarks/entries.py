@@ -193,7 +193,7 @@ class _Bench:
         self._gateways = gateways
         self._cache_url = cache_url
         self._count = count
-        self._names = (f"/api/genes/KEPT-{number % KEPT}" for number in count_from())
+        self._names = (f"/api/genes/KEPT-{number % KEPT + 1}" for number in count_from())
         self._entries_max = 0
 
     async def measure(self) -> EntryFigures:
@@ -254,9 +254,10 @@ class _Bench:
     async def _put(self, name: str, number: int, epoch: int, value: bytes) -> None:
         await self._database.execute(
             """INSERT INTO cache.entry
-               SELECT $1, $2 || n, $4, ARRAY['key=' || $2 || n, 'gene=HGNC:' || n], $5,
-                   octet_length($5), now(), now() + interval '1 day'
-               FROM generate_series(0, $3 - 1) n""",
+               SELECT $1, key, $4, ARRAY['key=' || key, 'gene=HGNC:' || n], value,
+                   octet_length(value), now(), now() + interval '1 day'
+               FROM generate_series(1, $3) n,
+                   LATERAL (VALUES ($2 || n, $5::bytea)) each (key, value)""",
             *(NAMESPACE, name, number, epoch, value),
         )
 
@@ -315,9 +316,10 @@ class _Bench:
         )
         await self._database.execute(
             """INSERT INTO cache.entry
-               SELECT namespace, $2, epoch, ARRAY['key=' || $2], $3, octet_length($3), now(),
-                   now() + interval '1 day'
-               FROM cache.namespace WHERE namespace = $1""",
+               SELECT namespace, key, epoch, ARRAY['key=' || key], value, octet_length(value),
+                   now(), now() + interval '1 day'
+               FROM cache.namespace, (VALUES ($2, $3::bytea)) probe (key, value)
+               WHERE namespace = $1""",
             *(NAMESPACE, probe, self._meant),
         )
         asked = [request(url, f"/api/genes/{probe}") for url in self._gateways]

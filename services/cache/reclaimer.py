@@ -59,8 +59,10 @@ class Reclaimer:
             began = time.monotonic()
             chunk = await self._reclaim_chunk(session, page, row)
             took = time.monotonic() - began
-            telemetry.RECLAIM_SECONDS.observe(took)
-            self._rows = next_rows(self._rows, took)
+            # Its answer may have waited for this process; a transaction has not.
+            seconds = took if chunk is None else chunk.seconds
+            telemetry.RECLAIM_SECONDS.observe(seconds)
+            self._rows = next_rows(self._rows, seconds)
             if chunk is not None:
                 page, row = chunk.page, chunk.row
                 for place, (count, size) in chunk.kept.items():
