@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import httpx2
@@ -107,8 +108,10 @@ async def run_services(
     *,
     annotators: int = 1,
     gateways: int = 1,
+    environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> AsyncIterator[Running]:
-    """Gateways are called `gateway`, `gateway-1` and so on; `url` is that of the first."""
+    """Gateways are called `gateway`, `gateway-1` and so on; `url` is that of the first.
+    `environments` are what processes have of their own, by their names."""
     bootstrap = database.environment["ANNOBUS_KAFKA_BOOTSTRAP"]
     await create_topics(bootstrap, topics(SOURCES, topic_prefix))
     (folder / "failpoints").mkdir(parents=True)
@@ -136,6 +139,7 @@ async def run_services(
                 "ANNOTATOR_RAW_FOLDER": str(folder / "raw"),
                 "ANNOTATOR_UPSTREAMS": json.dumps(upstreams.upstreams()),
             }
+        environment |= environments.get(name, {})
         processes.append(
             Process(
                 name=name,

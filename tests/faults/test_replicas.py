@@ -5,10 +5,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import asyncpg
@@ -16,14 +18,18 @@ import httpx2
 import pytest
 
 from infra import supervisor
+from infra.addresses import KAFKA_BOOTSTRAP
 from tests.builders import Gene, build_catalogue
 from tests.e2e.running import Running, run_services
-from tests.system import Database, Mirror, http_client
+from tests.faults.proxy import NetworkKind
+from tests.faults.servers import TEMPLATE, open_cluster
+from tests.system import Database, Mirror, http_client, open_database
 from tests.waiting import until
 
 AGREED_SECONDS = 1.0  # After an acknowledgement: so soon nobody serves what was before,
 HELD_SECONDS = 1.0  # and for so long it is looked whether it comes back.
 READY_SECONDS_MAX = 30.0
+CUT_OFF_SECONDS = 60.0  # At most, for one round.
 READ_PERIOD_SECONDS = 0.01
 GATEWAYS = ("gateway", "gateway-1")
 WARMED = ("genes", "lists", "resolutions")  # The namespaces of what is read.
@@ -183,7 +189,11 @@ async def _hits(client: httpx2.AsyncClient) -> dict[str, int]:
 
 @asynccontextmanager
 async def open_world(
-    database: Database, topic_prefix: str, mirror: Mirror, folder: Path
+    database: Database,
+    topic_prefix: str,
+    mirror: Mirror,
+    folder: Path,
+    environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> AsyncIterator[World]:
     async with database.begin("annotator") as tx:
         await build_catalogue(tx, GENES)
@@ -196,7 +206,15 @@ async def open_world(
         )
         await owner.execute("INSERT INTO cache.dirty_gene SELECT hgnc_id FROM annotator.gene")
         running = await stack.enter_async_context(
-            run_services(database, topic_prefix, mirror, folder, annotators=0, gateways=2)
+            run_services(
+                database,
+                topic_prefix,
+                mirror,
+                folder,
+                annotators=0,
+                gateways=2,
+                environments=environments,
+            )
         )
         clients = [
             await stack.enter_async_context(http_client(f"http://127.0.0.1:{running.ports[name]}"))
@@ -222,6 +240,31 @@ async def test_after_an_acknowledged_invalidation_neither_gateway_serves_the_old
         for kill in get_args(Kill):
             await world.warm()
             await go_round(world, kill)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.embedded
+@pytest.mark.parametrize("kind", ["blackhole"])
+async def test_a_gateway_that_kafka_does_not_reach_serves_nothing_old(
+    topic_prefix: str, mirror: Mirror, tmp_path: Path, kind: NetworkKind
+) -> None:
+    async with open_cluster(tmp_path) as servers:
+        kafka = servers.network["kafka"]
+        through_it = {GATEWAYS[1]: {KAFKA_BOOTSTRAP: f"127.0.0.1:{kafka.port}"}}
+        async with (
+            open_database(servers.cluster, "replicas", TEMPLATE) as database,
+            open_world(database, topic_prefix, mirror, tmp_path / "services", through_it) as world,
+            world.readers(),
+        ):
+            await world.warm()
+            cut_off = asyncio.create_task(kafka.suffer(kind, CUT_OFF_SECONDS, Random(1)))
+            await go_round(world, "none")
+            assert not cut_off.done()
+            assert kafka.struck
+            cut_off.cancel()
+            await asyncio.wait({cut_off})
+            await world.warm()  # It hears again, and keeps what it reads.
+            await go_round(world, "none")
 
 
 async def go_round(world: World, kill: Kill) -> None:
