@@ -31,7 +31,7 @@ SEED = 7
 CONCURRENCY = 4
 # In all. Who reads without a pause measures itself, and takes from what it measures.
 REQUESTS_PER_SECOND = 500.0  # The pace.
-# Then the most frequent are in memory, as they are where a gateway has been up for a while.
+# Without a pause: then in memory is what is there where a gateway has been up for some minutes.
 WARM_UP_SECONDS = 10.0
 DRAWN_AT_ONCE = 1_000
 ORDER_PERIOD_SECONDS = 2.0
@@ -170,10 +170,11 @@ class _Reader:
         self._latencies: list[float] = []
         self._failed = 0
         self._due = time.perf_counter()
+        self._is_warm = False
         self.ordered = 0
 
     async def keep_reading(self) -> None:
-        """At a pace that all share. What was not asked in time is not made up for."""
+        """At a pace that all share, once it is warm. What was not asked in time is not made up for."""
         while True:
             try:
                 async with connect(self._url) as connection:
@@ -185,6 +186,8 @@ class _Reader:
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _turn(self) -> None:
+        if not self._is_warm:
+            return
         now = time.perf_counter()
         self._due = max(self._due + self._period, now)
         await asyncio.sleep(self._due - now)
@@ -225,7 +228,8 @@ class _Reader:
         self.ordered += len(genes)
 
     def begin(self) -> None:
-        """Count from here."""
+        """Count from here, at the pace."""
+        self._is_warm = True
         self._latencies.clear()
         self._failed = 0
 
