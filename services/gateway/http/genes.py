@@ -285,9 +285,11 @@ def refusal(asked: str, refused: Sequence[Refused], count: int, pointer: str) ->
 
 
 def resource(document: Document) -> dict[str, object]:
-    return jsonapi.resource(
+    """With the version of the document, by which a reader tells which of two answers is newer."""
+    found = jsonapi.resource(
         "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
     )
+    return found | {"meta": {"version": document.version}} if document.version else found
 
 
 def _address(document: Document) -> str:
