@@ -174,7 +174,7 @@ class _Reader:
         self.ordered = 0
 
     async def keep_reading(self) -> None:
-        """At a pace that all share, once it is warm. What was not asked in time is not made up for."""
+        """At a pace that all share, once it is warm; what is late is not made up for."""
         while True:
             try:
                 async with connect(self._url) as connection:
