@@ -171,7 +171,7 @@ class _Reader:
         self.ordered = 0
 
     async def keep_reading(self) -> None:
-        """At a pace that all share, once it is warm; what was not asked in time is left out."""
+        """At a pace that all share, once it is warm; what is late is not made up for."""
         while True:
             try:
                 async with connect(self._url) as connection:
