@@ -366,7 +366,8 @@ async def test_a_transaction_that_takes_too_long_is_broken_off_and_tried_with_le
         assert await session.scalar(text("SHOW statement_timeout")) == "0"
     assert await shelf.lying() == 0
     assert await shelf.namespace("reclaimed_count") == 100
-    assert looked_at[:2] == [1_000, 250]
+    assert looked_at[0] == 1_000
+    assert 250 <= looked_at[1] < 500
     assert min(looked_at) < 20
     assert (REGISTRY.get_sample_value(broken_off, {"le": "0.05"}) or 0) > long_before
 
