@@ -12,6 +12,15 @@ from services.gateway.errors import BodyUnexpected
 
 UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
 
+# Of a route whose path says all there is to say, in the OpenAPI document.
+NO_BODY = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {"schema": {"type": ["object", "null"], "maxProperties": 0}}
+        },
+    }
+}
 TEXT = r"^[^\x00]*$"
 Text = Annotated[str, Field(min_length=1, max_length=GENE_CHARACTERS_MAX, pattern=TEXT)]
 PERSON_CHARACTERS_MAX = 200
