@@ -99,7 +99,7 @@ class Walk:
             return None
         kind = answer.headers["content-type"].partition(";")[0]
         schema = described["content"][kind]["schema"]
-        if not kind.endswith("json"):
+        if not kind.endswith("+json"):
             return answer
         found = answer.json()
         self.check(schema, found, asked)
@@ -180,7 +180,8 @@ async def _read_genes(walk: Walk, plenty: Plenty) -> None:
     await walk.ask("POST /api/genes/query ?as_of=2026-06-01", json=wanted, status=400)
     await walk.ask("POST /api/genes/resolve", json=wanted)
     await walk.ask("POST /api/genes/resolve", json={"names": []}, status=422)
-    await walk.ask("POST /api/genes/resolve", content=b"{", status=400)
+    as_json = {"content-type": "application/json"}
+    await walk.ask("POST /api/genes/resolve", content=b"{", headers=as_json, status=400)
     for form in MEDIA_TYPES:
         await walk.ask(f"GET /api/export ?format={form}")
     await walk.ask("GET /api/export ?format=pdf", status=400)
