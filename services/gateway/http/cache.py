@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import PARTS_MAX, InvalidateNamespace
@@ -28,7 +28,7 @@ from services.gateway.errors import (
     WarmingInvalid,
 )
 from services.gateway.http import answers, schemas
-from services.gateway.http.bodies import TEXT, Body, Genes, Sources
+from services.gateway.http.bodies import TEXT, Body, Genes, Sources, given
 from services.gateway.http.genes import answer, require_found
 from services.gateway.jsonapi import PAGE_SIZE_MAX, Query
 from services.gateway.store import catalogue, entries, genes, names
@@ -60,6 +60,9 @@ class Invalidation(Body):
 class Warming(Body):
     """Which gene documents to put into memory: some, or so many of the first."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"not": {"allOf": [given("genes"), given("count")]}}
+    )
     invalid = WarmingInvalid
 
     genes: Genes | None = None

@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import GENES_MAX
@@ -24,7 +24,7 @@ from services.gateway.errors import (
     RunIdentical,
 )
 from services.gateway.http import answers, orders, schemas
-from services.gateway.http.bodies import TEXT, Body, Note, Person
+from services.gateway.http.bodies import TEXT, Body, Note, Person, given, given_true
 from services.gateway.store import dead_letters
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX, Row, Undone, Verdict, Wanted
 
@@ -72,6 +72,11 @@ class Discard(Body):
 class Many(Body):
     """Which open letters: the filters of the list, values separated by commas; or all of them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [given_true("all"), {"anyOf": [given(name) for name in CHOICES]}]
+        }
+    )
     invalid = DecisionInvalid
 
     by: Person

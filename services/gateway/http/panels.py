@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.http import field_error
@@ -25,7 +25,7 @@ from services.gateway.errors import (
     UploadUnreadable,
 )
 from services.gateway.http import answers, keys
-from services.gateway.http.bodies import Body, Genes, Note, PanelName, Person
+from services.gateway.http.bodies import Body, Genes, Note, PanelName, Person, given
 from services.gateway.http.keys import IdempotencyKey
 from services.gateway.http.panel_files import UPLOADED, file_of, key_of
 from services.gateway.http.panel_lists import Given, Unresolved, edit, resolve
@@ -83,6 +83,10 @@ class Revision(_Based):
     """A new version: another list, or what is added to the newest one and taken from it.
     `base_version` is the version that its maker has seen."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [given("genes"), {"anyOf": [given("add"), given("remove")]}]}
+    )
+
     genes: Genes | None = None
     add: Genes | None = None
     remove: Genes | None = None
@@ -91,6 +95,9 @@ class Revision(_Based):
 class PanelChange(Body):
     """What a panel is called, and what it is for."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [given("name"), {"required": ["description"]}]}
+    )
     invalid = PanelInvalid
 
     name: PanelName | None = None

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import ConfigDict
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import Priority, Strategy
@@ -37,6 +38,8 @@ from services.gateway.http.bodies import (
     RunName,
     Sources,
     Text,
+    given,
+    given_true,
     refuse_body,
 )
 from services.gateway.http.genes import refusal, require_found
@@ -52,6 +55,9 @@ _IN_PATH = "path source"
 class Order(Body):
     """What to annotate: some genes or all of them, from some sources or all of them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [given("genes"), given("panel"), given_true("all")]}
+    )
     invalid = OrderInvalid
 
     sources: Sources | None = None

@@ -237,8 +237,8 @@ async def _write(walk: Walk, plenty: Plenty) -> None:
     await walk.ask(f"{source}/retry", source="hpo", run_id=plenty.run_ids["failed"], status=202)
     await walk.ask(f"{run}/retry", run_id=plenty.run_ids["completed"], status=409)
     for action in ("pause", "resume", "cancel"):
-        named = {"run_id": plenty.run_ids["active"]}
-        await walk.ask(f"{source}/{action}", source="gnomad", **named, status=202)
+        active = plenty.run_ids["active"]
+        await walk.ask(f"{source}/{action}", source="gnomad", run_id=active, status=202)
     for action in ("pause", "resume", "cancel"):
         await walk.ask(f"{run}/{action}", run_id=plenty.run_ids["active"], status=202)
     await walk.ask(f"{run}/pause", run_id=plenty.run_ids["active"], status=409)
@@ -250,11 +250,11 @@ async def _write(walk: Walk, plenty: Plenty) -> None:
     await walk.ask(f"{namespace}/invalidate", json={"genes": [PKD1]}, status=202)
     await walk.ask(f"{namespace}/warm", json={"count": 2})
     await walk.ask(f"{namespace}/warm", namespace="lists", status=409)
-    quarantined = {"release_id": plenty.releases["quarantined"]}
+    quarantined = plenty.releases["quarantined"]
     reasons = {"by": "me", "note": "it is well"}
     decided = "POST /api/sources/{name}/releases/{release_id}"
-    await walk.ask(f"{decided}/accept", json=reasons, **quarantined, status=202)
-    await walk.ask(f"{decided}/reject", json=reasons, **quarantined, status=202)
+    await walk.ask(f"{decided}/accept", json=reasons, release_id=quarantined, status=202)
+    await walk.ask(f"{decided}/reject", json=reasons, release_id=quarantined, status=202)
     await walk.ask(f"{decided}/reject", json=reasons, status=409)
     await _write_panels(walk)
     letters = "POST /api/dead-letters"
