@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import get_args
 from urllib.parse import quote
@@ -41,6 +42,7 @@ from services.gateway.gene_queries import FIELDS
 from services.gateway.http import answers, schemas
 from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
+from services.gateway.ready_answers import ReadyAnswers
 from services.gateway.store import genes, history, names
 from services.gateway.store.genes import Document
 
@@ -68,6 +70,7 @@ class GeneRoutes:
     engine: AsyncEngine
     documents: Documents
     entries: Entries
+    ready: ReadyAnswers
 
     async def get_gene(self, request: Request, gene: str) -> Response:
         """By HGNC id, symbol (previous and alias too, when they name one gene), Entrez id (with
@@ -78,9 +81,13 @@ class GeneRoutes:
         query = _ONE.parse(request.query_params)
         hgnc_id = domain.hgnc_id(gene) or await self._meant(gene)
         held = self.documents.get(hgnc_id) if query.fields is None else None
+        is_ready = held is not None and hgnc_id == domain.hgnc_id(gene)
         if held is None:
             held = await self._read(gene, hgnc_id, query)
-        return jsonapi.unless_known(request, lambda: held.body, held.etag)
+        response = jsonapi.tagged(held.body, held.etag)
+        if is_ready:
+            self.ready.keep(request, response, partial(self.documents.hold, {hgnc_id: held}))
+        return jsonapi.unless_known(request, response)
 
     async def _get_at(self, gene: str, query: Query) -> Response:
         async with self.engine.connect() as connection:
@@ -301,9 +308,11 @@ def refusal(asked: str, refused: Sequence[Refused], count: int, pointer: str) ->
 
 
 def resource(document: Document) -> dict[str, object]:
-    return jsonapi.resource(
+    """With the version of the document, by which a reader tells which of two answers is newer."""
+    found = jsonapi.resource(
         "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
     )
+    return found | {"meta": {"version": document.version}} if document.version else found
 
 
 def _address(document: Document) -> str:
