@@ -63,6 +63,7 @@ def _resource(
     links: Sequence[str] = _SELF,
     sometimes: Sequence[str] = (),  # Links to what there may not be: null.
     optional: Sequence[str] = (),  # Links that there may not be.
+    meta: Schema | None = None,  # That there may not be.
 ) -> dict[str, Any]:
     members: dict[str, Schema] = {
         "type": {"const": kind},
@@ -72,7 +73,7 @@ def _resource(
     if links:
         named = dict.fromkeys(links, TEXT) | {name: nullable(TEXT) for name in sometimes}
         members["links"] = closed(named, dict.fromkeys(optional, TEXT))
-    return closed(members)
+    return closed(members, None if meta is None else {"meta": meta})
 
 
 def _all(names: Sequence[str], schema: Schema) -> dict[str, Schema]:
@@ -142,6 +143,8 @@ _GENE_ATTRIBUTES = columns(GeneV1, *(name for name in FIELDS if name != ANNOTATI
     "hgnc_id": HGNC_ID,
     ANNOTATIONS: keyed(ref("AnnotationOfGene")),
 }
+# Of the document; one of a time in the past has none.
+_VERSION_OF_GENE = closed({"version": {"type": "integer", "minimum": 1}})
 _NAMED = closed({"hgnc_id": HGNC_ID, "symbol": nullable(TEXT)})
 _REFUSED = closed({"place": COUNT, "value": TEXT, "candidates": listed(_NAMED)})
 _FACET_COUNTS = {"kind": of(SummaryKind), "known_count": COUNT, "unknown_count": COUNT}
@@ -325,7 +328,7 @@ _LETTER_ATTRIBUTES = {
     **_all(("batch_id", "retry_run_id", "retry_of"), nullable(ID)),
     "is_left_at_origin": nullable(BOOLEAN),
 }
-_LETTER_LINKS = {"sometimes": ("retry_run", "retry_of")}
+_OTHERS = ("retry_run", "retry_of")
 _BATCH = closed(columns(BatchV1, "kind", "state", "gene_count", "checkpoint", "genes_left"))
 
 
@@ -366,9 +369,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "Problem": _PROBLEM,
     "Run": _RUN,
     "RunSource": _RUN_SOURCE,
-    "Gene": _resource("genes", closed(_GENE_ATTRIBUTES), identity=HGNC_ID),
+    "Gene": _resource("genes", closed(_GENE_ATTRIBUTES), identity=HGNC_ID, meta=_VERSION_OF_GENE),
     # With `fields[genes]`: those that were chosen.
-    "SparseGene": _resource("genes", closed({}, _GENE_ATTRIBUTES), identity=HGNC_ID),
+    "SparseGene": _resource(
+        "genes", closed({}, _GENE_ATTRIBUTES), identity=HGNC_ID, meta=_VERSION_OF_GENE
+    ),
     "AnnotationOfGene": _ANNOTATION_OF_GENE,
     "GeneEvent": _resource("gene-events", closed(columns(GeneEventV1, but=("xid",))), links=()),
     "Facet": _resource(
@@ -457,7 +462,7 @@ SCHEMAS: Mapping[str, Schema] = {
         ),
     ),
     "DeadLetter": _resource(
-        "dead-letters", closed(_LETTER_ATTRIBUTES), identity=ID, **_LETTER_LINKS
+        "dead-letters", closed(_LETTER_ATTRIBUTES), identity=ID, sometimes=_OTHERS
     ),
     "DeadLetterInDetail": _resource(
         "dead-letters",
@@ -473,7 +478,7 @@ SCHEMAS: Mapping[str, Schema] = {
             }
         ),
         identity=ID,
-        **_LETTER_LINKS,
+        sometimes=_OTHERS,
     ),
     "Namespace": _resource("namespaces", closed(columns(NamespaceV1))),
     "CacheStatistics": _resource(

@@ -51,6 +51,7 @@ LISTED = {name: [PKD1, PKD2] for name in ("genes", "add", "remove")} | {
     "sources": ["hpo", "gnomad"]
 }
 
+NOTHING = "no%thing"
 Document = dict[str, Any]
 
 
@@ -84,7 +85,7 @@ def _name_paths(document: Document, plenty: Plenty) -> None:
     """No text by chance is the id of anything."""
     for parameter in _parameters(document):
         if parameter["in"] == "path":
-            parameter["schema"] = {"enum": [plenty.names[parameter["name"]], "no%thing"]}
+            parameter["schema"] = {"enum": [plenty.names[parameter["name"]], NOTHING]}
 
 
 def _name_what_there_is(document: Document, plenty: Plenty) -> Document:
@@ -92,6 +93,8 @@ def _name_what_there_is(document: Document, plenty: Plenty) -> Document:
     what it says is what is beside the real one."""
     found = deepcopy(document)
     for parameter in _parameters(found):
+        if parameter["in"] == "path":
+            parameter["schema"]["enum"].remove(NOTHING)
         parameter["schema"] = _known(parameter["name"], plenty) or parameter["schema"]
     for schema in found["components"]["schemas"].values():
         for name, listed in schema.get("properties", {}).items():
