@@ -43,7 +43,7 @@ BEYOND_SCHEMAS = (
     *("a whole number from 1 to", "it alone, or", "not before", "as_of", "a time at least"),
     *("the cursor of", "it without filters and sort", "a body", "Input should be a valid integer"),
     *("some of ", "a run that has ended", "an HGNC id", "a gene of version", "another name"),
-    *("a list of genes", "a form with"),
+    *("a list of genes", "a form with", "the order this key"),
 )
 
 
