@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from benchmarks import gene_list, machine, owner, runs, statements, table
-from benchmarks.gene_list import PROJECT
+from benchmarks import entries, machine, owner, reader, reads, runs, statements, table, zipf
 from benchmarks.owner import Owner
-from benchmarks.report import Measured, Report, Start
+from benchmarks.reader import PROJECT, Reading
+from benchmarks.report import Measured, Paced, Report, Start
 from benchmarks.resources import Resources, looking_at
 from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from infra.cluster import Cluster
@@ -24,9 +24,10 @@ from services.cli.errors import CommandFailed
 from services.cli.processes import Options
 from services.cli.system import System
 
-BENCH_SECONDS_MAX = 290.0
+BENCH_SECONDS_MAX = 900.0
 IDLE_SECONDS = 5.0
-IDLE_SECONDS_MAX = 20.0
+# Readings of the gene list a second: who reads without a pause takes what the run would need.
+PACES = (None, 1_000.0, 200.0)
 RESULTS = PROJECT / ".annobus"
 FOLDER = "bench-"
 ALL = tuple(SOURCES)
@@ -84,17 +85,17 @@ async def _measure(folder: Path) -> Report:
             database,
         ),
     ):
-        say(f"the gene list, {IDLE_SECONDS:g} s, nothing else to do")
-        async with gene_list.reading(system.url, IDLE_SECONDS) as reader:
-            idle = await reader.result(IDLE_SECONDS_MAX)
-        say("second run: everything again, the gene list read meanwhile")
+        say("what is answered while nothing else happens")
+        quiet = await reads.measure(options, system.url, database)
+        paced = [await _read_in_a_run(options, system, database, pace) for pace in PACES]
+        say("all again, genes read meanwhile as people do")
         await _forget(options, database, ALL)
         async with (
-            _resources(options, system) as second_resources,
-            gene_list.reading(system.url) as reader,
+            _resources(options, system) as zipf_resources,
+            zipf.reading(system.url, cluster.environment()[KAFKA_BOOTSTRAP]) as gene_reader,
         ):
-            second = await runs.measure(system.url, database, ALL)
-            during = await reader.finish()
+            zipf_run = await runs.measure(system.url, database, ALL)
+            genes_read = await gene_reader.finish()
         some: list[Measured] = []
         for sources in (("hpo", "gnomad"), ("hpo",), ("ensembl",)):
             say(f"{' and '.join(sources)} alone")
@@ -103,6 +104,8 @@ async def _measure(folder: Path) -> Report:
                 figures = await runs.measure(system.url, database, sources)
             some.append(Measured(figures, resources.usage()))
         bulk, hpo, ensembl = some
+        say(f"{entries.COUNT:,} entries, forgotten and deleted")
+        forgotten = await entries.measure(options, system)
         say("the store statements alone")
         values = await database.stored_values(statements.SOURCE)
         stored = await statements.measure(cluster, values)
@@ -111,14 +114,33 @@ async def _measure(folder: Path) -> Report:
         start=start,
         second_start=second_start,
         first=Measured(first, first_resources.usage()),
-        idle=idle,
-        second=Measured(second, second_resources.usage()),
-        during=during,
+        paced=paced,
+        zipf_run=Measured(zipf_run, zipf_resources.usage()),
+        zipf=genes_read,
         bulk=bulk,
         hpo=hpo,
         ensembl=ensembl,
+        reads=quiet,
+        entries=forgotten,
         statements=stored,
     )
+
+
+async def _read_in_a_run(
+    options: Options, system: System, database: Owner, pace: float | None
+) -> Paced:
+    """The gene list at a pace, first while nothing else happens."""
+    how = "without a pause" if pace is None else f"{pace:,.0f} times a second"
+    say(f"the gene list, {how}; then all again, read so meanwhile")
+    idle = await reader.read(system.url, Reading(seconds=IDLE_SECONDS, per_second=pace))
+    await _forget(options, database, ALL)
+    async with (
+        _resources(options, system) as resources,
+        reader.reading(system.url, Reading(per_second=pace)) as reading,
+    ):
+        run = await runs.measure(system.url, database, ALL)
+        during = await reading.finish()
+    return Paced(pace, idle, Measured(run, resources.usage()), during)
 
 
 @asynccontextmanager

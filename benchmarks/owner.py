@@ -71,6 +71,20 @@ class Owner:
             )
         )
 
+    async def any_gene(self) -> str:
+        found: str = await self._connection.fetchval(
+            "SELECT min(hgnc_id) FROM annotator.gene WHERE status = 'approved'"
+        )
+        return found
+
+    async def list_symbols(self, number: int) -> list[str]:
+        rows = await self._connection.fetch(
+            """SELECT symbol FROM annotator.gene WHERE status = 'approved'
+               ORDER BY hgnc_number LIMIT $1""",
+            number,
+        )
+        return [row["symbol"] for row in rows]
+
     async def count_values(self, sources: Sequence[str]) -> int:
         return int(
             await self._connection.fetchval(

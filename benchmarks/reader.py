@@ -1,7 +1,7 @@
 """Reads answers of a gateway at a pace or without a pause, from a process and a loop of its own.
 
-`python -m benchmarks.reader URL [READING]` reads until its time is over or standard input ends, then
-prints what it saw as one JSON object. READING is a JSON object with the members of `Reading`.
+`python -m benchmarks.reader URL [READING]` reads until its time is over or standard input ends,
+then prints what it saw as one JSON object. READING is one with the members of `Reading`.
 """
 
 import asyncio
@@ -10,19 +10,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import cycle
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import orjson
 import uvloop
 
+from benchmarks.connection import BROKEN, Connection, connect, request, until_told
 from benchmarks.figures import Latencies, summarise
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE_SIZE = 20
 GENE_LIST = f"/api/genes?page[number]=1&page[size]={PAGE_SIZE}"
-REQUEST_SECONDS_MAX = 5.0
 RECONNECT_SECONDS = 0.05
 FINISH_SECONDS_MAX = 10.0
 START_SECONDS_MAX = 15.0
@@ -94,15 +93,9 @@ async def read(url: str, what: Reading) -> Latencies:
 
 class _Work:
     def __init__(self, url: str, what: Reading) -> None:
-        address = urlsplit(url)
-        self._address = (str(address.hostname), address.port)
-        # Brackets in a query are sent as they are: httptools and every browser's API take them.
-        self._requests = [
-            f"GET {target} HTTP/1.1\r\nHost: {address.netloc}\r\nAccept: */*\r\n\r\n".encode()
-            for target in what.targets
-        ]
+        self._url = url
+        self._requests = cycle([request(url, target) for target in what.targets])
         self._what = what
-        self._numbers = count()
         self._latencies: list[float] = []
         self._failed = 0
         self._warmed_up = 0
@@ -114,7 +107,7 @@ class _Work:
             asyncio.create_task(self._keep_reading(number))
             for number in range(self._what.connections)
         ]
-        await _until_told(self._what.seconds)
+        await until_told(self._what.seconds)
         ended = time.perf_counter()
         for connection in connections:
             connection.cancel()
@@ -132,60 +125,32 @@ class _Work:
         due = time.perf_counter() + number / self._what.connections * period
         while True:
             try:
-                reader, writer = await asyncio.open_connection(*self._address)
-                try:
+                async with connect(self._url) as connection:
                     while True:
                         late = time.perf_counter() - due
                         if late < 0:
                             await asyncio.sleep(-late)
                         # Who waited for an answer past the time of the next request asks late: its
                         # user waits from when it was due.
-                        began = due if period and late > 0 else time.perf_counter()
-                        await self._ask(reader, writer, began)
+                        await self._ask(connection, due if period and late > 0 else None)
                         due += period
-                finally:
-                    writer.close()
-            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+            except BROKEN:
                 self._failed += 1
                 await asyncio.sleep(RECONNECT_SECONDS)
                 due = max(due, time.perf_counter())
 
-    async def _ask(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, began: float
-    ) -> None:
-        """One request; raises ValueError when the answer is not what was asked for."""
-        async with asyncio.timeout(REQUEST_SECONDS_MAX):
-            writer.write(self._requests[next(self._numbers) % len(self._requests)])
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            status, _, rest = head.partition(b"\r\n")
-            length = int(rest.partition(b"content-length:")[2].partition(b"\r\n")[0])
-            body = await reader.readexactly(length)
-            took = time.perf_counter() - began
-        if b" 200 " not in status or body.count(b'"type":"genes"') < self._what.genes_min:
+    async def _ask(self, connection: Connection, began: float | None) -> None:
+        """Raises ValueError when the answer is not what was asked for."""
+        began = began or time.perf_counter()
+        status, body = await connection.ask(next(self._requests))
+        took = time.perf_counter() - began
+        if status != 200 or body.count(b'"type":"genes"') < self._what.genes_min:
             raise ValueError(status)
         if self._warmed_up < self._what.warm_up:
             self._warmed_up += 1
             self._counted_from = time.perf_counter()
         else:
             self._latencies.append(took)
-
-
-async def _until_told(seconds: float) -> None:
-    """Until standard input ends, which it also does when whoever started this one dies."""
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    standard_input = sys.stdin.fileno()
-
-    def hear() -> None:
-        loop.remove_reader(standard_input)
-        told.set()
-
-    loop.add_reader(standard_input, hear)
-    try:
-        async with asyncio.timeout(seconds):
-            await told.wait()
-    except TimeoutError:
-        loop.remove_reader(standard_input)
 
 
 def main() -> None:
