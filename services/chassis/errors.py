@@ -17,6 +17,10 @@ Problem = dict[str, str | int]
 DETAIL_CHARACTERS_MAX = 2_000  # It travels in headers and rows.
 
 
+def problem_urn(kind: str) -> str:
+    return f"urn:annobus:problem:{kind}"
+
+
 class AnnobusError(Exception):
     """Something annobus knows about; the docstring of a subclass is its title."""
 
@@ -24,9 +28,16 @@ class AnnobusError(Exception):
 
     def problem(self) -> Problem:
         """An RFC 9457 document: the same one for HTTP, events and rows."""
-        title = (type(self).__doc__ or "").split("\n")[0].rstrip(".")
-        detail = readable(str(self))
-        return {"type": f"urn:annobus:problem:{self.kind}", "title": title, "detail": detail}
+        return {"type": self.urn(), "title": self.title(), "detail": readable(str(self))}
+
+    @classmethod
+    def urn(cls) -> str:
+        """The `type` of its problem."""
+        return problem_urn(cls.kind)
+
+    @classmethod
+    def title(cls) -> str:
+        return (cls.__doc__ or "").split("\n")[0].rstrip(".")
 
 
 class PermanentError(AnnobusError):
@@ -77,7 +88,7 @@ def problem_of(error: Exception) -> Problem:
         return problem | {"detail": str(problem["detail"])[:DETAIL_CHARACTERS_MAX]}
     said = readable(f"{type(error).__name__}: {error}")
     return {
-        "type": "urn:annobus:problem:unexpected",
+        "type": problem_urn("unexpected"),
         "title": "An unexpected error",
         "detail": said[:DETAIL_CHARACTERS_MAX],
     }

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.chassis import database, telemetry
-from services.chassis.errors import PermanentError, Problem
+from services.chassis.errors import PermanentError, Problem, problem_urn
 
 log = structlog.get_logger()
 
@@ -30,6 +30,20 @@ SHOWN_CHARACTERS_MAX = 100  # Of a refused value, in an error.
 STARTED_TIMEOUT_SECONDS = 10
 DRAIN_SECONDS = 5
 CHECK_TIMEOUT_SECONDS = 3
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+# What any route may answer, and what that is called; the errors of one service have theirs.
+BLANK = "about:blank"
+INVALID_REQUEST = problem_urn("invalid-request")
+BODY_TOO_LARGE = problem_urn("body-too-large")
+UNAVAILABLE = problem_urn("unavailable")
+UNEXPECTED = problem_urn("unexpected")
+TITLES: Mapping[str, str] = {
+    INVALID_REQUEST: "The request does not fit",
+    BODY_TOO_LARGE: "The body is too large",
+    UNAVAILABLE: "The database does not answer",
+    UNEXPECTED: "An unexpected error",
+}
 
 Check = Callable[[], Awaitable[Sequence[str]]]  # What is wrong; nothing when all is well.
 
@@ -66,7 +80,7 @@ def problem_response(
         body["errors"] = list(errors)
     # What a client sent may hold half a surrogate pair, which is JSON but no UTF-8.
     content = json.dumps(body, ensure_ascii=False).encode(errors="replace")
-    return Response(content, status, headers=headers, media_type="application/problem+json")
+    return Response(content, status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def create_app(title: str, checks: Mapping[str, Check]) -> FastAPI:
@@ -133,8 +147,8 @@ async def _validation_error(_: Request, error: Exception) -> Response:
         first = "; ".join(f"{e['pointer']}: {e['accepted']}" for e in errors[:TOLD_MAX])
         detail, status = f"{len(everything)} errors; {first}", 422
     document: Problem = {
-        "type": "urn:annobus:problem:invalid-request",
-        "title": "The request does not fit",
+        "type": INVALID_REQUEST,
+        "title": TITLES[INVALID_REQUEST],
         "detail": detail,
     }
     return problem_response(status, document, errors)
@@ -149,8 +163,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return problem_response(
             400,
             {
-                "type": "urn:annobus:problem:invalid-request",
-                "title": "The request does not fit",
+                "type": INVALID_REQUEST,
+                "title": TITLES[INVALID_REQUEST],
                 "detail": f"The body cannot be parsed; accepted is {accepted}",
             },
             [field_error("/", "(not readable)", accepted)],
@@ -168,8 +182,8 @@ async def _unavailable(request: Request, error: Exception) -> Response:
         return await _unexpected(request, error)
     log.warning("database_unavailable", error=repr(error))
     document: Problem = {
-        "type": "urn:annobus:problem:unavailable",
-        "title": "The database does not answer",
+        "type": UNAVAILABLE,
+        "title": TITLES[UNAVAILABLE],
         "detail": "Try again in a few seconds",
     }
     return problem_response(503, document, headers={"Retry-After": "2"})
@@ -178,8 +192,8 @@ async def _unavailable(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("request_failed", path=request.url.path, exc_info=error)
     document: Problem = {
-        "type": "urn:annobus:problem:unexpected",
-        "title": "An unexpected error",
+        "type": UNEXPECTED,
+        "title": TITLES[UNEXPECTED],
         "detail": "The log of this service says more",
     }
     return problem_response(500, document)
@@ -214,8 +228,8 @@ class BodyLimit:
 
 def _too_large() -> Response:
     document: Problem = {
-        "type": "urn:annobus:problem:body-too-large",
-        "title": "The body is too large",
+        "type": BODY_TOO_LARGE,
+        "title": TITLES[BODY_TOO_LARGE],
         "detail": f"At most {BODY_BYTES_MAX} bytes are accepted",
     }
     error = field_error("/", "(the body)", f"at most {BODY_BYTES_MAX} bytes")

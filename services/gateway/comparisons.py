@@ -23,6 +23,7 @@ OPERATORS: Mapping[SummaryKind, Sequence[str]] = {
 SORTED: Final = frozenset[SummaryKind]({"number", "integer", "date", "text", "boolean"})
 INTEGER_MAX: Final = 2**63 - 1
 _SIGNS = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+SINGLE: Final = frozenset(_SIGNS)  # Those that take one value alone.
 _IS_KNOWN = "({column} IS NOT NULL) = ANY({given})"
 _OF_VALUES = {
     EQUAL: "{column} = ANY({given})",

@@ -4,13 +4,14 @@ import asyncio
 import time
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.database import CONNECTION_ERRORS
-from services.gateway import domain, jsonapi
+from services.gateway import domain, jsonapi, shapes
+from services.gateway.export_order import Format
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import catalogue, panels
 from services.gateway.store.genes import COMPARED, FILTERS, SORTS
@@ -19,6 +20,15 @@ FIELDS = (
     *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
     *("location", "entrez_id", "ensembl_gene_id", "annotations"),
 )
+WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
+TEXTS_MAX = 10  # Each is looked for in all names.
+FACETS_MAX = 10
+DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
+
+_VALUES = {
+    "filter[panel]": jsonapi.PART | {"description": "a panel: its id, or <id>@<version>"},
+    "filter[text]": shapes.listed(jsonapi.PART, minItems=1, maxItems=TEXTS_MAX),
+}
 LIST = Allowed(
     paged=True,
     keyset=True,
@@ -28,18 +38,28 @@ LIST = Allowed(
     resource="genes",
     fields=FIELDS,
     others=("as_of",),
+    values=_VALUES | {"as_of": shapes.MOMENT},
 )
-FACETS = Allowed(filters=FILTERS, compared=COMPARED, others=("facets",))
+QUERY = replace(LIST, others=())  # Of names, which mean what they mean now.
+FACETS = Allowed(
+    filters=FILTERS,
+    compared=COMPARED,
+    others=("facets",),
+    values=_VALUES | {"facets": shapes.listed(jsonapi.PART, minItems=1, maxItems=FACETS_MAX)},
+    required=("facets",),
+)
 EXPORT = Allowed(
     filters=FILTERS,
     compared=COMPARED,
     sorts=SORTS,
     others=("format", "columns", "as_of"),
+    values=_VALUES
+    | {
+        "format": shapes.enum(get_args(Format)),
+        "columns": shapes.listed(jsonapi.PART, minItems=1),
+        "as_of": shapes.MOMENT,
+    },
 )
-WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
-TEXTS_MAX = 10  # Each is looked for in all names.
-DECLARED_SECONDS = 60.0  # Sources are declared anew by `annobus migrate` alone.
-
 
 log = structlog.get_logger()
 
@@ -51,6 +71,7 @@ class Summaries:
     engine: AsyncEngine
     catalogue: str | None = None  # The source that says which genes there are.
     _list: Allowed = LIST
+    _queries: Allowed = QUERY
     _facets: Allowed = FACETS
     _exports: Allowed = EXPORT
     _read_at: float = -inf
@@ -59,6 +80,10 @@ class Summaries:
     async def of_lists(self) -> Allowed:
         await self._refresh()
         return self._list
+
+    async def of_queries(self) -> Allowed:
+        await self._refresh()
+        return self._queries
 
     async def of_facets(self) -> Allowed:
         await self._refresh()
@@ -88,6 +113,7 @@ class Summaries:
                 compared = {**COMPARED, **await catalogue.summary_fields(connection)}
                 self.catalogue = await catalogue.get_catalogue_name(connection)
             self._list = replace(LIST, compared=compared)
+            self._queries = replace(QUERY, compared=compared)
             self._facets = replace(FACETS, compared=compared)
             self._exports = replace(EXPORT, compared=compared)
             self._read_at = time.monotonic()

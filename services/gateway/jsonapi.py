@@ -15,9 +15,10 @@ from starlette.datastructures import QueryParams
 
 from contracts.views import SummaryKind
 from services.chassis.http import SHOWN_CHARACTERS_MAX, field_error
-from services.gateway import comparisons
+from services.gateway import comparisons, shapes
 from services.gateway.comparisons import EQUAL, OPERATORS, Condition
 from services.gateway.errors import ParameterInvalid, ParameterUnknown
+from services.gateway.shapes import Schema
 
 MEDIA_TYPE = "application/vnd.api+json"
 PAGE_SIZE = 20
@@ -28,7 +29,23 @@ CURSOR_CHARACTERS_MAX = 500
 UNKNOWN_PARAMETERS_MAX = 10  # Named in an answer.
 _COMPARISON = re.compile(r"filter\[([^][]+)\](?:\[([a-z]+)\])?")
 
+# One of the values of a list, which has commas between them; and such a list as it is written.
+PART: Schema = {"type": "string", "pattern": r"^[^,\x00]*[^,\s\x00][^,\x00]*$"}
+WRITTEN: Schema = {"type": "string", "pattern": r"^[^\x00]*[^,\s\x00][^\x00]*$"}
+_KINDS: Mapping[SummaryKind, Schema] = {
+    "number": shapes.NUMBER,
+    "integer": shapes.whole(-comparisons.INTEGER_MAX, comparisons.INTEGER_MAX),
+    "boolean": shapes.BOOLEAN,
+    "date": {"type": "string", "format": "date"},
+    "text": PART,
+    "texts": PART,
+}
+
 Resource = Mapping[str, Any]
+
+
+def _several(value: Schema) -> Schema:
+    return shapes.listed(value, minItems=1, maxItems=FILTER_VALUES_MAX)
 
 
 # --------------------------------------------------------------------------- what is asked
@@ -68,6 +85,10 @@ class Allowed:
     sorts: tuple[str, ...] = ()  # The first is the default.
     resource: str = ""
     fields: tuple[str, ...] = ()
+    # What the values of filters and of the others may be, where that is known; by the name of the
+    # filter, of which there may be several, or of the parameter.
+    values: Mapping[str, Schema] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
     @cached_property
     def names(self) -> list[str]:
@@ -83,13 +104,44 @@ class Allowed:
         ]
 
     def openapi(self) -> dict[str, Any]:
-        """The same parameters for openapi.json."""
+        """The same parameters for openapi.json; lists of values are separated by commas."""
         return {
             "parameters": [
-                {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
-                for name in self.names
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": name in self.required,
+                    "schema": schema,
+                    **({"style": "form", "explode": False} if "items" in schema else {}),
+                }
+                for name, schema in self._schemas().items()
             ]
         }
+
+    def _schemas(self) -> dict[str, Schema]:
+        known: dict[str, Schema] = {
+            "page[number]": shapes.whole(1, OFFSET_MAX),
+            "page[size]": shapes.whole(1, PAGE_SIZE_MAX) | {"default": PAGE_SIZE},
+            "page[after]": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": CURSOR_CHARACTERS_MAX,
+                "description": "what links.next has",
+            },
+            "page[total]": shapes.BOOLEAN | {"default": False},
+            "sort": shapes.enum(self._sorts) | {"default": self._sorts[0]} if self.sorts else {},
+            f"fields[{self.resource}]": shapes.listed(shapes.enum(self.fields)),
+            **{f"filter[{name}]": _several(self.values.get(name, PART)) for name in self.filters},
+            **{f"filter[{name}]": _several(_KINDS[kind]) for name, kind in self.compared.items()},
+            **self.values,
+        }
+        found = {name: known[name] for name in self.names}
+        for name, kind in self.compared.items():
+            for operator in OPERATORS[kind]:
+                several = operator not in comparisons.SINGLE
+                value = shapes.BOOLEAN if operator == comparisons.KNOWN else _KINDS[kind]
+                found[f"filter[{name}][{operator}]"] = _several(value) if several else value
+        return found
 
     def parse(self, parameters: QueryParams) -> Query:
         """Raises ParameterUnknown and ParameterInvalid."""

@@ -10,6 +10,7 @@ from services.gateway.documents import Documents
 from services.gateway.entries import Entries
 from services.gateway.exports import Exports
 from services.gateway.gene_queries import Summaries
+from services.gateway.http import answers
 from services.gateway.http.cache import CacheRoutes
 from services.gateway.http.catalogue import CatalogueRoutes
 from services.gateway.http.changes import ChangeRoutes
@@ -57,3 +58,4 @@ def include_routes(
         Sockets(live, active),
     ):
         app.include_router(routes.router())
+    answers.describe(app)

@@ -1,6 +1,6 @@
 """What the bodies of requests have in common: texts with limits, and no field but the known."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +12,15 @@ from services.gateway.errors import BodyUnexpected
 
 UNKNOWN_FIELDS_MAX = 10  # Named in an answer.
 
+# Of a route whose path says all there is to say, in the OpenAPI document.
+NO_BODY = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {"schema": {"type": ["object", "null"], "maxProperties": 0}}
+        },
+    }
+}
 TEXT = r"^[^\x00]*$"
 Text = Annotated[str, Field(min_length=1, max_length=GENE_CHARACTERS_MAX, pattern=TEXT)]
 PERSON_CHARACTERS_MAX = 200
@@ -26,6 +35,15 @@ PanelName = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX, pattern=_SAID)]
 # One wrong entry is enough to know.
 Genes = Annotated[list[Text], Field(min_length=1, max_length=GENES_MAX, fail_fast=True)]
 Sources = Annotated[list[Text], Field(min_length=1, max_length=SOURCES_MAX, fail_fast=True)]
+
+
+def given(name: str) -> dict[str, Any]:
+    """A condition of a JSON Schema: a body has this field, and not as null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def given_true(name: str) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: {"const": True}}}
 
 
 class Body(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import PARTS_MAX, InvalidateNamespace
@@ -19,13 +19,16 @@ from services.gateway import documents, jsonapi
 from services.gateway.documents import Documents
 from services.gateway.entries import Entries
 from services.gateway.errors import (
+    CatalogueEmpty,
+    GenesRefused,
     InvalidationInvalid,
     NamespaceNotWarmable,
     NamespaceUnknown,
     SourcesRefused,
     WarmingInvalid,
 )
-from services.gateway.http.bodies import TEXT, Body, Genes, Sources
+from services.gateway.http import answers, schemas
+from services.gateway.http.bodies import TEXT, Body, Genes, Sources, given
 from services.gateway.http.genes import answer, require_found
 from services.gateway.jsonapi import PAGE_SIZE_MAX, Query
 from services.gateway.store import catalogue, entries, genes, names
@@ -57,6 +60,9 @@ class Invalidation(Body):
 class Warming(Body):
     """Which gene documents to put into memory: some, or so many of the first."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"not": {"allOf": [given("genes"), given("count")]}}
+    )
     invalid = WarmingInvalid
 
     genes: Genes | None = None
@@ -194,14 +200,43 @@ class CacheRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["cache"])
-        one = f"{_NAMESPACES}/{{namespace}}"
-        router.add_api_route(_STATISTICS, self.get_statistics)
-        router.add_api_route(_NAMESPACES, self.list_namespaces)
-        router.add_api_route(one, self.get_namespace)
-        router.add_api_route(
-            f"{one}/invalidate", self.invalidate, methods=["POST"], status_code=202
-        )
-        router.add_api_route(f"{one}/warm", self.warm, methods=["POST"])
+        path = f"{_NAMESPACES}/{{namespace}}"
+        forgotten = answers.accepted("Namespace", meta=schemas.META_INVALIDATED)
+        warmed = answers.one("Namespace", meta=schemas.META_WARMED)
+        errors = (NamespaceUnknown, GenesRefused, CatalogueEmpty)
+        for method, address, handler, described in (
+            (
+                "GET",
+                _STATISTICS,
+                self.get_statistics,
+                answers.route({200: answers.many("CacheStatistics")}),
+            ),
+            (
+                "GET",
+                _NAMESPACES,
+                self.list_namespaces,
+                answers.route({200: answers.many("Namespace")}),
+            ),
+            (
+                "GET",
+                path,
+                self.get_namespace,
+                answers.route({200: answers.one("Namespace")}, NamespaceUnknown),
+            ),
+            (
+                "POST",
+                f"{path}/invalidate",
+                self.invalidate,
+                answers.route({202: forgotten}, *errors, SourcesRefused, body=Invalidation),
+            ),
+            (
+                "POST",
+                f"{path}/warm",
+                self.warm,
+                answers.route({200: warmed}, *errors, NamespaceNotWarmable, body=Warming),
+            ),
+        ):
+            router.add_api_route(address, handler, methods=[method], **described)
         return router
 
 

@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.chassis.http import field_error
 from services.gateway import jsonapi
 from services.gateway.errors import SourceUnknown
+from services.gateway.http import answers, schemas
+from services.gateway.shapes import TEXT
 from services.gateway.store import catalogue
 from services.gateway.store.catalogue import Row
 
@@ -18,6 +20,8 @@ _ADDRESSES = (
     *("/api/cache/namespaces", "/api/cache/statistics"),
     *("/api/progress/status", "/api/progress/ws", "/openapi.json", "/readyz?verbose", "/metrics"),
 )
+_NAMED = {address.strip("/").partition("?")[0]: address for address in _ADDRESSES}
+_LINKS = dict.fromkeys(("self", *_NAMED), TEXT)
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,7 @@ class CatalogueRoutes:
     async def root(self, request: Request) -> Response:
         """Where to go from here."""
         _NOTHING.parse(request.query_params)
-        links = {address.strip("/").partition("?")[0]: address for address in _ADDRESSES}
-        return jsonapi.respond([], {"self": "/"} | links, meta={"service": "annobus gateway"})
+        return jsonapi.respond([], {"self": "/"} | _NAMED, meta={"service": "annobus gateway"})
 
     async def list_sources(self, request: Request) -> Response:
         _NOTHING.parse(request.query_params)
@@ -46,9 +49,16 @@ class CatalogueRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["catalogue"])
-        router.add_api_route("/", self.root)
-        router.add_api_route("/api/sources", self.list_sources)
-        router.add_api_route("/api/sources/{name}", self.get_source)
+        for path, handler, described in (
+            ("/", self.root, answers.route({200: answers.none(_LINKS, meta=schemas.META_ROOT)})),
+            ("/api/sources", self.list_sources, answers.route({200: answers.many("Source")})),
+            (
+                "/api/sources/{name}",
+                self.get_source,
+                answers.route({200: answers.one("SourceInDetail")}, SourceUnknown),
+            ),
+        ):
+            router.add_api_route(path, handler, **described)
         return router
 
 

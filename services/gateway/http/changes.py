@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.views import Cause, Severity
 from services.chassis.database import CONNECTION_ERRORS
-from services.gateway import jsonapi
+from services.gateway import jsonapi, shapes
 from services.gateway.changes import Changes
-from services.gateway.errors import StreamsCrowded
+from services.gateway.errors import CatalogueEmpty, PanelUnknown, StreamsCrowded
 from services.gateway.gene_queries import read_panel
+from services.gateway.http import answers, schemas
 from services.gateway.http.genes import find_gene
 from services.gateway.jsonapi import Query
 from services.gateway.store import history
@@ -38,13 +39,24 @@ RETRY_MILLISECONDS = 2_000
 PAGE_OF_STREAM = 200
 
 _ADDRESS = "/api/changes"
+_KNOWN = {"cause": shapes.enum(CAUSES), "severity": shapes.enum(SEVERITIES)}
 _OF_GENE = jsonapi.Allowed(
-    sized=True, others=("page[after]",), filters=("source", "cause", "severity")
+    sized=True,
+    others=("page[after]",),
+    filters=("source", "cause", "severity"),
+    values=_KNOWN,
 )
 _ALL = jsonapi.Allowed(
     sized=True,
     others=("since",),
     filters=("gene", "panel", "source", "cause", "severity", "release"),
+    values=_KNOWN
+    | {
+        "since": shapes.TEXT | {"description": f"a cursor, or {NOW}"},
+        "filter[gene]": jsonapi.PART,
+        "filter[panel]": jsonapi.PART | {"description": "a panel: its id, or <id>@<version>"},
+        "filter[release]": shapes.ID,
+    },
 )
 
 log = structlog.get_logger()
@@ -108,11 +120,21 @@ class ChangeRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["history"])
-        for path, handler, allowed in (
-            ("/api/genes/{gene}/changes", self.list_gene_changes, _OF_GENE),
-            (_ADDRESS, self.list_changes, _ALL),
-        ):
-            router.add_api_route(path, handler, openapi_extra=allowed.openapi())
+        of_gene = answers.many("Change", answers.NEXT)
+        told = answers.many("Change", answers.FOLLOWING, meta=schemas.META_CHANGES)
+        errors = (PanelUnknown, CatalogueEmpty, StreamsCrowded)
+        router.add_api_route(
+            "/api/genes/{gene}/changes",
+            self.list_gene_changes,
+            **answers.route({200: of_gene}, *answers.OF_GENE, allowed=_OF_GENE),
+        )
+        router.add_api_route(
+            _ADDRESS,
+            self.list_changes,
+            **answers.route(
+                {200: answers.or_events(told)}, *answers.OF_GENE, *errors, allowed=_ALL
+            ),
+        )
         return router
 
     async def _wanted(self, query: Query) -> Wanted:

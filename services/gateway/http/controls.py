@@ -1,7 +1,6 @@
 """Controls of runs: pause, resume and cancel, of a whole run or of one source of it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -12,8 +11,9 @@ from services.chassis import outbox
 from services.chassis.http import field_error
 from services.gateway import jsonapi
 from services.gateway.domain import DESIRED, Run, is_active, parse_run_id
-from services.gateway.errors import RunEnded
-from services.gateway.http.bodies import refuse_body
+from services.gateway.errors import BodyUnexpected, RunEnded, RunUnknown, SourceUnknown
+from services.gateway.http import answers
+from services.gateway.http.bodies import NO_BODY, refuse_body
 from services.gateway.http.runs import require_source, respond_accepted
 from services.gateway.store import runs
 
@@ -67,13 +67,19 @@ class ControlRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(tags=["runs"])
         run, its_source = "/api/runs/{run_id}", "/api/runs/{run_id}/sources/{source}"
-        as_command: dict[str, Any] = {"methods": ["POST"], "status_code": 202}
-        router.add_api_route(f"{run}/pause", self.pause_run, **as_command)
-        router.add_api_route(f"{run}/resume", self.resume_run, **as_command)
-        router.add_api_route(f"{run}/cancel", self.cancel_run, **as_command)
-        router.add_api_route(f"{its_source}/pause", self.pause_source, **as_command)
-        router.add_api_route(f"{its_source}/resume", self.resume_source, **as_command)
-        router.add_api_route(f"{its_source}/cancel", self.cancel_source, **as_command)
+        accepted = {202: answers.accepted("Run")}
+        errors = (RunUnknown, RunEnded, BodyUnexpected)
+        of_run = answers.route(accepted, *errors, reads_body=True, extra=NO_BODY)
+        of_source = answers.route(accepted, *errors, SourceUnknown, reads_body=True, extra=NO_BODY)
+        for path, handler, described in (
+            (f"{run}/pause", self.pause_run, of_run),
+            (f"{run}/resume", self.resume_run, of_run),
+            (f"{run}/cancel", self.cancel_run, of_run),
+            (f"{its_source}/pause", self.pause_source, of_source),
+            (f"{its_source}/resume", self.resume_source, of_source),
+            (f"{its_source}/cancel", self.cancel_source, of_source),
+        ):
+            router.add_api_route(path, handler, methods=["POST"], **described)
         return router
 
 

@@ -9,20 +9,22 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import GENES_MAX
 from services.chassis.http import field_error
-from services.gateway import jsonapi
+from services.gateway import jsonapi, shapes
 from services.gateway.domain import NewRun
 from services.gateway.errors import (
     DeadLetterDecided,
+    DeadLetterUnknown,
     DeadLetterUnsendable,
     DecisionInvalid,
+    RunIdentical,
 )
-from services.gateway.http import orders
-from services.gateway.http.bodies import TEXT, Body, Note, Person
+from services.gateway.http import answers, orders, schemas
+from services.gateway.http.bodies import TEXT, Body, Note, Person, given, given_true
 from services.gateway.store import dead_letters
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX, Row, Undone, Verdict, Wanted
 
@@ -31,19 +33,25 @@ BULK_BYTES_MAX = 32 * 1024 * 1024  # Of messages that one request sends again.
 FILTER_CHARACTERS_MAX = 2_000
 HEADERS_SHOWN_MAX = 200  # Of one letter; a record of nothing else has 100,000.
 
-STATES = ("open", "retried", "discarded")
-KINDS = ("message", "batch")
 FILTERS = ("state", "kind", "topic", "source", "run", "type")
 CHOICES = FILTERS[1:]  # By which many are decided about: all of them are open.
 
 _ADDRESS = "/api/dead-letters"
 _NOTHING = jsonapi.Allowed()
-_LISTED = jsonapi.Allowed(paged=True, filters=FILTERS)
+_LISTED = jsonapi.Allowed(
+    paged=True,
+    filters=FILTERS,
+    values={
+        "state": shapes.enum(dead_letters.STATES),
+        "kind": shapes.enum(dead_letters.KINDS),
+        "run": shapes.ID,
+    },
+)
 
 Filter = Annotated[str, Field(min_length=1, max_length=FILTER_CHARACTERS_MAX, pattern=TEXT)]
 
 
-class Retry(Body):
+class RetryOfLetter(Body):
     """Who has it tried again, and why if that is to be kept."""
 
     invalid = DecisionInvalid
@@ -64,6 +72,11 @@ class Discard(Body):
 class Many(Body):
     """Which open letters: the filters of the list, values separated by commas; or all of them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [given_true("all"), {"anyOf": [given(name) for name in CHOICES]}]
+        }
+    )
     invalid = DecisionInvalid
 
     by: Person
@@ -134,7 +147,7 @@ class DeadLetterRoutes:
         }
         return jsonapi.respond(document, {"self": document["links"]["self"]})
 
-    async def retry(self, request: Request, letter_id: str, decision: Retry) -> Response:
+    async def retry(self, request: Request, letter_id: str, decision: RetryOfLetter) -> Response:
         """Send a message to its topic again, as it came; or have what is left of a batch worked
         by a new run, which `links.retry_run` names."""
         verdict = Verdict("retried", decision.by, decision.note)
@@ -207,13 +220,54 @@ class DeadLetterRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["dead letters"])
-        accepted: dict[str, Any] = {"methods": ["POST"], "status_code": 202}
-        router.add_api_route(_ADDRESS, self.list_letters, openapi_extra=_LISTED.openapi())
-        router.add_api_route(f"{_ADDRESS}/retry", self.retry_many, **accepted)
-        router.add_api_route(f"{_ADDRESS}/discard", self.discard_many, **accepted)
-        router.add_api_route(f"{_ADDRESS}/{{letter_id}}", self.get_letter)
-        router.add_api_route(f"{_ADDRESS}/{{letter_id}}/retry", self.retry, **accepted)
-        router.add_api_route(f"{_ADDRESS}/{{letter_id}}/discard", self.discard, **accepted)
+        one = f"{_ADDRESS}/{{letter_id}}"
+        decided = {202: answers.accepted("DeadLetter")}
+        errors = (DeadLetterUnknown, DeadLetterDecided)
+        retried, discarded = (
+            {202: answers.none(meta=schemas.meta_decided(state))}
+            for state in ("retried", "discarded")
+        )
+        for method, path, handler, described in (
+            (
+                "GET",
+                _ADDRESS,
+                self.list_letters,
+                answers.route({200: answers.many("DeadLetter", answers.PAGES)}, allowed=_LISTED),
+            ),
+            (
+                "POST",
+                f"{_ADDRESS}/retry",
+                self.retry_many,
+                answers.route(retried, RunIdentical, body=RetryMany),
+            ),
+            (
+                "POST",
+                f"{_ADDRESS}/discard",
+                self.discard_many,
+                answers.route(discarded, body=DiscardMany),
+            ),
+            (
+                "GET",
+                one,
+                self.get_letter,
+                answers.route({200: answers.one("DeadLetterInDetail")}, DeadLetterUnknown),
+            ),
+            (
+                "POST",
+                f"{one}/retry",
+                self.retry,
+                answers.route(
+                    decided, *errors, DeadLetterUnsendable, RunIdentical, body=RetryOfLetter
+                ),
+            ),
+            (
+                "POST",
+                f"{one}/discard",
+                self.discard,
+                answers.route(decided, *errors, body=Discard),
+            ),
+        ):
+            router.add_api_route(path, handler, methods=[method], **described)
         return router
 
 
@@ -329,7 +383,7 @@ def _split(value: str) -> list[str]:
 
 async def _read(connection: AsyncConnection, given: Mapping[str, Sequence[str]]) -> Wanted:
     """Raises _Unfit for a value that no letter can have."""
-    known: dict[str, Sequence[str]] = {"state": STATES, "kind": KINDS}
+    known: dict[str, Sequence[str]] = {"state": dead_letters.STATES, "kind": dead_letters.KINDS}
     if "topic" in given:
         known["topic"] = await dead_letters.list_topics(connection)
     if "source" in given:

@@ -14,9 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway import jsonapi
 from services.gateway.columns import chosen
+from services.gateway.errors import CatalogueEmpty, ExportFailed, ExportsCrowded, PanelUnknown
 from services.gateway.export_order import MEDIA_TYPES, ExportOrder, Format
 from services.gateway.exports import Export, Exports
 from services.gateway.gene_queries import EXPORT, Summaries, read_panel
+from services.gateway.http import answers
 from services.gateway.http.genes import moment_of
 from services.gateway.jsonapi import Query
 from services.gateway.store import catalogue
@@ -70,7 +72,17 @@ class ExportRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        router.add_api_route(_ADDRESS, self.export, openapi_extra=EXPORT.openapi())
+        media = [media.partition(";")[0] for media in MEDIA_TYPES.values()]
+        headers = {
+            "Content-Disposition": {"required": True, "schema": {"type": "string"}},
+            "Cache-Control": {"required": True, "schema": {"const": "no-store"}},
+        }
+        errors = (PanelUnknown, CatalogueEmpty, ExportFailed, ExportsCrowded)
+        router.add_api_route(
+            _ADDRESS,
+            self.export,
+            **answers.route({200: answers.files(media, headers)}, *errors, allowed=EXPORT),
+        )
         return router
 
 

@@ -16,15 +16,23 @@ from services.gateway import jsonapi
 from services.gateway.documents import Documents, Held
 from services.gateway.domain import Refusal, Refused
 from services.gateway.entries import Entries
-from services.gateway.errors import CatalogueEmpty
-from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised, read_panel
+from services.gateway.errors import CatalogueEmpty, PanelUnknown
+from services.gateway.gene_queries import (
+    FACETS,
+    FACETS_MAX,
+    LIST,
+    QUERY,
+    Summaries,
+    normalised,
+    read_panel,
+)
+from services.gateway.http import answers, schemas
 from services.gateway.http.genes import Names, answer, moment_of, resource
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.ready_answers import ReadyAnswers
 from services.gateway.store import genes, history, names
 from services.gateway.store.genes import SORTS, Document, Facet, Place
 
-FACETS_MAX = 10
 NAMESPACE = "lists"
 _PLACED = frozenset({"page[number]", "page[size]", "page[after]", "sort"})
 _LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
@@ -64,7 +72,7 @@ class GeneListRoutes:
 
         `meta` counts those that were asked for, each gene once. On the first page it names what
         is no gene, or not one alone, with its place in the list and what it may mean."""
-        query = normalised((await self.summaries.of_lists()).parse(request.query_params))
+        query = normalised((await self.summaries.of_queries()).parse(request.query_params))
         async with self.engine.connect() as connection:
             panel = await read_panel(connection, query)
             resolved = await names.resolve(connection, body.genes, refused_max=GENES_MAX)
@@ -164,11 +172,28 @@ class GeneListRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        router.add_api_route("/api/genes", self.list_genes, openapi_extra=LIST.openapi())
-        router.add_api_route(
-            "/api/genes/query", self.query_genes, methods=["POST"], openapi_extra=LIST.openapi()
+        errors = (PanelUnknown, CatalogueEmpty)
+        listed = answers.many(
+            "Gene", answers.PAGES, optional_meta=schemas.META_GENES, or_sparse=True
         )
-        router.add_api_route("/api/genes/facets", self.get_facets, openapi_extra=FACETS.openapi())
+        queried = answers.many("Gene", answers.PAGES, meta=schemas.META_QUERY, or_sparse=True)
+        facets = answers.many("Facet", optional_meta=schemas.META_FACETS)
+        router.add_api_route(
+            "/api/genes",
+            self.list_genes,
+            **answers.route(answers.tagged(listed, is_always=False), *errors, allowed=LIST),
+        )
+        router.add_api_route(
+            "/api/genes/query",
+            self.query_genes,
+            methods=["POST"],
+            **answers.route({200: queried}, *errors, allowed=QUERY, body=Names),
+        )
+        router.add_api_route(
+            "/api/genes/facets",
+            self.get_facets,
+            **answers.route({200: facets}, *errors, allowed=FACETS),
+        )
         return router
 
 

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.http import RequestError, field_error
-from services.gateway import domain, jsonapi
+from services.gateway import domain, jsonapi, shapes
 from services.gateway.documents import Documents, Held
 from services.gateway.domain import (
     GENE_CHARACTERS_MAX,
@@ -39,13 +39,16 @@ from services.gateway.errors import (
     ParameterInvalid,
 )
 from services.gateway.gene_queries import FIELDS
+from services.gateway.http import answers, schemas
 from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
 from services.gateway.ready_answers import ReadyAnswers
 from services.gateway.store import genes, history, names
 from services.gateway.store.genes import Document
 
-_ONE = jsonapi.Allowed(resource="genes", fields=FIELDS, others=("as_of",))
+_ONE = jsonapi.Allowed(
+    resource="genes", fields=FIELDS, others=("as_of",), values={"as_of": shapes.MOMENT}
+)
 _ONE_AT = jsonapi.Allowed(others=("as_of",))
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 AS_OF = "a time with its zone, as 2026-06-01T08:00:00Z, or a day, which is its beginning in UTC"
@@ -196,11 +199,31 @@ class GeneRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        router.add_api_route("/api/genes/resolve", self.resolve, methods=["POST"])
+        gene = answers.one("Gene", optional_meta=schemas.META_AS_OF, or_sparse=True)
+        resolved = answers.many("Resolution", meta=schemas.META_RESOLVED)
         router.add_api_route(
-            "/api/genes/{gene}/events", self.list_events, openapi_extra=_EVENTS.openapi()
+            "/api/genes/resolve",
+            self.resolve,
+            methods=["POST"],
+            **answers.route({200: resolved}, CatalogueEmpty, body=Names),
         )
-        router.add_api_route("/api/genes/{gene}", self.get_gene, openapi_extra=_ONE.openapi())
+        router.add_api_route(
+            "/api/genes/{gene}/events",
+            self.list_events,
+            **answers.route(
+                {200: answers.many("GeneEvent", answers.PAGES)}, *answers.OF_GENE, allowed=_EVENTS
+            ),
+        )
+        router.add_api_route(
+            "/api/genes/{gene}",
+            self.get_gene,
+            **answers.route(
+                answers.tagged(gene, is_always=False),
+                *answers.OF_GENE,
+                GeneNotBuilt,
+                allowed=_ONE,
+            ),
+        )
         return router
 
 

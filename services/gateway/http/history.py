@@ -12,21 +12,32 @@ from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.http import field_error
-from services.gateway import jsonapi
+from services.gateway import jsonapi, shapes
 from services.gateway.errors import (
     AnnotationUnknown,
     RunUnfinished,
     RunUnknown,
     SourceUnknown,
 )
+from services.gateway.http import answers, schemas
 from services.gateway.http.genes import find_gene, moment_of
 from services.gateway.jsonapi import Query
 from services.gateway.store import catalogue, history
 from services.gateway.store.history import Row
 
-_ANNOTATIONS = jsonapi.Allowed(others=("as_of",))
-_ANNOTATION = jsonapi.Allowed(others=("as_of", "provenance"))
-_DIFF = jsonapi.Allowed(sized=True, others=("from", "to", "page[after]"), filters=("source",))
+_ANNOTATIONS = jsonapi.Allowed(others=("as_of",), values={"as_of": shapes.MOMENT})
+_ANNOTATION = jsonapi.Allowed(
+    others=("as_of", "provenance"),
+    values={"as_of": shapes.MOMENT, "provenance": shapes.BOOLEAN},
+)
+_DIFF = jsonapi.Allowed(
+    sized=True,
+    others=("from", "to", "page[after]"),
+    filters=("source",),
+    # A time, or the id of a run.
+    values={name: {"anyOf": [shapes.MOMENT, shapes.ID]} for name in ("from", "to")},
+    required=("from", "to"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,12 +113,32 @@ class HistoryRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["history"])
-        for path, handler, allowed in (
-            ("/api/genes/{gene}/annotations", self.list_annotations, _ANNOTATIONS),
-            ("/api/genes/{gene}/annotations/{source}", self.get_annotation, _ANNOTATION),
-            ("/api/diff", self.diff, _DIFF),
+        annotation = answers.one("Annotation", optional_meta=schemas.META_AS_OF)
+        annotations = answers.many("Annotation", optional_meta=schemas.META_AS_OF)
+        differences = answers.many("Difference", answers.NEXT, meta=schemas.META_DIFF)
+        for path, handler, described in (
+            (
+                "/api/genes/{gene}/annotations",
+                self.list_annotations,
+                answers.route({200: annotations}, *answers.OF_GENE, allowed=_ANNOTATIONS),
+            ),
+            (
+                "/api/genes/{gene}/annotations/{source}",
+                self.get_annotation,
+                answers.route(
+                    {200: annotation},
+                    *answers.OF_GENE,
+                    *(SourceUnknown, AnnotationUnknown),
+                    allowed=_ANNOTATION,
+                ),
+            ),
+            (
+                "/api/diff",
+                self.diff,
+                answers.route({200: differences}, RunUnknown, RunUnfinished, allowed=_DIFF),
+            ),
         ):
-            router.add_api_route(path, handler, openapi_extra=allowed.openapi())
+            router.add_api_route(path, handler, **described)
         return router
 
 

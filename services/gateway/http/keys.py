@@ -5,6 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Header
+from pydantic import WithJsonSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.http import field_error
@@ -14,7 +15,12 @@ from services.gateway.store import keys
 
 KEY_CHARACTERS_MAX = 255
 
-IdempotencyKey = Annotated[str | None, Header()]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(),
+    # Checked below, which says what would be accepted.
+    WithJsonSchema({"type": "string", "pattern": f"^[!-~]{{1,{KEY_CHARACTERS_MAX}}}$"}),
+]
 
 
 async def find(

@@ -1,7 +1,6 @@
 """A list of genes that comes as a file: the body of a request, or the one file of a form."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -9,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from services.chassis.http import field_error
 from services.gateway.errors import MediaUnknown, UploadUnreadable
-from services.gateway.jsonapi import Allowed, Query
+from services.gateway.jsonapi import Query
 from services.gateway.tables import Format
 
 MEDIA: Mapping[str, Format] = {
@@ -19,6 +18,23 @@ MEDIA: Mapping[str, Format] = {
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
 }
 MULTIPART = "multipart/form-data"
+# In the OpenAPI document. The one file of a form may have any name.
+UPLOADED = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            **{media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA},
+            MULTIPART: {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "required": ["file"],
+                    "additionalProperties": False,
+                }
+            },
+        },
+    }
+}
 # What says nothing of a part of a form, so that the name of its file does.
 _VAGUE = ("", "application/octet-stream", "application/vnd.ms-excel")
 
@@ -67,10 +83,3 @@ def _format(media: str, filename: str) -> Format:
 
 def key_of(query: Query, form: Format) -> bytes:
     return f"{form} {sorted(query.given.items())} ".encode(errors="replace")
-
-
-def uploaded(allowed: Allowed) -> dict[str, Any]:
-    content = {
-        media: {"schema": {"type": "string", "format": "binary"}} for media in (*MEDIA, MULTIPART)
-    }
-    return allowed.openapi() | {"requestBody": {"required": True, "content": content}}

@@ -6,21 +6,28 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.http import field_error
-from services.gateway import jsonapi
+from services.gateway import jsonapi, shapes
 from services.gateway.domain import PanelVersion, fold, pattern
 from services.gateway.errors import (
+    CatalogueEmpty,
+    MediaUnknown,
     PanelArchived,
     PanelChanged,
     PanelInvalid,
+    PanelNameTaken,
+    PanelRefused,
+    PanelUnknown,
+    UploadsCrowded,
+    UploadUnreadable,
 )
-from services.gateway.http import keys
-from services.gateway.http.bodies import Body, Genes, Note, PanelName, Person
+from services.gateway.http import answers, keys
+from services.gateway.http.bodies import Body, Genes, Note, PanelName, Person, given
 from services.gateway.http.keys import IdempotencyKey
-from services.gateway.http.panel_files import file_of, key_of, uploaded
+from services.gateway.http.panel_files import UPLOADED, file_of, key_of
 from services.gateway.http.panel_lists import Given, Unresolved, edit, resolve
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import panels
@@ -33,13 +40,14 @@ VERSION_MAX = 2**31 - 1
 
 _ADDRESS = "/api/panels"
 _NOTHING = Allowed()
-_LISTED = Allowed(paged=True, filters=("name", "archived"), sorts=panels.SORTS)
+_LISTED = Allowed(
+    paged=True,
+    filters=("name", "archived"),
+    sorts=panels.SORTS,
+    values={"filter[name]": jsonapi.WRITTEN, "filter[archived]": shapes.BOOLEAN},
+)
 _PAGED = Allowed(paged=True)
-_GENES = Allowed(paged=True, filters=("state",))
-_SAID = ("note", "by", "unresolved", "column", "sheet")
-_UPLOADED = Allowed(others=("name", "description", *_SAID))
-_UPLOADED_VERSION = Allowed(others=("base_version", *_SAID))
-
+_GENES = Allowed(paged=True, filters=("state",), values={"state": shapes.enum(panels.STATES)})
 _OF_THE_FILE = ("column", "sheet")
 
 Base = Annotated[int, Field(ge=1, le=VERSION_MAX)]
@@ -75,20 +83,41 @@ class Revision(_Based):
     """A new version: another list, or what is added to the newest one and taken from it.
     `base_version` is the version that its maker has seen."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [given("genes"), {"anyOf": [given("add"), given("remove")]}]}
+    )
+
     genes: Genes | None = None
     add: Genes | None = None
     remove: Genes | None = None
 
 
-class Change(Body):
+class PanelChange(Body):
     """What a panel is called, and what it is for."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [given("name"), {"required": ["description"]}]}
+    )
     invalid = PanelInvalid
 
     name: PanelName | None = None
     description: Note | None = None
 
 
+def _as_parameters(kind: type[Body]) -> Allowed:
+    """The parameters of an upload that say what this body says."""
+    return Allowed(
+        others=(*kind.model_fields, *_OF_THE_FILE),
+        values={
+            **dict.fromkeys(_OF_THE_FILE, shapes.TEXT),
+            **{name: shapes.without_null(schema) for name, schema in shapes.columns(kind).items()},
+        },
+        required=tuple(name for name, one in kind.model_fields.items() if one.is_required()),
+    )
+
+
+_UPLOADED = _as_parameters(_Described)
+_UPLOADED_VERSION = _as_parameters(_Based)
 Told = TypeVar("Told", bound=_Said)
 
 
@@ -201,7 +230,7 @@ class PanelRoutes:
         status = 201 if is_new else 200
         return _made(_version(version), _address(made), is_replay=is_replay, status=status)
 
-    async def change(self, request: Request, panel_id: str, change: Change) -> Response:
+    async def change(self, request: Request, panel_id: str, change: PanelChange) -> Response:
         """Call a panel something else, or say what it is for; a null takes a description away."""
         _NOTHING.parse(request.query_params)
         changes = change.model_dump(exclude_unset=True)
@@ -340,29 +369,108 @@ class PanelRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["panels"])
-        making: dict[str, Any] = {"methods": ["POST"], "status_code": 201}
         panel, versions = f"{_ADDRESS}/{{panel_id}}", f"{_ADDRESS}/{{panel_id}}/versions"
         version = f"{versions}/{{version}}"
-        router.add_api_route(_ADDRESS, self.create, **making)
-        router.add_api_route(_ADDRESS, self.list_panels, openapi_extra=_LISTED.openapi())
-        router.add_api_route(
-            f"{_ADDRESS}/upload", self.upload, **making, openapi_extra=uploaded(_UPLOADED)
-        )
-        router.add_api_route(panel, self.get_panel)
-        router.add_api_route(panel, self.change, methods=["PATCH"])
-        router.add_api_route(panel, self.archive, methods=["DELETE"])
-        router.add_api_route(versions, self.add_version, **making)
-        router.add_api_route(versions, self.list_versions, openapi_extra=_PAGED.openapi())
-        router.add_api_route(
-            f"{versions}/upload",
-            self.upload_version,
-            **making,
-            openapi_extra=uploaded(_UPLOADED_VERSION),
-        )
-        router.add_api_route(version, self.get_version)
-        router.add_api_route(f"{version}/report", self.get_report)
-        router.add_api_route(f"{version}/genes", self.list_genes, openapi_extra=_GENES.openapi())
-        router.add_api_route(f"{version}/diff/{{other}}", self.compare)
+        made = answers.accepted("Panel", is_repeatable=True)
+        revised = answers.accepted("PanelVersion", is_repeatable=True)
+        found = {200: answers.one("Panel")}
+        listed = {200: answers.many("PanelVersion", answers.PAGES)}
+        of_list = (*answers.OF_KEY, PanelRefused, CatalogueEmpty)
+        making = (*of_list, PanelNameTaken)
+        revising = (*of_list, PanelUnknown, PanelArchived, PanelChanged)
+        of_file = (MediaUnknown, UploadUnreadable, UploadsCrowded)
+        for method, path, handler, described in (
+            (
+                "POST",
+                _ADDRESS,
+                self.create,
+                answers.route({201: made}, *making, body=NewPanel),
+            ),
+            (
+                "GET",
+                _ADDRESS,
+                self.list_panels,
+                answers.route({200: answers.many("Panel", answers.PAGES)}, allowed=_LISTED),
+            ),
+            (
+                "POST",
+                f"{_ADDRESS}/upload",
+                self.upload,
+                answers.route(
+                    {201: made},
+                    *(*making, *of_file),
+                    allowed=_UPLOADED,
+                    reads_body=True,
+                    extra=UPLOADED,
+                ),
+            ),
+            (
+                "GET",
+                panel,
+                self.get_panel,
+                answers.route({200: answers.one("PanelInDetail")}, PanelUnknown),
+            ),
+            (
+                "PATCH",
+                panel,
+                self.change,
+                answers.route(
+                    found, *(PanelUnknown, PanelArchived, PanelNameTaken), body=PanelChange
+                ),
+            ),
+            ("DELETE", panel, self.archive, answers.route(found, PanelUnknown)),
+            (
+                "POST",
+                versions,
+                self.add_version,
+                answers.route({201: revised, 200: revised}, *revising, body=Revision),
+            ),
+            (
+                "GET",
+                versions,
+                self.list_versions,
+                answers.route(listed, PanelUnknown, allowed=_PAGED),
+            ),
+            (
+                "POST",
+                f"{versions}/upload",
+                self.upload_version,
+                answers.route(
+                    {201: revised, 200: revised},
+                    *(*revising, *of_file),
+                    allowed=_UPLOADED_VERSION,
+                    reads_body=True,
+                    extra=UPLOADED,
+                ),
+            ),
+            (
+                "GET",
+                version,
+                self.get_version,
+                answers.route({200: answers.one("PanelVersionInDetail")}, PanelUnknown),
+            ),
+            (
+                "GET",
+                f"{version}/report",
+                self.get_report,
+                answers.route({200: answers.one("PanelReport")}, PanelUnknown),
+            ),
+            (
+                "GET",
+                f"{version}/genes",
+                self.list_genes,
+                answers.route(
+                    {200: answers.many("PanelGene", answers.PAGES)}, PanelUnknown, allowed=_GENES
+                ),
+            ),
+            (
+                "GET",
+                f"{version}/diff/{{other}}",
+                self.compare,
+                answers.route({200: answers.one("PanelDiff")}, PanelUnknown),
+            ),
+        ):
+            router.add_api_route(path, handler, methods=[method], **described)
         return router
 
 

@@ -18,7 +18,9 @@ from services.gateway.errors import (
     ReleaseSuperseded,
     ReleaseUnknown,
     SourceRetired,
+    SourceUnknown,
 )
+from services.gateway.http import answers, schemas
 from services.gateway.http.bodies import Body, Note, Person
 from services.gateway.http.catalogue import no_source
 from services.gateway.store import catalogue, releases
@@ -26,7 +28,13 @@ from services.gateway.store.releases import Row, Wanted
 
 _NOTHING = jsonapi.Allowed()
 _PAGED = jsonapi.Allowed(paged=True)
-_UNMAPPED = jsonapi.Allowed(paged=True, keyset=True, counted=True, filters=("key", "reason"))
+_UNMAPPED = jsonapi.Allowed(
+    paged=True,
+    keyset=True,
+    counted=True,
+    filters=("key", "reason"),
+    values={"filter[key]": jsonapi.WRITTEN, "filter[reason]": jsonapi.WRITTEN},
+)
 
 # States in which a release has been read; before, its report is not there yet.
 _READ = ("staged", "quarantined", "accepted", "stored")
@@ -144,17 +152,31 @@ class ReleaseRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(tags=["releases"])
         path = "/api/sources/{name}/releases"
-        router.add_api_route(path, self.list_releases, openapi_extra=_PAGED.openapi())
-        router.add_api_route(f"{path}/{{release_id}}", self.get_release)
+        one = f"{path}/{{release_id}}"
+        unknown = (SourceUnknown, ReleaseUnknown)
+        listed = answers.many("Release", answers.PAGES)
+        unmapped = answers.many("Unmapped", answers.PAGES, meta=schemas.META_UNMAPPED)
         router.add_api_route(
-            f"{path}/{{release_id}}/unmapped",
-            self.list_unmapped,
-            openapi_extra=_UNMAPPED.openapi(),
+            path, self.list_releases, **answers.route({200: listed}, SourceUnknown, allowed=_PAGED)
         )
-        for decision, handler in (("accept", self.accept), ("reject", self.reject)):
-            router.add_api_route(
-                f"{path}/{{release_id}}/{decision}", handler, methods=["POST"], status_code=202
+        router.add_api_route(
+            one, self.get_release, **answers.route({200: answers.one("ReleaseInDetail")}, *unknown)
+        )
+        router.add_api_route(
+            f"{one}/unmapped",
+            self.list_unmapped,
+            **answers.route({200: unmapped}, *unknown, allowed=_UNMAPPED),
+        )
+        for decision, handler, errors in (
+            ("accept", self.accept, (SourceRetired, ReleaseSuperseded)),
+            ("reject", self.reject, ()),
+        ):
+            described = answers.route(
+                {202: answers.accepted("Release")},
+                *(*unknown, ReleaseNotQuarantined, *errors),
+                body=Reasons,
             )
+            router.add_api_route(f"{one}/{decision}", handler, methods=["POST"], **described)
         return router
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import ConfigDict
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import Priority, Strategy
@@ -15,16 +16,32 @@ from services.chassis.http import field_error
 from services.gateway import domain, jsonapi
 from services.gateway.domain import NewRun, PanelVersion, Run, parse_run_id
 from services.gateway.errors import (
+    BodyUnexpected,
+    CatalogueEmpty,
+    GenesRefused,
     OrderInvalid,
     PanelArchived,
+    PanelUnknown,
     RetryInvalid,
+    RunIdentical,
     RunNotFailed,
+    RunUnknown,
     SourcesRefused,
     SourceUnknown,
 )
 from services.gateway.failpoints import Failpoint
-from services.gateway.http import keys, orders
-from services.gateway.http.bodies import Body, Genes, RunName, Sources, Text, refuse_body
+from services.gateway.http import answers, keys, orders
+from services.gateway.http.bodies import (
+    NO_BODY,
+    Body,
+    Genes,
+    RunName,
+    Sources,
+    Text,
+    given,
+    given_true,
+    refuse_body,
+)
 from services.gateway.http.genes import refusal, require_found
 from services.gateway.http.keys import IdempotencyKey
 from services.gateway.store import catalogue, names, panels, runs
@@ -38,6 +55,9 @@ _IN_PATH = "path source"
 class Order(Body):
     """What to annotate: some genes or all of them, from some sources or all of them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [given("genes"), given("panel"), given_true("all")]}
+    )
     invalid = OrderInvalid
 
     sources: Sources | None = None
@@ -185,17 +205,55 @@ class RunRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["runs"])
-        as_command: dict[str, Any] = {"methods": ["POST"], "status_code": 202}
-        router.add_api_route("/api/runs", self.start_run, **as_command)
-        router.add_api_route("/api/runs", self.list_runs, openapi_extra=_PAGED.openapi())
-        router.add_api_route("/api/runs/{run_id}", self.get_run)
-        router.add_api_route("/api/runs/{run_id}/retry", self.retry_run, **as_command)
-        its_source = "/api/runs/{run_id}/sources/{source}"
-        router.add_api_route(f"{its_source}/retry", self.retry_source, **as_command)
+        run, its_source = "/api/runs/{run_id}", "/api/runs/{run_id}/sources/{source}"
         trigger = "/api/progress/trigger"
-        router.add_api_route(f"{trigger}/annotation_pipeline", self.start_all, **as_command)
-        router.add_api_route(f"{trigger}/{{source}}", self.start_source, **as_command)
-        router.add_api_route("/api/progress/status", self.get_status)
+        accepted = {202: answers.accepted("Run", is_repeatable=True)}
+        ordered = (*answers.OF_KEY, SourcesRefused, RunIdentical)
+        retried = (*ordered, RunUnknown, RunNotFailed)
+        whole = answers.route(accepted, *ordered, BodyUnexpected, reads_body=True, extra=NO_BODY)
+        one_source = answers.route(
+            accepted, *ordered, SourceUnknown, BodyUnexpected, reads_body=True, extra=NO_BODY
+        )
+        for method, path, handler, described in (
+            (
+                "POST",
+                "/api/runs",
+                self.start_run,
+                answers.route(
+                    accepted,
+                    *(*ordered, CatalogueEmpty, GenesRefused, PanelUnknown, PanelArchived),
+                    body=Order,
+                ),
+            ),
+            (
+                "GET",
+                "/api/runs",
+                self.list_runs,
+                answers.route({200: answers.many("Run", answers.PAGES)}, allowed=_PAGED),
+            ),
+            ("GET", run, self.get_run, answers.route({200: answers.one("Run")}, RunUnknown)),
+            (
+                "POST",
+                f"{run}/retry",
+                self.retry_run,
+                answers.route(accepted, *retried, body=Retry),
+            ),
+            (
+                "POST",
+                f"{its_source}/retry",
+                self.retry_source,
+                answers.route(accepted, *retried, SourceUnknown, body=RetryOfSource),
+            ),
+            ("POST", f"{trigger}/annotation_pipeline", self.start_all, whole),
+            ("POST", f"{trigger}/{{source}}", self.start_source, one_source),
+            (
+                "GET",
+                "/api/progress/status",
+                self.get_status,
+                answers.route({200: answers.many("Run")}),
+            ),
+        ):
+            router.add_api_route(path, handler, methods=[method], **described)
         return router
 
 

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.gateway import jsonapi
 from services.gateway.entries import Entries
+from services.gateway.errors import CatalogueEmpty, PanelUnknown
+from services.gateway.http import answers, schemas
 from services.gateway.store import catalogue, panels, statistics
 
 NAMESPACE = "statistics"
@@ -120,13 +122,19 @@ class StatisticsRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["statistics"])
-        for path, handler, allowed in (
-            (_SOURCES, self.list_sources, _NOTHING),
-            (_FIELDS, self.list_fields, _NOTHING),
-            (_OVERLAPPING, self.list_overlaps, _OVERLAPS),
-            ("/api/statistics/panels/{panel_id}", self.cover_panel, _NOTHING),
+        for path, handler, name, allowed in (
+            (_SOURCES, self.list_sources, "SourceStatistics", _NOTHING),
+            (_FIELDS, self.list_fields, "FieldStatistics", _NOTHING),
+            (_OVERLAPPING, self.list_overlaps, "Overlap", _OVERLAPS),
         ):
-            router.add_api_route(path, handler, openapi_extra=allowed.openapi())
+            told = answers.tagged(answers.many(name), has_age=True)
+            router.add_api_route(path, handler, **answers.route(told, allowed=allowed))
+        covered = answers.many("Coverage", meta=schemas.META_COVERAGE)
+        router.add_api_route(
+            "/api/statistics/panels/{panel_id}",
+            self.cover_panel,
+            **answers.route({200: covered}, PanelUnknown, CatalogueEmpty),
+        )
         return router
 
 

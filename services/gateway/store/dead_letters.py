@@ -27,6 +27,9 @@ TYPE_CHARACTERS_MAX = 200
 SOURCE_CHARACTERS_MAX = 100
 MS_MAX = 4_102_444_800_000  # The year 2100: a clock that says so is no clock.
 
+STATES = ("open", "retried", "discarded")
+KINDS = ("message", "batch")
+
 Row = dict[str, Any]
 
 

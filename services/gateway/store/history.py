@@ -146,6 +146,7 @@ def _document(hgnc_id: str, rows: Sequence[Row]) -> Document:
     annotations = {
         row["source"]: {
             "status": row["status"],
+            "as_of": row["as_of"],
             "value": None if row["value"] is None else orjson.Fragment(row["value"]),
             "release": row["release"],
             "synthetic": row["synthetic"],

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from contracts.messages import AnnotateBatch, BatchDead, StartRun
+from contracts.messages import AnnotateBatch, StartRun
 from services.chassis import outbox, telemetry
 from services.chassis.database import open_session
 from services.chassis.dead_letters import Letter
@@ -21,7 +21,7 @@ from services.gateway.http import dead_letters as routes
 from services.gateway.store import dead_letters as store
 from services.gateway.store.dead_letters import RETRY_BYTES_MAX
 from tests.integration.gateway.desk import Desk, open_desk
-from tests.integration.gateway.letters import COMMANDS, PROBLEM, keep, letter
+from tests.integration.gateway.letters import COMMANDS, PROBLEM, dead_batch, keep, letter
 from tests.system import Database, SharedCluster, database_to_read
 from tests.waiting import until
 
@@ -173,57 +173,6 @@ async def test_a_problem_longer_than_any_of_ours_is_cut(desk: Desk) -> None:
     assert shown == {"type": "", "title": "a\x00b", "detail": "x" * 2_000}
     answer = await desk.client.get(ADDRESS)
     assert len(answer.content) < 10_000
-
-
-async def dead_batch(
-    desk: Desk,
-    genes: Sequence[str],
-    *,
-    source: str = "ensembl",
-    kind: str = "fetch",
-    checkpoint: int = 0,
-    seq: int = 7,
-    run_id: UUID | None = None,
-) -> BatchDead:
-    """A batch that was given up, as the annotator leaves it, and the fact that says so."""
-    run_id = run_id or await desk.start(all=True, sources=["hpo"])
-    async with desk.database.begin("annotator") as tx:
-        await tx.execute(
-            text("""
-                INSERT INTO run (id, all_genes, awaits_catalogue, open_sources)
-                VALUES (:run_id, true, false, 1) ON CONFLICT DO NOTHING
-            """),
-            {"run_id": run_id},
-        )
-        batch_id = await tx.scalar(
-            text("""
-                INSERT INTO batch (kind, source, run_id, genes, checkpoint, state, attempt,
-                                   finished_at, problem)
-                VALUES (:kind, :source, :run_id, CAST(:genes AS text[]), :checkpoint, 'dead', 5,
-                        now(), '{}') RETURNING id
-            """),
-            {
-                "kind": kind,
-                "source": source,
-                "run_id": run_id if kind == "fetch" else None,
-                "genes": list(genes),
-                "checkpoint": checkpoint,
-            },
-        )
-        fact = BatchDead(
-            run_id=run_id,
-            seq=seq,
-            batch_id=batch_id,
-            source=source,
-            failed_count=len(genes) - checkpoint,
-            problem=PROBLEM,
-        )
-        await tx.execute(
-            text("INSERT INTO run_fact (run_id, seq, type, body) VALUES (:run, :seq, 'x', '{}')"),
-            {"run": run_id, "seq": seq},
-        )
-    await desk.letters.on_batch_dead(fact)
-    return fact
 
 
 async def test_a_dead_batch_is_one_letter_for_all_runs_that_hear_of_it(desk: Desk) -> None:

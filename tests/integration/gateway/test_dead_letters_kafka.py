@@ -24,8 +24,8 @@ from tests.integration.chassis.desk import (
     typed,
 )
 from tests.integration.gateway.desk import Desk
-from tests.integration.gateway.letters import PROBLEM
-from tests.integration.gateway.test_dead_letters import ADDRESS, BY, dead_batch, listed
+from tests.integration.gateway.letters import PROBLEM, dead_batch
+from tests.integration.gateway.test_dead_letters import ADDRESS, BY, listed
 from tests.system import SharedCluster
 from tests.waiting import until
 

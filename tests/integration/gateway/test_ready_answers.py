@@ -74,7 +74,7 @@ async def forget_the_documents(desk: Desk) -> None:
 
 
 async def forget_the_gene(desk: Desk) -> None:
-    event = NamespaceInvalidated(namespace="genes", epoch=1, parts=[f"gene={PKD1}"])
+    event = NamespaceInvalidated(namespace="genes", epoch=1, parts=(f"gene={PKD1}",))
     await desk.handlers.on_namespace_invalidated(event)
 
 
