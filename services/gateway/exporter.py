@@ -39,7 +39,8 @@ async def export(order: ExportOrder, settings: GatewaySettings, out: BinaryIO) -
         async with engine.connect() as connection, connection.begin():
             await history.see_one_moment(connection)
             await connection.execute(text("SET LOCAL transaction_timeout = 0"))
-            await connection.execute(text(f"SET LOCAL transaction_timeout = '{SECONDS_MAX}s'"))
+            for limit in ("transaction_timeout", "idle_in_transaction_session_timeout"):
+                await connection.execute(text(f"SET LOCAL {limit} = '{SECONDS_MAX}s'"))
             await read_panel(connection, query)
             await _write(connection, order, query, out)
     out.flush()
