@@ -1,4 +1,4 @@
-"""`annobus genes`: read a gene's annotations, list genes or export them, find out what names mean."""
+"""`annobus genes`: read, list and export genes and their annotations, find out what names mean."""
 
 from typing import Annotated
 from urllib.parse import quote
