@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +84,12 @@ def changes(
         output.print_json(document)
         return
     found = document["data"]
+    more = "more" if len(found) == limit else "that is all; later"
     if found:
         rows = [_row(item["attributes"]) for item in found]
         output.print_table(COLUMNS, rows, styles=SEVERITY_STYLES)
-    more = "more" if len(found) == limit else "that is all; later"
+    else:
+        more = "nothing has changed; later"
     output.say(f"{more}: the same command with --since {document['meta']['cursor']}")
 
 
@@ -129,9 +131,10 @@ async def _follow(
         # Now has a place, so that nothing is missed if the first connection breaks before a change.
         page = await client.get(ADDRESS, _page(parameters, since, 1))
         place = page["meta"]["cursor"] if since == NOW else since
+        output.say("following; Ctrl-C ends it")
         try:
-            async with aclosing(_events(client, parameters, place)) as events:
-                async for event in events:
+            async with aclosing(events(client, parameters, place)) as found:
+                async for event in found:
                     place = event.cursor
                     if json:
                         output.print_json_line(event.change)
@@ -142,7 +145,7 @@ async def _follow(
             raise
 
 
-async def _events(client: Client, parameters: Parameters, place: str) -> AsyncGenerator[Event]:
+async def events(client: Client, parameters: Parameters, place: str) -> AsyncGenerator[Event]:
     """Without an end. Raises NotReachable when the gateway is away for longer than a restart."""
     heard_at = time.monotonic()
     is_away = False
@@ -220,14 +223,27 @@ def _what(change: Document) -> str:
         return "has no value any more"
     if before is None:
         return "has a value now"
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    shown = [_difference(name, before.get(name), after.get(name)) for name in names]
+    was, is_now = _leaves(before), _leaves(after)
+    names = [name for name in {**was, **is_now} if was.get(name) != is_now.get(name)]
+    shown = [_difference(name, was.get(name), is_now.get(name)) for name in names]
     more = len(names) - FIELDS_SHOWN_MAX
     return ", ".join(shown[:FIELDS_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
+def _leaves(value: Document, within: str = "") -> Document:
+    """The fields of a value, those of its objects as `object.field`."""
+    found: Document = {}
+    for name, said in value.items():
+        here = f"{within}{name}"
+        found |= _leaves(said, f"{here}.") if isinstance(said, dict) else {here: said}
+    return found
+
+
 def _difference(name: str, before: object, after: object) -> str:
-    return f"{name} {_told(before)} {output.arrow(output.data)} {_told(after)}"
+    told = _told(before), _told(after)
+    if told[0] == told[1]:  # Of many, as many others.
+        return f"{name} differs in {told[0]}"
+    return f"{name} {told[0]} {output.arrow(output.data)} {told[1]}"
 
 
 def _told(value: object) -> str:
@@ -237,8 +253,8 @@ def _told(value: object) -> str:
             return "none"
         case str():
             text = value
-        case Mapping() | Sequence():
-            return output.many(len(value), "entry").replace("entrys", "entries")
+        case list():
+            return "1 entry" if len(value) == 1 else f"{len(value):,} entries"
         case _:
             text = orjson.dumps(value).decode()
     return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}…"

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from tests.integration.cli.conftest import Annobus
-from tests.integration.cli.stub_gateway import RUN_ID, Stub, counters, frame, run_document
+from tests.integration.cli.stub_gateway import (
+    RUN_ID,
+    Answer,
+    Stub,
+    counters,
+    frame,
+    run_document,
+)
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m")  # Of the text or behind it, bold or not.
 PROBLEM = {
@@ -128,7 +135,7 @@ def test_a_retired_source_is_listed_as_one(stub: Stub, annobus: Annobus) -> None
 
 
 def test_what_answers_but_is_no_gateway_is_named(stub: Stub, annobus: Annobus) -> None:
-    stub.answers["/api/sources"] = [(200, b"<html>hello</html>", "text/html")]
+    stub.send("/api/sources", Answer(200, b"<html>hello</html>", "text/html"))
     ended = annobus("sources", "list", "--url", stub.url)
     assert ended.returncode == 4
     assert "<html>hello</html>" in ended.stderr
