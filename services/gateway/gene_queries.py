@@ -15,9 +15,11 @@ from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import catalogue, panels
 from services.gateway.store.genes import COMPARED, FILTERS, SORTS
 
+SOURCES = "sources"  # The relationship of a gene with those that it has a value of.
+INCLUDES = (SOURCES,)
 FIELDS = (
     *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
-    *("location", "entrez_id", "ensembl_gene_id", "annotations"),
+    *("location", "entrez_id", "ensembl_gene_id", "annotations", SOURCES),
 )
 LIST = Allowed(
     paged=True,
@@ -27,6 +29,7 @@ LIST = Allowed(
     sorts=SORTS,
     resource="genes",
     fields=FIELDS,
+    includes=INCLUDES,
     others=("as_of",),
 )
 FACETS = Allowed(filters=FILTERS, compared=COMPARED, others=("facets",))

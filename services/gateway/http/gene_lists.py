@@ -17,8 +17,22 @@ from services.gateway.documents import Documents, Held
 from services.gateway.domain import Refusal, Refused
 from services.gateway.entries import Entries
 from services.gateway.errors import CatalogueEmpty
-from services.gateway.gene_queries import FACETS, LIST, Summaries, normalised, read_panel
-from services.gateway.http.genes import Names, answer, moment_of, resource
+from services.gateway.gene_queries import (
+    FACETS,
+    LIST,
+    SOURCES,
+    Summaries,
+    normalised,
+    read_panel,
+)
+from services.gateway.http.genes import (
+    Names,
+    answer,
+    include,
+    moment_of,
+    needs_sources,
+    resource,
+)
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import genes, history, names
 from services.gateway.store.genes import SORTS, Document, Facet, Place
@@ -44,6 +58,9 @@ class GeneListRoutes:
         are `eq` (or none: any of the values), `ne`, `lt`, `lte`, `gt`, `gte`, for lists `all`, and
         `known` (true or false). A gene whose field is not known meets `known` alone.
 
+        `include=sources` adds the sources that these genes have values of, each once, as
+        GET /api/sources/{name} tells of them.
+
         With `as_of` those that were approved at that time, as they were then, by HGNC id."""
         if "as_of" in request.query_params:
             return await self._list_at(_LIST_AT.parse(request.query_params))
@@ -52,10 +69,11 @@ class GeneListRoutes:
             return await self._list_from_memory(request, query)
         async with self.engine.connect() as connection:
             panel = await read_panel(connection, query)
-            found = await genes.list_documents(connection, query)
+            found = await genes.list_documents(connection, query, linked=needs_sources(query))
             total = await genes.count_documents(connection, query) if query.total else None
+            included = await include(connection, query, found[: query.size])
         counted = {} if total is None else {"total": total}
-        return _page("/api/genes", query, found, {**panel, **counted})
+        return _page("/api/genes", query, found, {**panel, **counted}, included)
 
     async def query_genes(self, request: Request, body: Names) -> Response:
         """Up to 50,000 genes by any of their names, filtered, sorted and in pages as a list is.
@@ -69,8 +87,11 @@ class GeneListRoutes:
             if resolved.catalogue_empty:
                 raise CatalogueEmpty
             among = resolved.hgnc_ids
-            found = await genes.list_documents(connection, query, among)
+            found = await genes.list_documents(
+                connection, query, among, linked=needs_sources(query)
+            )
             total = await genes.count_documents(connection, query, among)
+            included = await include(connection, query, found[: query.size])
         meta: dict[str, object] = {
             **panel,
             "asked_count": len(body.genes),
@@ -80,7 +101,7 @@ class GeneListRoutes:
         }
         if query.after is None and query.number == 1:  # They are the same on every page.
             meta |= _by_outcome(resolved.refused)
-        return _page("/api/genes/query", query, found, meta)
+        return _page("/api/genes/query", query, found, meta, included)
 
     async def get_facets(self, request: Request) -> Response:
         """How the genes of a list differ in up to 10 fields, of those that lists are filtered by:
@@ -167,14 +188,20 @@ class GeneListRoutes:
 
 
 def _page(
-    address: str, query: Query, found: Sequence[Document], meta: Mapping[str, object]
+    address: str,
+    query: Query,
+    found: Sequence[Document],
+    meta: Mapping[str, object],
+    included: Sequence[jsonapi.Resource] | None,
 ) -> Response:
     page, more = found[: query.size], len(found) > query.size
     after = jsonapi.cursor(query.sort, page[-1].number, page[-1].place) if more else None
+    related = query.relates(SOURCES)
     return jsonapi.respond(
-        [resource(document) for document in page],
+        [resource(document, related=related) for document in page],
         jsonapi.page_links(address, query, more=more, after=after),
         meta=meta,
+        included=included,
     )
 
 
