@@ -40,7 +40,9 @@ from services.gateway.store.genes import SORTS, Document, Facet, Place
 FACETS_MAX = 10
 NAMESPACE = "lists"
 _PLACED = frozenset({"page[number]", "page[size]", "page[after]", "sort"})
-_LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
+_LIST_AT = Allowed(
+    sized=True, keyset=True, filters=("panel",), sorts=("hgnc_id",), others=("as_of",)
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class GeneListRoutes:
         `include=sources` adds the sources that these genes have values of, each once, as
         GET /api/sources/{name} tells of them.
 
-        With `as_of` those that were approved at that time, as they were then, by HGNC id."""
+        With `as_of` those that were approved at that time, as they were then, by HGNC id; of a
+        panel the genes that it has today, of which those that were approved then."""
         if "as_of" in request.query_params:
             return await self._list_at(_LIST_AT.parse(request.query_params))
         query = normalised((await self.summaries.of_lists()).parse(request.query_params))
@@ -166,7 +169,9 @@ class GeneListRoutes:
         async with self.engine.connect() as connection:
             at = await moment_of(connection, query)
             assert at is not None  # It is given.
-            found = await history.list_genes_at(connection, at, number, query.size + 1)
+            panel = await read_panel(connection, query)
+            among = query.filters.get("panel")
+            found = await history.list_genes_at(connection, at, number, query.size + 1, among)
             documents = await history.documents_at(connection, found[: query.size], at)
         after = None
         if len(found) > query.size:
@@ -174,7 +179,7 @@ class GeneListRoutes:
         return jsonapi.respond(
             [resource(document) for document in documents],
             jsonapi.page_links("/api/genes", query, more=after is not None, after=after),
-            meta={"as_of": at},
+            meta={**panel, "as_of": at},
         )
 
     def router(self) -> APIRouter:
