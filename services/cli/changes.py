@@ -5,16 +5,18 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
 import orjson
+import typer
 from typer import Option
 
 from contracts.views import Cause, Severity
-from services.cli import output
+from services.cli import output, signals
 from services.cli.client import Client, Document, connect, find_url
-from services.cli.errors import NotReachable
+from services.cli.errors import INTERRUPTED, NotReachable
 from services.cli.options import (
     DEFAULT_STATE,
     PAGE_SIZE,
@@ -77,8 +79,8 @@ def changes(
     )
     parameters = [(f"filter[{name}]", value) for name, value in filters.items()]
     if follow:
-        asyncio.run(_follow(url, folder, parameters, since or NOW, json=json))
-        return
+        following = partial(_follow, url, folder, parameters, since or NOW, json=json)
+        raise typer.Exit(signals.run(following))
     document = asyncio.run(_read(url, folder, parameters, since, limit))
     if json:
         output.print_json(document)
@@ -126,7 +128,8 @@ class Event:
 
 async def _follow(
     url: str | None, folder: Path, parameters: Parameters, since: str, *, json: bool
-) -> None:
+) -> int:
+    """Until a signal comes; it raises what else ends it."""
     async with connect(find_url(url, folder)) as client:
         # Now has a place, so that nothing is missed if the first connection breaks before a change.
         page = await client.get(ADDRESS, _page(parameters, since, 1))
@@ -143,6 +146,7 @@ async def _follow(
         except (asyncio.CancelledError, NotReachable):
             output.say(f"to go on here: the same command with --since {place}")
             raise
+    return INTERRUPTED
 
 
 async def events(client: Client, parameters: Parameters, place: str) -> AsyncGenerator[Event]:

@@ -23,7 +23,8 @@ from tests.integration.gateway.desk import PKD1, PKD2, Desk, open_desk
 from tests.integration.gateway.storing import Storing, Value, open_storing
 from tests.system import Database, SharedCluster, database_to_read
 
-GENES = (PKD1, PKD2, "HGNC:1097")
+BRAF = "HGNC:1097"
+GENES = (PKD1, PKD2, BRAF)
 SOURCES = ("ensembl", "gnomad")
 Values = Mapping[tuple[str, str], int | None]
 
@@ -517,7 +518,7 @@ async def test_a_document_of_a_time_says_as_of_when_it_holds(desk: Desk, storing
 async def test_the_genes_of_a_panel_at_a_time(desk: Desk, storing: Storing) -> None:
     """Those that it has today, as they were then; who was not approved then is not there."""
     first = replace(await storing.release("hgnc", "2026-01"), matched_by="hgnc_id")
-    before = await storing.name(first, {PKD1: "PKD1", PKD2: "PKD2"})
+    before = await storing.name(first, {BRAF: "BRAF", PKD1: "PKD1", PKD2: "PKD2"})
     second = replace(await storing.release("hgnc", "2026-02"), matched_by="hgnc_id")
     await storing.name(second, {PKD2: "PKD2B", LATER: "UGT1A", PKD1: "PKD1"})
     made = await desk.client.post(
