@@ -71,8 +71,10 @@ async def _parts(
         async for part in genes.stream_documents(connection, query, GENES_AT_ONCE):
             yield part
         return
-    number = 0
-    while found := await history.list_genes_at(connection, order.as_of, number, GENES_AT_ONCE):
+    number, among = 0, query.filters.get("panel")
+    while found := await history.list_genes_at(
+        connection, order.as_of, number, GENES_AT_ONCE, among
+    ):
         documents = await history.documents_at(connection, found, order.as_of)
         yield documents
         number = int(found[-1].partition(":")[2])
