@@ -66,14 +66,17 @@ def changes(
     limit: Annotated[int, Option("--limit", min=1, max=LIMIT_MAX)] = PAGE_SIZE,
     follow: Annotated[
         bool,
-        Option("-f", "--follow", help="Go on as they happen, from now or --since; Ctrl-C ends it."),
+        Option(
+            "-f",
+            "--follow",
+            help="Go on as they happen, from now or --since, until Ctrl-C; --json is a line each.",
+        ),
     ] = False,
     url: Url = None,
     folder: State = DEFAULT_STATE,
     json: Json = False,
 ) -> None:
-    """What changed, in order, from the beginning or behind --since. With --follow and --json one
-    JSON object a line."""
+    """What changed, in order, from the beginning or behind --since; or as it happens."""
     filters = given(
         gene=gene, panel=panel, source=source, severity=severity, cause=cause, release=release
     )

@@ -50,7 +50,7 @@ class Format(StrEnum):
 def export(
     file: Annotated[
         Path,
-        Argument(metavar="[FILE]", help="Where to; - is standard output.", allow_dash=True),
+        Argument(metavar="FILE", help="Where to; - is standard output.", allow_dash=True),
     ] = STANDARD_OUTPUT,
     *,
     form: Annotated[

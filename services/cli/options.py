@@ -40,7 +40,7 @@ Filters = Annotated[
     Option(
         "--filter",
         metavar="FIELD=A,B",
-        help="symbol=PKD1,PKD2 or 'gnomad.loeuf[lt]=0.6'; may be given again.",
+        help=r"symbol=PKD1,PKD2 or 'gnomad.loeuf\[lt]=0.6'; may be given again.",
     ),
 ]
 Sort = Annotated[
