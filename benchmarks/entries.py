@@ -1,7 +1,8 @@
-"""A namespace of a million entries: forgetting it, and deleting what was forgotten meanwhile.
+"""A million entries of a namespace: how soon two gateways forget them, and what the readers of one
+notice while they are deleted.
 
-`python -m benchmarks.entries [COUNT]` measures it on a cluster of its own and prints it as one JSON
-object; `COUNT` entries instead of a million.
+`python -m benchmarks.entries [COUNT]` measures it on a system of its own, with the genes of HGNC,
+and prints it as one JSON object; `COUNT` entries instead of a million.
 """
 
 import asyncio
@@ -11,220 +12,419 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from itertools import count as count_from
 from pathlib import Path
 from statistics import median
 
 import asyncpg
+import httpx2
 import orjson
 import uvloop
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from benchmarks.figures import Latencies, percentile, summarise
-from infra.addresses import OWNER_URL
+from benchmarks import owner, runs
+from benchmarks.connection import BROKEN, Connection, connect, request
+from benchmarks.figures import percentile
+from benchmarks.resources import find_value
+from infra import ports
+from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL
 from infra.cluster import Cluster
+from infra.processes import Process
 from infra.supervisor import Supervisor
-from services.cache import namespaces
-from services.cache.reclaimer import Reclaimer
-from services.chassis import database
-from services.chassis.settings import ServiceSettings
-from services.cli.migrate import declare_sources, migrate_schemas
-from services.gateway.store import entries
+from services.cli import state
+from services.cli.processes import PROJECT, Options
+from services.cli.system import System
 
-DATABASE = "annobus_entries"
-NAMESPACE = "lists"
+NAMESPACE = "resolutions"
 COUNT = 1_000_000
 VALUE_BYTES = 200
-READERS = 4
-READ_PERIOD_SECONDS = 0.02  # Of each: who reads without a pause measures itself.
-READ_SECONDS = 5.0
-ROUNDS = 5  # Of invalidations, each of all entries.
-MEASURE_SECONDS_MAX = 600.0
+# Names that stay: an entry says which gene is meant, and each is asked for once, so that it is
+# looked up among those that are deleted.
+KEPT = 10_000
+KEPT_EPOCH = 1_000_000  # Later than whatever is invalidated here.
+INVALIDATIONS = 5
+ROUNDS = 5  # Of reading, without and with somebody who deletes.
+READ_SECONDS = 3.0
+CONCURRENCY = 4
+REQUESTS_PER_SECOND = 200.0  # Of both routes together: who reads without a pause measures itself.
+PAGE = "/api/genes?page[number]=1&page[size]=20"
+INVISIBLE_MS_MAX = 100.0
+RATIO_MAX = 1.2
+TRANSACTION_MS_MAX = 20.0
+DUTY = "reclaimer"
+DUTY_SECONDS_MAX = 10.0
+POLL_SECONDS = 0.02
+STATEMENT_SECONDS_MAX = 120.0
+MEASURE_SECONDS_MAX = 180.0
+FOLDER = "entries-"
+
+
+@dataclass(frozen=True)
+class Route:
+    """The p95 of each round, without and with somebody who deletes, and the median of their
+    ratios."""
+
+    requests: int
+    failed: int
+    idle_p95_ms: Sequence[float]
+    meanwhile_p95_ms: Sequence[float]
+
+    @property
+    def ratio(self) -> float:
+        return median(b / a for a, b in zip(self.idle_p95_ms, self.meanwhile_p95_ms, strict=True))
 
 
 @dataclass(frozen=True)
 class EntryFigures:
-    """`invisible_ms`: from the order until no reader finds an entry."""
+    """From the order, and from its answer, until the last of two gateways answers anew; of each
+    invalidation of all entries. `transactions` are those of the reclaimer, `long_transactions`
+    those above TRANSACTION_MS_MAX, as the cache counts them."""
 
     entries: int
-    invisible_ms: float
-    invisible_max_ms: float
-    reclaim_seconds: float
+    from_order_ms: Sequence[float]
+    from_answer_ms: Sequence[float]
+    pages: Route
+    names: Route
+    reclaimed: int
     transactions: int
-    transaction_p50_ms: float
-    transaction_p99_ms: float
-    transaction_max_ms: float
-    slowest_tenths_ms: Sequence[float]  # The p95 of each tenth of the walk.
-    reads_idle: Latencies
-    reads_meanwhile: Latencies
+    long_transactions: int
+    transaction_mean_ms: float
+
+    @property
+    def invisible_ms(self) -> float:
+        return median(self.from_order_ms)
+
+    @property
+    def problems(self) -> list[str]:
+        found = []
+        if self.invisible_ms >= INVISIBLE_MS_MAX:
+            found.append(f"entries were forgotten after {self.invisible_ms:.0f} ms")
+        for what, route in (("pages", self.pages), ("names", self.names)):
+            if route.failed:
+                found.append(f"{what}: {route.failed} of {route.requests} requests failed")
+            if route.ratio > RATIO_MAX:
+                found.append(f"{what}: p95 {route.ratio:.2f} times that before")
+        if self.long_transactions:
+            found.append(
+                f"{self.long_transactions} of {self.transactions} transactions took more than "
+                f"{TRANSACTION_MS_MAX:g} ms"
+            )
+        return found
 
 
-async def measure(cluster: Cluster, count: int = COUNT) -> EntryFigures:
-    await cluster.create_database(DATABASE)
-    addresses = cluster.environment(DATABASE)
-    try:
-        async with asyncio.timeout(MEASURE_SECONDS_MAX):
-            await asyncio.to_thread(migrate_schemas, addresses[OWNER_URL])
-            await declare_sources(addresses[OWNER_URL])
-            owner = await asyncpg.connect(addresses[OWNER_URL])
+async def measure(options: Options, system: System, count: int = COUNT) -> EntryFigures:
+    """On a running system with genes; its entries are gone afterwards. Nobody else may ask its
+    gateway meanwhile. Raises RuntimeError when there was nothing to measure."""
+    environment = Cluster(options.state).environment()
+    async with (
+        asyncio.timeout(MEASURE_SECONDS_MAX),
+        _second_gateway(options, environment) as second,
+        _connection(environment[OWNER_URL]) as database,
+        _connection(environment["CACHE_DATABASE_URL"]) as cache,
+    ):
+        bench = _Bench(database, cache, (system.url, second), system.addresses["cache"], count)
+        try:
+            return await bench.measure()
+        finally:
+            await bench.clean_up()
+
+
+@asynccontextmanager
+async def _second_gateway(options: Options, environment: dict[str, str]) -> AsyncIterator[str]:
+    port = ports.find_free([])
+    url = f"http://127.0.0.1:{port}"
+    name = "gateway-1"
+    async with (
+        httpx2.AsyncClient(base_url=url, trust_env=False) as http,
+        Supervisor() as supervisor,
+    ):
+
+        async def ready() -> bool:
             try:
-                async with (
-                    _engine(addresses["CACHE_DATABASE_URL"]) as cache,
-                    _engine(addresses["GATEWAY_DATABASE_URL"]) as gateway,
-                ):
-                    return await _measure(
-                        owner, cache, gateway, addresses["CACHE_DATABASE_URL"], count
-                    )
-            finally:
-                await owner.close()
-    finally:
-        await cluster.drop_database(DATABASE)
+                return (await http.get("/readyz")).status_code == httpx2.codes.OK
+            except httpx2.TransportError:
+                return False
 
-
-@asynccontextmanager
-async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
-    settings = ServiceSettings(database_url=url)  # type: ignore[arg-type]
-    async with database.open_engine(settings, "benchmark") as engine:
-        yield engine
-
-
-async def _measure(
-    owner: "asyncpg.Connection[asyncpg.Record]",
-    cache: AsyncEngine,
-    gateway: AsyncEngine,
-    cache_url: str,
-    count: int,
-) -> EntryFigures:
-    await owner.execute(
-        "UPDATE cache.namespace SET entries_max = $1 WHERE namespace = $2", count, NAMESPACE
-    )
-    await owner.execute(
-        """INSERT INTO cache.entry
-           SELECT $1, 'entry ' || n, 0, ARRAY['key=entry ' || n, 'gene=HGNC:' || n],
-               convert_to(rpad(n::text, $3, 'x'), 'UTF8'), $3, now(), now() + interval '1 day'
-           FROM generate_series(1, $2) n""",
-        *(NAMESPACE, count, VALUE_BYTES),
-        timeout=MEASURE_SECONDS_MAX,
-    )
-    await owner.execute("VACUUM ANALYZE cache.entry", timeout=MEASURE_SECONDS_MAX)
-    idle = await _read(gateway, count, asyncio.Event(), READ_SECONDS)
-
-    invisible = []
-    for _ in range(ROUNDS):
-        await owner.execute(
-            """UPDATE cache.namespace SET floor = 0 WHERE namespace = $1""", NAMESPACE
+        await supervisor.add(
+            Process(
+                name=name,
+                command=(sys.executable, "-m", "services.gateway"),
+                cwd=PROJECT,
+                log_file=state.log_file(options.state, name),
+                environment={
+                    KAFKA_BOOTSTRAP: environment[KAFKA_BOOTSTRAP],
+                    "GATEWAY_DATABASE_URL": environment["GATEWAY_DATABASE_URL"],
+                    "GATEWAY_PORT": str(port),
+                },
+                ready=ready,
+            )
         )
-        invisible.append(await _forget(cache, gateway))
-
-    done = asyncio.Event()
-    reading = asyncio.create_task(_read(gateway, count, done, MEASURE_SECONDS_MAX))
-    began = time.perf_counter()
-    async with _timed(cache_url) as (session, transactions):
-        await Reclaimer(cache).reclaim(session)
-    seconds = time.perf_counter() - began
-    done.set()
-    meanwhile = await reading
-    left = await owner.fetchval("SELECT count(*) FROM cache.entry WHERE epoch = 0")
-    if left:
-        raise RuntimeError(f"{left} entries are still there")
-    tenth = max(len(transactions) // 10, 1)
-    return EntryFigures(
-        entries=count,
-        invisible_ms=median(invisible) * 1_000,
-        invisible_max_ms=max(invisible) * 1_000,
-        reclaim_seconds=seconds,
-        transactions=len(transactions),
-        transaction_p50_ms=percentile(transactions, 0.5) * 1_000,
-        transaction_p99_ms=percentile(transactions, 0.99) * 1_000,
-        transaction_max_ms=max(transactions) * 1_000,
-        slowest_tenths_ms=[
-            percentile(transactions[start : start + tenth], 0.95) * 1_000
-            for start in range(0, len(transactions) - tenth + 1, tenth)
-        ],
-        reads_idle=idle,
-        reads_meanwhile=meanwhile,
-    )
-
-
-async def _forget(cache: AsyncEngine, gateway: AsyncEngine) -> float:
-    """Seconds until a gateway that asks again and again finds an entry no more."""
-    async with gateway.connect() as connection:
-        began = time.perf_counter()
-
-        async def order() -> None:
-            async with cache.begin() as tx:
-                await namespaces.invalidate(tx, NAMESPACE)
-
-        ordered = asyncio.create_task(order())
-        while True:
-            found = await entries.find_entry(connection, NAMESPACE, "entry 1")
-            await connection.rollback()
-            assert found is not None
-            if found.entry_epoch is None:
-                break
-        seconds = time.perf_counter() - began
-        await ordered
-    return seconds
+        yield url
 
 
 @asynccontextmanager
-async def _timed(url: str) -> AsyncIterator[tuple[AsyncConnection, list[float]]]:
-    """A session in autocommit, as the reclaimer has it, and the seconds of each of its statements
-    from now on, until the answer is read."""
-    seconds: list[float] = []
-    began = 0.0
+async def _connection(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
-    def begin(*_: object) -> None:
-        nonlocal began
+
+@dataclass(frozen=True)
+class _Transactions:
+    """Of the reclaimer, since its cache started."""
+
+    number: int
+    short: int
+    seconds: float
+
+
+class _Bench:
+    def __init__(
+        self,
+        database: "asyncpg.Connection[asyncpg.Record]",  # The owner's.
+        cache: "asyncpg.Connection[asyncpg.Record]",  # Another cache's.
+        gateways: tuple[str, str],
+        cache_url: str,
+        count: int,
+    ) -> None:
+        self._database = database
+        self._cache = cache
+        self._gateways = gateways
+        self._cache_url = cache_url
+        self._count = count
+        self._names = (f"/api/genes/KEPT-{number % KEPT + 1}" for number in count_from())
+        self._entries_max = 0
+
+    async def measure(self) -> EntryFigures:
+        await self._take_duty()
+        await self._fill()
+        forgotten = [await self._forget(number) for number in range(INVALIDATIONS)]
+        before, gone_before = await self._transactions(), await self._reclaimed()
+        pages, names = _Reads(), _Reads()
+        for _ in range(ROUNDS):
+            await self._read(pages, names, READ_SECONDS)
+            await self._give_duty()
+            await self._read(pages, names, READ_SECONDS)
+            await self._take_duty()
+        after, gone = await self._transactions(), await self._reclaimed() - gone_before
+        transactions = after.number - before.number
+        if not gone:
+            raise RuntimeError("nothing was deleted: there was nothing to measure")
+        return EntryFigures(
+            entries=self._count,
+            from_order_ms=[order * 1_000 for order, _ in forgotten],
+            from_answer_ms=[answer * 1_000 for _, answer in forgotten],
+            pages=pages.route(),
+            names=names.route(),
+            reclaimed=gone,
+            transactions=transactions,
+            long_transactions=transactions - (after.short - before.short),
+            transaction_mean_ms=(after.seconds - before.seconds) / transactions * 1_000,
+        )
+
+    async def clean_up(self) -> None:
+        """Whoever deletes goes on when this connection ends."""
+        await self._database.execute("TRUNCATE cache.entry")
+        if self._entries_max:
+            await self._database.execute(
+                "UPDATE cache.namespace SET entries_max = $2 WHERE namespace = $1",
+                *(NAMESPACE, self._entries_max),
+            )
+
+    # ------------------------------------------------------------------------ what is there
+
+    async def _fill(self) -> None:
+        gene = await self._database.fetchval(
+            "SELECT min(hgnc_id) FROM annotator.gene WHERE status = 'approved'"
+        )
+        if gene is None:
+            raise RuntimeError("there are no genes: annobus runs start --all")
+        self._meant = orjson.dumps(gene)
+        self._entries_max = await self._database.fetchval(
+            """UPDATE cache.namespace new SET entries_max = 2 * $2 FROM cache.namespace old
+               WHERE new.namespace = $1 AND old.namespace = $1 RETURNING old.entries_max""",
+            *(NAMESPACE, self._count),
+        )
+        await self._database.execute("TRUNCATE cache.entry")
+        await self._put("entry ", self._count, 0, b"".rjust(VALUE_BYTES, b"x"))
+        await self._put("KEPT-", KEPT, KEPT_EPOCH, self._meant)
+        await self._database.execute("VACUUM ANALYZE cache.entry")
+
+    async def _put(self, name: str, number: int, epoch: int, value: bytes) -> None:
+        await self._database.execute(
+            """INSERT INTO cache.entry
+               SELECT $1, key, $4, ARRAY['key=' || key, 'gene=HGNC:' || n], value,
+                   octet_length(value), now(), now() + interval '1 day'
+               FROM generate_series(1, $3) n,
+                   LATERAL (VALUES ($2 || n, $5::bytea)) each (key, value)""",
+            *(NAMESPACE, name, number, epoch, value),
+        )
+
+    # -------------------------------------------------------------------------- who deletes
+
+    async def _take_duty(self) -> None:
+        """Nobody deletes from now on: the duty is ours, as if another cache had it."""
+        async with asyncio.timeout(DUTY_SECONDS_MAX):
+            while not await self._cache.fetchval(
+                "SELECT pg_try_advisory_lock(hashtextextended('duty:' || $1, 0))", DUTY
+            ):
+                await self._cache.execute(
+                    """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                       WHERE application_name LIKE $1 || ' %' AND datname = current_database()""",
+                    DUTY,
+                )
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _give_duty(self) -> None:
+        """Until somebody has begun to delete."""
+        await self._cache.execute(
+            "SELECT pg_advisory_unlock(hashtextextended('duty:' || $1, 0))", DUTY
+        )
+        before = (await self._transactions()).number
+        async with asyncio.timeout(DUTY_SECONDS_MAX):
+            while (await self._transactions()).number == before:
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _transactions(self) -> _Transactions:
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            text = (await http.get(f"{self._cache_url}/metrics")).text
+        name = "annobus_cache_reclaim_seconds"
+        short = f'{name}_bucket{{le="{TRANSACTION_MS_MAX / 1000}"}}'
+        return _Transactions(
+            int(find_value(text, f"{name}_count")),
+            int(find_value(text, short)),
+            find_value(text, f"{name}_sum"),
+        )
+
+    async def _reclaimed(self) -> int:
+        """What is left, taken from what there was: it is noted only every second."""
+        return self._count - int(
+            await self._database.fetchval(
+                "SELECT count(*) FROM cache.entry WHERE namespace = $1 AND epoch = 0", NAMESPACE
+            )
+        )
+
+    # ------------------------------------------------------------------------ what is asked
+
+    async def _forget(self, number: int) -> tuple[float, float]:
+        """Seconds from the order, and from its answer, until both gateways answer anew what had
+        been an entry of the million: which gene a name means that there is not."""
+        probe = f"PROBE-{number}"
+        await self._database.execute(
+            "UPDATE cache.namespace SET floor = 0 WHERE namespace = $1", NAMESPACE
+        )
+        await self._database.execute(
+            """INSERT INTO cache.entry
+               SELECT namespace, key, epoch, ARRAY['key=' || key], value, octet_length(value),
+                   now(), now() + interval '1 day'
+               FROM cache.namespace, (VALUES ($2, $3::bytea)) probe (key, value)
+               WHERE namespace = $1""",
+            *(NAMESPACE, probe, self._meant),
+        )
+        asked = [request(url, f"/api/genes/{probe}") for url in self._gateways]
+        order = request(self._gateways[0], f"/api/cache/namespaces/{NAMESPACE}/invalidate", "POST")
+        async with (
+            connect(self._gateways[0]) as first,
+            connect(self._gateways[1]) as second,
+            connect(self._gateways[0]) as ordering,
+        ):
+            pairs = [*zip((first, second), asked, strict=True)]
+            for connection, question in pairs:
+                for _ in range(3):  # From the database, and from memory.
+                    status, said = await connection.ask(question)
+                    if status != httpx2.codes.OK:
+                        raise RuntimeError(f"{probe}: {status} {said.decode(errors='replace')}")
+            began = time.perf_counter()
+            watching = [asyncio.create_task(_until_unknown(*pair)) for pair in pairs]
+            status, said = await ordering.ask(order)
+            answered = time.perf_counter()
+            if status != httpx2.codes.ACCEPTED:
+                raise RuntimeError(f"{order!r}: {status} {said.decode(errors='replace')}")
+            ended = max(await asyncio.gather(*watching))
+        return ended - began, max(ended - answered, 0.0)
+
+    async def _read(self, pages: "_Reads", names: "_Reads", seconds: float) -> None:
+        """Pages and names in turn, at a stated pace."""
+        url = self._gateways[0]
+        page = request(url, PAGE)
         began = time.perf_counter()
+        turn = count_from()
+        pages.begin()
+        names.begin()
 
-    def end(*_: object) -> None:
-        seconds.append(time.perf_counter() - began)
+        async def read() -> None:
+            async with connect(url) as connection:
+                for number in turn:
+                    due = began + number / REQUESTS_PER_SECOND
+                    if due - began > seconds:
+                        return
+                    await asyncio.sleep(due - time.perf_counter())
+                    if number % 2:
+                        await names.ask(connection, request(url, next(self._names)))
+                    else:
+                        await pages.ask(connection, page)
 
-    settings = ServiceSettings(database_url=url)  # type: ignore[arg-type]
-    async with database.open_session(settings, "benchmark-reclaimer") as session:
-        event.listen(session.sync_connection, "before_cursor_execute", begin)
-        event.listen(session.sync_connection, "after_cursor_execute", end)
-        yield session, seconds
+        async with asyncio.TaskGroup() as readers:
+            for _ in range(CONCURRENCY):
+                readers.create_task(read())
 
 
-async def _read(
-    gateway: AsyncEngine, count: int, done: asyncio.Event, seconds_max: float
-) -> Latencies:
-    """Entries one after the other, over some connections."""
-    latencies: list[float] = []
-    began = time.perf_counter()
+class _Reads:
+    """Of one route: seconds of each round, without and with somebody who deletes in turn."""
 
-    async def read(number: int) -> None:
-        async with gateway.connect() as connection:
-            while not done.is_set() and time.perf_counter() - began < seconds_max:
-                number = (number * 7_919 + 13) % count
-                asked = time.perf_counter()
-                await entries.find_entry(connection, NAMESPACE, f"entry {number}")
-                await connection.rollback()
-                took = time.perf_counter() - asked
-                latencies.append(took)
-                await asyncio.sleep(max(READ_PERIOD_SECONDS - took, 0))
+    def __init__(self) -> None:
+        self._rounds: list[list[float]] = []
+        self._failed = 0
 
-    async with asyncio.TaskGroup() as readers:
-        for number in range(READERS):
-            readers.create_task(read(number))
-    return summarise(latencies, 0, time.perf_counter() - began)
+    def begin(self) -> None:
+        self._rounds.append([])
+
+    async def ask(self, connection: Connection, asked: bytes) -> None:
+        began = time.perf_counter()
+        try:
+            status, _ = await connection.ask(asked)
+        except BROKEN:
+            self._failed += 1
+            raise
+        self._rounds[-1].append(time.perf_counter() - began)
+        self._failed += status != httpx2.codes.OK
+
+    def route(self) -> Route:
+        p95 = [percentile(seconds, 0.95) * 1_000 for seconds in self._rounds]
+        return Route(sum(map(len, self._rounds)), self._failed, p95[::2], p95[1::2])
+
+
+async def _until_unknown(connection: Connection, asked: bytes) -> float:
+    """When the gateway has answered that it knows no such name."""
+    while (await connection.ask(asked))[0] != httpx2.codes.NOT_FOUND:
+        pass
+    return time.perf_counter()
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 async def _alone(count: int) -> EntryFigures:
-    with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(Path(folder) / "state", {})
-        await cluster.prepare()
+    folder = PROJECT / ".annobus"
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=FOLDER, dir=folder) as made:
+        options = Options(state=Path(made) / "state", limits=False)
         try:
-            async with Supervisor() as supervisor:
-                await supervisor.add(*cluster.processes)
-                return await measure(cluster, count)
+            async with System(options, "bench", say) as system:
+                url = Cluster(options.state).environment()[OWNER_URL]
+                async with owner.connect(url) as database:
+                    await runs.measure(system.url, database, ("hgnc",))
+                return await measure(options, system, count)
         finally:
-            cluster.close()
-            cluster.remove()
+            Cluster(options.state).remove()
 
 
 if __name__ == "__main__":
     measured = uvloop.run(_alone(int(sys.argv[1]) if sys.argv[1:] else COUNT))
-    sys.stdout.buffer.write(orjson.dumps(asdict(measured), option=orjson.OPT_INDENT_2) + b"\n")
+    told = asdict(measured) | {
+        "ratios": {"pages": measured.pages.ratio, "names": measured.names.ratio},
+        "problems": measured.problems,
+    }
+    sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")

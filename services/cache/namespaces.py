@@ -123,12 +123,14 @@ async def count_pages(connection: AsyncConnection) -> int:
 @dataclass(frozen=True)
 class Chunk:
     """What was seen of a stretch of entries: counts and bytes of those that stay, by namespace and
-    the second they are of, and how many went. The next one begins at `page` and `row`."""
+    the second they are of, and how many went. The next one begins at `page` and `row`. `seconds`
+    are those of the transaction, by the database's clock: 0 where there was nothing."""
 
     page: int
     row: int
     kept: Mapping[tuple[str, datetime], tuple[int, int]]
     gone: Counter[str]
+    seconds: float
 
 
 async def reclaim(
@@ -169,10 +171,14 @@ async def reclaim(
             ), deleted AS (
                 DELETE FROM entry WHERE ctid = ANY (ARRAY(
                     SELECT place FROM chunk WHERE is_dead))
+                RETURNING 1
+            ), ended AS (  -- Not before the last was deleted.
+                SELECT extract(epoch FROM clock_timestamp() - now())::float8 AS seconds
+                FROM (SELECT count(*) FROM deleted) counted
             )
             SELECT namespace, date_trunc('second', made_at) AS second, is_dead, count(*) AS number,
                 sum(bytes) AS bytes, max(place) AS last, (SELECT count(*) FROM seen) AS seen,
-                (SELECT count(*) FROM chunk) AS done
+                (SELECT count(*) FROM chunk) AS done, (SELECT seconds FROM ended) AS seconds
             FROM chunk GROUP BY namespace, second, is_dead
         """),
         {
@@ -188,7 +194,9 @@ async def reclaim(
     gone: Counter[str] = Counter()
     last = (page, row)
     is_cut = False
+    seconds = 0.0
     for found in rows:
+        seconds = found.seconds
         last = max(last, found.last)
         is_cut = found.seen == rows_max or found.done < found.seen
         if found.is_dead:
@@ -196,7 +204,7 @@ async def reclaim(
         else:
             kept[found.namespace, found.second] = (found.number, found.bytes)
     next_page, next_row = last if is_cut else (page + pages_max, 0)
-    return Chunk(next_page, next_row, kept, gone)
+    return Chunk(next_page, next_row, kept, gone, seconds)
 
 
 async def note_reclaimed(tx: AsyncConnection, gone: Mapping[str, int]) -> None:

@@ -7,19 +7,24 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.cache import namespaces
 from services.cache.namespaces import Counted
-from services.chassis import telemetry
+from services.chassis import database, telemetry
 
 log = structlog.get_logger()
 
 ROWS_MAX = 1_000  # Entries that one transaction looks at,
-ROWS_MIN = 100  # and after one that took longer than it should, on a busy machine.
-TRANSACTION_SECONDS = 0.01
-PAGES_MAX = 512  # Of the table: many may be empty.
-BYTES_MAX = 2 * 1024 * 1024  # Of the entries that one transaction deletes.
+ROWS_MIN = 1  # and after some that took longer than they should, on a busy machine.
+PAGES_MAX = 512  # Of the table: many may be empty. Fewer where fewer rows are looked at,
+BYTES_MAX = 2 * 1024 * 1024  # and so many bytes of the entries that are deleted.
+TRANSACTION_SECONDS = 0.005  # What one is to take: what it looks at is made to fit.
+# It is broken off then, and has deleted nothing; to break it off takes its time, too.
+TRANSACTION_SECONDS_MAX = 0.018
+ROWS_GROWTH = 1.25  # After one that was short enough,
+ROWS_SHRINKING = 0.25  # and at most after one that was not.
 PAUSE_SECONDS = 0.01
 # A chunk is followed by a pause that is so many times longer: a third of a processor at most.
 PAUSE_SHARE = 2.0
@@ -35,7 +40,7 @@ class Reclaimer:
         self._engine = engine
         # Of namespaces that have too many: what was made before is too much.
         self._outdated: dict[str, datetime] = {}
-        self._rows_max = ROWS_MAX
+        self._rows = ROWS_MAX
 
     async def reclaim(self, session: AsyncConnection) -> bool:
         """One walk over all entries, for `database.alone`, which hands in its session: in
@@ -49,28 +54,26 @@ class Reclaimer:
         unnoted: Counter[str] = Counter()
         noted_at = time.monotonic()
         page = row = 0
+        await database.limit_statements(session, TRANSACTION_SECONDS_MAX)
         while page < pages:
             began = time.monotonic()
-            chunk = await namespaces.reclaim(
-                session,
-                page,
-                row,
-                pages_max=PAGES_MAX,
-                rows_max=self._rows_max,
-                bytes_max=BYTES_MAX,
-                outdated=self._outdated,
-            )
+            chunk = await self._reclaim_chunk(session, page, row)
             took = time.monotonic() - began
-            self._rows_max = next_rows(self._rows_max, took)
-            page, row = chunk.page, chunk.row
-            for place, (count, size) in chunk.kept.items():
-                before_count, before_size = seen.get(place, (0, 0))
-                seen[place] = before_count + count, before_size + size
-            unnoted += chunk.gone
+            # Its answer may have waited for this process; a transaction has not.
+            seconds = took if chunk is None else chunk.seconds
+            telemetry.RECLAIM_SECONDS.observe(seconds)
+            self._rows = next_rows(self._rows, seconds)
+            if chunk is not None:
+                page, row = chunk.page, chunk.row
+                for place, (count, size) in chunk.kept.items():
+                    before_count, before_size = seen.get(place, (0, 0))
+                    seen[place] = before_count + count, before_size + size
+                unnoted += chunk.gone
             if unnoted and time.monotonic() - noted_at >= NOTED_SECONDS:
                 await self._note(unnoted)
                 unnoted, noted_at = Counter(), time.monotonic()
             await asyncio.sleep(max(PAUSE_SECONDS, PAUSE_SHARE * took))
+        await database.limit_statements(session, None)
         if unnoted:
             await self._note(unnoted)
         async with self._engine.begin() as tx:
@@ -82,6 +85,26 @@ class Reclaimer:
         self._outdated = find_outdated(seen, entries_max)
         return bool(self._outdated)
 
+    async def _reclaim_chunk(
+        self, session: AsyncConnection, page: int, row: int
+    ) -> namespaces.Chunk | None:
+        """None: it was broken off, and is to be tried again with less."""
+        try:
+            return await namespaces.reclaim(
+                session,
+                page,
+                row,
+                pages_max=max(PAGES_MAX * self._rows // ROWS_MAX, 1),
+                rows_max=self._rows,
+                bytes_max=max(BYTES_MAX * self._rows // ROWS_MAX, 1),
+                outdated=self._outdated,
+            )
+        except DBAPIError as error:
+            if not database.is_broken_off(error):
+                raise
+            log.info("chunk_broken_off", rows=self._rows, seconds=TRANSACTION_SECONDS_MAX)
+            return None
+
     async def _note(self, gone: Mapping[str, int]) -> None:
         async with self._engine.begin() as tx:
             await namespaces.note_reclaimed(tx, gone)
@@ -89,11 +112,11 @@ class Reclaimer:
             telemetry.ENTRIES_RECLAIMED.labels(namespace).inc(number)
 
 
-def next_rows(rows_max: int, took: float) -> int:
+def next_rows(rows: int, took: float) -> int:
     """How many entries the next transaction looks at, after one that took so many seconds."""
     if took > TRANSACTION_SECONDS:
-        return max(rows_max // 2, ROWS_MIN)
-    return min(rows_max * 2, ROWS_MAX)
+        return max(int(rows * max(TRANSACTION_SECONDS / took, ROWS_SHRINKING)), ROWS_MIN)
+    return min(max(int(rows * ROWS_GROWTH), rows + 1), ROWS_MAX)
 
 
 def sum_up(seen: Seen, limits: Mapping[str, object]) -> dict[str, Counted]:

@@ -415,17 +415,17 @@ class Bus:
         held = [problem for parking in self._parking.values() for problem in parking.problems()]
         return [*await self.deafness(), *held]
 
-    async def deafness(self) -> list[str]:
-        """Why this process may not hear what is said."""
+    async def deafness(self, seconds_max: float = PING_TIMEOUT_SECONDS) -> list[str]:
+        """Why this process may not hear what is said; known after so many seconds at most."""
         if not self.started:
             return ["Kafka is not reached yet"]
         found = self._watch.problems()
-        if not await self._answers():
+        if not await self._answers(seconds_max):
             found.append("Kafka does not answer")
         return found
 
-    async def _answers(self) -> bool:
-        return await self._broker.ping(timeout=PING_TIMEOUT_SECONDS)
+    async def _answers(self, seconds_max: float = PING_TIMEOUT_SECONDS) -> bool:
+        return await self._broker.ping(timeout=seconds_max)
 
     def _subscribers(self) -> list[DefaultSubscriber]:
         subscribers = self._broker.subscribers

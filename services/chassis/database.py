@@ -44,6 +44,7 @@ OUR_MISTAKES = (ProgrammingError, IntegrityError, NotSupportedError)
 # By SQLSTATE: values that no column takes, as a text with NUL or a number that is too large, for
 # which SQLAlchemy has no class here; and a row that a CHECK forbids.
 REFUSED = ("22", "23514")
+BROKEN_OFF = "57014"  # A statement, by its time limit or by somebody's wish.
 
 
 def is_worth_another_try(error: Exception) -> bool:
@@ -53,8 +54,16 @@ def is_worth_another_try(error: Exception) -> bool:
 
 def is_refused(error: Exception) -> bool:
     """Whether it is the values that the database does not take, whenever it is asked."""
+    return _sqlstate(error).startswith(REFUSED)
+
+
+def is_broken_off(error: Exception) -> bool:
+    return _sqlstate(error) == BROKEN_OFF
+
+
+def _sqlstate(error: Exception) -> str:
     said = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(said, "sqlstate", None)).startswith(REFUSED)
+    return str(getattr(said, "sqlstate", None))
 
 
 def _arguments(application: str) -> dict[str, Any]:
@@ -131,6 +140,12 @@ async def allow_long_transaction(tx: AsyncConnection) -> None:
     # Switched off first: PostgreSQL does not move the end of a timeout that runs already.
     await tx.execute(text("SET LOCAL transaction_timeout = 0"))
     await tx.execute(text(f"SET LOCAL transaction_timeout = '{LONG_TRANSACTION_TIMEOUT}'"))
+
+
+async def limit_statements(session: AsyncConnection, seconds: float | None) -> None:
+    """In autocommit: statements that take longer are broken off from now on; None: no more."""
+    ms = 0 if seconds is None else int(seconds * 1000)
+    await session.execute(text(f"SET statement_timeout = {ms}"))
 
 
 async def try_lock(connection: AsyncConnection, name: str) -> bool:

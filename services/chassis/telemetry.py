@@ -52,6 +52,11 @@ CACHE_AGE = Histogram(
 ENTRIES_RECLAIMED = Counter(
     "annobus_cache_entries_reclaimed_total", "Entries deleted that were not valid", ["namespace"]
 )
+RECLAIM_SECONDS = Histogram(
+    "annobus_cache_reclaim_seconds",
+    "Transactions that look for entries to delete, those that were broken off included",
+    buckets=(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1),
+)
 SOCKETS = Gauge("annobus_websocket_clients", "Open progress sockets")
 EXPORTS = Gauge("annobus_exports", "Files of genes that are being written")
 CHANGE_STREAMS = Gauge("annobus_change_streams", "Open streams of changes")

@@ -100,6 +100,12 @@ class Entries:
         entry, outcome = await asyncio.shield(flight.task)
         return self._served(place, entry, outcome)
 
+    def held(self, namespace: str, key: str) -> Entry | None:
+        """What is in memory and valid, asked for nowhere else."""
+        place = Place(namespace, key)
+        found = self._find(place)
+        return None if found is None else self._served(place, found.entry, "hit")
+
     def _find(self, place: Place) -> _Held | None:
         memory = self._held.get(place.namespace)
         if memory is None or (held := memory.get(place.key)) is None:

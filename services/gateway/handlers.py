@@ -29,7 +29,10 @@ from services.gateway.live import Live
 from services.gateway.store import dead_letters
 from services.gateway.store import entries as shared
 
-HEARING_SECONDS = 1.0
+# So often Kafka is asked whether it would tell, and so long its answer is waited for: with a read
+# that is under way, less than the second after which nobody serves what was invalidated.
+HEARING_SECONDS = 0.25
+ANSWER_SECONDS_MAX = 0.4
 COUNTING_SECONDS = 10.0
 TELLING_SECONDS = 5.0  # So late is what this gateway tells of its reads.
 DEAD_LETTER_GROUP = "dead-letters"
@@ -87,7 +90,7 @@ class Handlers:
 async def keep_trust(bus: Bus, documents: Documents, entries: Entries) -> None:
     """Keep what was read in memory only while the bus would tell of changes."""
     while True:
-        hears = not await bus.deafness()
+        hears = not await bus.deafness(ANSWER_SECONDS_MAX)
         documents.trust(hears)
         entries.trust(hears)
         await asyncio.sleep(HEARING_SECONDS)

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -286,20 +286,32 @@ def fragment(text: str | None) -> orjson.Fragment | None:
     return None if text is None else orjson.Fragment(text)
 
 
-def unless_known(
-    request: Request, body: Callable[[], bytes], etag: str, *, age_seconds: int | None = None
-) -> Response:
-    """An answer that a client may have: with its tag, and 304 where it still holds (RFC 9110
-    13.1.2: compared weakly)."""
+def tagged(body: bytes, etag: str, *, age_seconds: int | None = None) -> Response:
+    """An answer that a client may keep, and ask for again by its tag."""
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if age_seconds is not None:
         headers["Age"] = str(age_seconds)
+    return Response(body, headers=headers, media_type=MEDIA_TYPE)
+
+
+def unless_known(request: Request, answer: Response) -> Response:
+    """The answer, or 304 to a client that has it."""
     condition = request.headers.get("if-none-match")
-    if condition is not None:
-        tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
-        if etag in tags or tags == ["*"]:
-            return Response(status_code=304, headers=headers)
-    return Response(body(), headers=headers, media_type=MEDIA_TYPE)
+    if condition is None or not is_known(condition, answer.headers["etag"]):
+        return answer
+    return unchanged(answer)
+
+
+def is_known(condition: str, etag: str) -> bool:
+    """Whether If-None-Match names this tag (RFC 9110 13.1.2: compared weakly)."""
+    tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
+    return etag in tags or tags == ["*"]
+
+
+def unchanged(answer: Response) -> Response:
+    kept = ("etag", "cache-control", "age")
+    headers = {name: value for name, value in answer.headers.items() if name in kept}
+    return Response(status_code=304, headers=headers)
 
 
 def respond(

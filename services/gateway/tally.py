@@ -18,9 +18,9 @@ class Tally:
         self.counts: Counter[tuple[str, str]] = Counter()
         self._sent: Counter[tuple[str, str]] = Counter()
 
-    def note(self, namespace: str, outcome: Outcome) -> None:
-        self.counts[namespace, outcome] += 1
-        telemetry.CACHE_READS.labels(namespace, outcome).inc()
+    def note(self, namespace: str, outcome: Outcome, number: int = 1) -> None:
+        self.counts[namespace, outcome] += number
+        telemetry.CACHE_READS.labels(namespace, outcome).inc(number)
 
     def take_unsent(self) -> Mapping[tuple[str, str], int]:
         """What was counted since it was taken last."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import httpx2
@@ -106,11 +107,16 @@ async def run_services(
     folder: Path,
     *,
     annotators: int = 1,
+    gateways: int = 1,
+    environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> AsyncIterator[Running]:
+    """Gateways are called `gateway`, `gateway-1` and so on; `url` is that of the first.
+    `environments` are what processes have of their own, by their names."""
     bootstrap = database.environment["ANNOBUS_KAFKA_BOOTSTRAP"]
     await create_topics(bootstrap, topics(SOURCES, topic_prefix))
     (folder / "failpoints").mkdir(parents=True)
-    names = [*(f"annotator-{slot}" for slot in range(annotators)), "cache", "gateway"]
+    replicas = [f"gateway-{number}" for number in range(1, gateways)]
+    names = [*(f"annotator-{slot}" for slot in range(annotators)), "cache", "gateway", *replicas]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     shared = {
         "ANNOBUS_KAFKA_BOOTSTRAP": bootstrap,
@@ -133,6 +139,7 @@ async def run_services(
                 "ANNOTATOR_RAW_FOLDER": str(folder / "raw"),
                 "ANNOTATOR_UPSTREAMS": json.dumps(upstreams.upstreams()),
             }
+        environment |= environments.get(name, {})
         processes.append(
             Process(
                 name=name,

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.middleware import Middleware
 
 from services.gateway.active import ActiveRuns
 from services.gateway.changes import Changes
@@ -23,6 +24,7 @@ from services.gateway.http.releases import ReleaseRoutes
 from services.gateway.http.runs import RunRoutes
 from services.gateway.http.statistics import StatisticsRoutes
 from services.gateway.live import Live
+from services.gateway.ready_answers import ReadyAnswers, ReadyFirst
 from services.gateway.sockets import Sockets
 
 
@@ -35,13 +37,15 @@ def include_routes(
     active: ActiveRuns,
     changes: Changes,
 ) -> None:
-    summaries = Summaries(engine)
+    summaries, ready = Summaries(engine), ReadyAnswers()
+    # The innermost: what is counted and limited for all is so for these, too.
+    app.user_middleware.append(Middleware(ReadyFirst, ready))
     for routes in (
         RunRoutes(engine),
         ControlRoutes(engine),
-        GeneListRoutes(engine, summaries, documents, entries),
+        GeneListRoutes(engine, summaries, documents, entries, ready),
         ExportRoutes(engine, summaries, Exports()),
-        GeneRoutes(engine, documents, entries),
+        GeneRoutes(engine, documents, entries, ready),
         CatalogueRoutes(engine),
         CacheRoutes(engine, documents, entries),
         StatisticsRoutes(engine, entries),

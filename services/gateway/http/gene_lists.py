@@ -34,6 +34,7 @@ from services.gateway.http.genes import (
     resource,
 )
 from services.gateway.jsonapi import Allowed, Query
+from services.gateway.ready_answers import ReadyAnswers
 from services.gateway.store import genes, history, names
 from services.gateway.store.genes import SORTS, Document, Facet, Place
 
@@ -51,6 +52,7 @@ class GeneListRoutes:
     summaries: Summaries
     documents: Documents
     entries: Entries
+    ready: ReadyAnswers
 
     async def list_genes(self, request: Request) -> Response:
         """Approved genes. links.next goes on by key: it stays right and fast on any page.
@@ -143,15 +145,19 @@ class GeneListRoutes:
         held = await self._held([place.hgnc_id for place in page])
         after = jsonapi.cursor(query.sort, page[-1].number, page[-1].value) if more else None
         links = jsonapi.page_links("/api/genes", query, more=more, after=after)
-        etag = f'"{sha256(b"".join(one.etag.encode() for one in held)).hexdigest()}"'
+        etag = f'"{sha256(b"".join(one.etag.encode() for one in held.values())).hexdigest()}"'
 
-        def body() -> bytes:
-            data = b",".join(one.resource for one in held)
-            return jsonapi.encode(orjson.Fragment(b"[" + data + b"]"), links)
+        data = b",".join(one.resource for one in held.values())
+        body = jsonapi.encode(orjson.Fragment(b"[" + data + b"]"), links)
+        response = jsonapi.tagged(body, etag)
 
-        return jsonapi.unless_known(request, body, etag)
+        def holds() -> bool:
+            return self.entries.held(NAMESPACE, key) is entry and self.documents.hold(held)
 
-    async def _held(self, hgnc_ids: Sequence[str]) -> list[Held]:
+        self.ready.keep(request, response, holds)
+        return jsonapi.unless_known(request, response)
+
+    async def _held(self, hgnc_ids: Sequence[str]) -> dict[str, Held]:
         """Documents of genes, in this order; without those that are not built yet."""
         found = {one: held for one in hgnc_ids if (held := self.documents.get(one)) is not None}
         missing = [one for one in hgnc_ids if one not in found]
@@ -162,7 +168,7 @@ class GeneListRoutes:
             for document in read:
                 found[document.hgnc_id] = answer(document)
                 self.documents.keep(document.hgnc_id, found[document.hgnc_id], generation)
-        return [found[one] for one in hgnc_ids if one in found]
+        return {one: found[one] for one in hgnc_ids if one in found}
 
     async def _list_at(self, query: Query) -> Response:
         number = query.after[0] if query.after else 0

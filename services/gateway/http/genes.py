@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import get_args
 from urllib.parse import quote
@@ -41,6 +42,7 @@ from services.gateway.gene_queries import FIELDS, INCLUDES, SOURCES
 from services.gateway.http import catalogue as sources
 from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
+from services.gateway.ready_answers import ReadyAnswers
 from services.gateway.store import catalogue, genes, history, names
 from services.gateway.store.genes import Document
 
@@ -66,6 +68,7 @@ class GeneRoutes:
     engine: AsyncEngine
     documents: Documents
     entries: Entries
+    ready: ReadyAnswers
 
     async def get_gene(self, request: Request, gene: str) -> Response:
         """By HGNC id, symbol (previous and alias too, when they name one gene), Entrez id (with
@@ -78,9 +81,13 @@ class GeneRoutes:
         hgnc_id = domain.hgnc_id(gene) or await self._meant(gene)
         is_plain = query.fields is None and not query.include
         held = self.documents.get(hgnc_id) if is_plain else None
+        is_ready = held is not None and hgnc_id == domain.hgnc_id(gene)
         if held is None:
             held = await self._read(gene, hgnc_id, query)
-        return jsonapi.unless_known(request, lambda: held.body, held.etag)
+        response = jsonapi.tagged(held.body, held.etag)
+        if is_ready:
+            self.ready.keep(request, response, partial(self.documents.hold, {hgnc_id: held}))
+        return jsonapi.unless_known(request, response)
 
     async def _get_at(self, gene: str, query: Query) -> Response:
         async with self.engine.connect() as connection:
@@ -302,14 +309,15 @@ async def include(
 
 
 def resource(document: Document, *, related: bool = False) -> dict[str, object]:
-    """`related` tells of its sources."""
+    """With the version of the document, by which a reader tells which of two answers is newer;
+    `related` tells of its sources."""
     found = jsonapi.resource(
         "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
     )
     if related:
         data = [{"type": "sources", "id": name} for name in document.sources]
         found["relationships"] = {SOURCES: {"data": data}}
-    return found
+    return found | {"meta": {"version": document.version}} if document.version else found
 
 
 def _address(document: Document) -> str:

@@ -115,7 +115,8 @@ class StatisticsRoutes:
         assert value is not None
         age_seconds = max(0, int((datetime.now(UTC) - entry.made_at).total_seconds()))
         etag = f'"{sha256(value).hexdigest()}"'
-        return jsonapi.unless_known(request, lambda: value, etag, age_seconds=age_seconds)
+        answer = jsonapi.tagged(value, etag, age_seconds=age_seconds)
+        return jsonapi.unless_known(request, answer)
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["statistics"])

@@ -82,7 +82,7 @@ class Document:
     hgnc_id: str
     number: int
     symbol: str
-    version: int
+    version: int  # 0 for what was at some time: versions are of what the cache has now.
     text: str
     place: Any = None  # Its value of what the list is sorted by.
     sources: Sequence[str] = ()  # That it has a value of, where that was asked for.

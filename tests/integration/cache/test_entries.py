@@ -10,6 +10,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -322,11 +323,52 @@ async def test_a_chunk_has_no_more_rows_pages_and_bytes_than_it_may(shelf: Shelf
     assert sum(by_bytes) == 310
 
 
-def test_after_a_long_transaction_the_next_one_is_shorter() -> None:
-    most, least = reclaimer.ROWS_MAX, reclaimer.ROWS_MIN
-    short, long = 0.001, 2 * reclaimer.TRANSACTION_SECONDS
-    assert (next_rows(most, long), next_rows(least, long)) == (most // 2, least)
-    assert (next_rows(most, short), next_rows(least, short)) == (most, 2 * least)
+def test_what_a_transaction_looks_at_is_made_to_fit_its_time() -> None:
+    fits, most, least = (
+        reclaimer.TRANSACTION_SECONDS,
+        reclaimer.ROWS_MAX,
+        reclaimer.ROWS_MIN,
+    )
+    assert next_rows(800, 2 * fits) == 400
+    assert next_rows(800, 100 * fits) == 200
+    assert next_rows(least, 100 * fits) == least
+    assert next_rows(800, fits / 2) == 1_000
+    assert next_rows(most, fits / 2) == most
+    assert next_rows(1, fits / 2) == 2  # Never so few that they stay so few.
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_transaction_that_takes_too_long_is_broken_off_and_tried_with_less(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each entry that is deleted takes a millisecond: all at once are too many."""
+    await fill(shelf, 100)
+    await shelf.forget()
+    await shelf.owner.execute(
+        """CREATE FUNCTION cache.dawdle() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN PERFORM pg_sleep(0.001); RETURN old; END $$;
+           CREATE TRIGGER dawdle BEFORE DELETE ON cache.entry
+           FOR EACH ROW EXECUTE FUNCTION cache.dawdle()"""
+    )
+    looked_at = []
+    reclaim = namespaces.reclaim
+
+    async def noted(*places: Any, rows_max: int, **limits: Any) -> namespaces.Chunk:
+        looked_at.append(rows_max)
+        return await reclaim(*places, rows_max=rows_max, **limits)
+
+    monkeypatch.setattr(namespaces, "reclaim", noted)
+    broken_off = "annobus_cache_reclaim_seconds_bucket"
+    long_before = REGISTRY.get_sample_value(broken_off, {"le": "0.05"}) or 0
+    async with shelf.session() as session:
+        assert not await Reclaimer(shelf.engine).reclaim(session)
+        # What others do in this session has no such limit.
+        assert await session.scalar(text("SHOW statement_timeout")) == "0"
+    assert await shelf.lying() == 0
+    assert await shelf.namespace("reclaimed_count") == 100
+    assert looked_at[:2] == [1_000, 250]
+    assert min(looked_at) < 20
+    assert (REGISTRY.get_sample_value(broken_off, {"le": "0.05"}) or 0) > long_before
 
 
 @pytest.mark.usefixtures("quick")

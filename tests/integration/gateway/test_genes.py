@@ -61,6 +61,21 @@ async def test_a_list_has_the_stored_documents_of_approved_genes(read_stocked: D
     assert document["meta"] == {"total": 4}
 
 
+async def test_a_gene_has_the_version_of_its_document_however_it_is_asked_for(
+    stocked: Desk,
+) -> None:
+    await stocked.put_document(PKD1, "PKD1", version=7)
+    for address in (
+        f"/api/genes/{PKD1}",
+        f"/api/genes/{PKD1}?fields[genes]=symbol",
+        "/api/genes?page[size]=1",
+        "/api/genes?filter[symbol]=PKD1",
+    ):
+        found = (await stocked.client.get(address)).json()["data"]
+        gene = found[0] if isinstance(found, list) else found
+        assert (gene["id"], gene["meta"]) == (PKD1, {"version": 7}), address
+
+
 async def test_every_source_has_a_status_whether_it_said_something_or_not(stocked: Desk) -> None:
     said = {"status": "ok", "value": {"count": 3}, "valid_from": "2026-01-01T00:00:00+00:00"}
     await stocked.put_document(PKD1, "PKD1", annotations={"hpo": said, "ensembl": said})

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.embedded
 
 SLEEP = "import time; time.sleep(60)"
 DEADLINE_SECONDS = 5.0
+SESSIONS = Path("/proc/self/autogroup")
 
 Build = Callable[..., Process]
 
@@ -178,6 +179,17 @@ raise SystemExit(0 if os.nice(0) == 7 and os.environ["GREETING"] == "hello"
     and os.getsid(0) == os.getpid() else 1)
 """
     await run_to_end(build(code=code, nice=7, environment={"GREETING": "hello"}))
+
+
+@pytest.mark.skipif(not SESSIONS.exists(), reason="this kernel does not share among sessions")
+async def test_sessions_that_start_together_are_each_as_nice_as_they_were_given(
+    build: Build,
+) -> None:
+    code = """
+words = open("/proc/self/autogroup").read().split()
+raise SystemExit(0 if words[-2:] == ["nice", "7"] else " ".join(words))
+"""
+    await asyncio.gather(*(run_to_end(build(code=code, nice=7)) for _ in range(4)))
 
 
 async def test_a_command_that_does_not_exist_says_so(build: Build) -> None:
