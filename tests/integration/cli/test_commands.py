@@ -92,7 +92,13 @@ def test_no_proxy_is_asked_for_an_address_of_this_machine(stub: Stub, annobus: A
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("command", [["runs", "list"], ["status"], ["migrate"], ["logs"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["runs", "list"], ["status"], ["migrate"], ["logs"], ["changes"], ["changes", "-f"]),
+        *(["statistics", "sources"], ["genes", "export"], ["genes", "export", "genes.csv"]),
+    ],
+)
 def test_where_nothing_runs_that_is_said(annobus: Annobus, command: list[str]) -> None:
     ended = annobus(*command)
     assert ended.returncode == 4
