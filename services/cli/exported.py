@@ -19,6 +19,7 @@ PIECE_BYTES = 1024 * 1024
 ROWS_AT_ONCE = 500
 FACT = b"# "  # Before each line that is no row.
 FACTS_AT_END = 2  # How many genes, and their hash.
+ROW = b"<row "
 GENES_SHEET, FACTS_SHEET = "xl/worksheets/sheet1.xml", "xl/worksheets/sheet2.xml"
 
 
@@ -148,8 +149,9 @@ def read_workbook(path: Path) -> Told:
         kept = b""
         with parts.open(GENES_SHEET) as sheet:
             while piece := sheet.read(PIECE_BYTES):
-                count += (kept + piece).count(b"<row ")
-                kept = piece[-len(b"<row ") + 1 :]
+                kept += piece
+                count += kept.count(ROW)
+                kept = kept[1 - len(ROW) :]
         return Told(dict(_pairs(parts.read(FACTS_SHEET))), count, None)
 
 

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 import pytest
 
+from services.cli import exported
+from services.cli.exported import Delimited, JsonLines
 from services.gateway.columns import Column
 from services.gateway.export_order import Format
 from services.gateway.writers import open_writer
@@ -120,6 +122,21 @@ def test_what_breaks_off_leaves_what_was_there(
     assert "Traceback" not in ended.stderr
     assert names(tmp_path) == ["genes.csv"]
     assert (tmp_path / "genes.csv").read_text() == "before"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_it_does_not_matter_in_which_parts_a_file_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    for form, stream in (("csv", Delimited()), ("tsv", Delimited()), ("jsonl", JsonLines())):
+        content = written(cast(Format, form))
+        for begin in range(0, len(content), size):
+            stream.feed(content[begin : begin + size])
+        stream.told().check()
+        assert stream.told().row_count == 3
+    monkeypatch.setattr(exported, "PIECE_BYTES", size)
+    (tmp_path / "genes.xlsx").write_bytes(written("xlsx"))
+    assert exported.read_workbook(tmp_path / "genes.xlsx").row_count == 3
 
 
 def test_a_file_that_is_there_is_replaced_only_when_that_is_said(
