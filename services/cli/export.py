@@ -81,16 +81,19 @@ def export(
             raise Refused(f"{chosen} is no text: name a file, genes.{chosen}")
         if json:
             raise Refused("--json is on standard output, and so is the export: name a file")
-        received = asyncio.run(_receive(url, folder, parameters, sys.stdout.buffer, chosen))
-        told = received.told(None)
-        _check(told, "what was printed")
+        with _refused_as_a_whole("what was printed"):
+            received = asyncio.run(_receive(url, folder, parameters, sys.stdout.buffer, chosen))
+            told = received.told(None)
+            told.check()
         _show(told, received)
         return
-    with _whole_or_not_at_all(file, force=force) as (out, partial):
+    with (
+        _whole_or_not_at_all(file, force=force) as (out, partial),
+        _refused_as_a_whole("the file"),
+    ):
         received = asyncio.run(_receive(url, folder, parameters, out, chosen))
-        out.flush()
         told = received.told(partial)
-        _check(told, "the file")
+        told.check()
     if json:
         output.print_json(
             {
@@ -213,11 +216,15 @@ def _refuse_to_replace(file: Path, *, force: bool) -> None:
         raise Refused(f"{str(file)!r} is there already: name another file, or add --force")
 
 
-def _check(told: Told, what: str) -> None:
+@contextmanager
+def _refused_as_a_whole(what: str) -> Iterator[None]:
     try:
-        told.check()
-    except CommandFailed as error:
-        raise CommandFailed(f"{what} is not to be used: {error}", advice=error.advice) from error
+        yield
+    except (exported.Wrong, *exported.UNREADABLE) as error:
+        raise CommandFailed(
+            f"{what} is not to be used: {error}",
+            advice="Try again; and see that the address is that of an annobus gateway",
+        ) from error
 
 
 def _show(told: Told, received: _Received) -> None:

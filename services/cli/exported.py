@@ -5,6 +5,7 @@ Of JSON Lines and Parquet the hash over the rows is made again."""
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,20 @@ from xml.parsers import expat  # A DOCTYPE is refused, so there are no entities.
 
 import orjson
 
-from services.cli.errors import CommandFailed
-
 PIECE_BYTES = 1024 * 1024
 ROWS_AT_ONCE = 500
 FACT = b"# "  # Before each line that is no row.
 FACTS_AT_END = 2  # How many genes, and their hash.
 ROW = b"<row "
 GENES_SHEET, FACTS_SHEET = "xl/worksheets/sheet1.xml", "xl/worksheets/sheet2.xml"
+
+
+# What the libraries raise of bytes that are no file of theirs; pyarrow's is a ValueError.
+UNREADABLE = (ValueError, KeyError, zipfile.BadZipFile, zlib.error, expat.ExpatError)
+
+
+class Wrong(Exception):
+    """An export is not what it says."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +40,17 @@ class Told:
     sha256: str | None
 
     def check(self) -> None:
-        """Raises CommandFailed when the file has other rows than it says."""
+        """Raises Wrong."""
         if "sha256" not in self.facts or "genes" not in self.facts:
-            raise CommandFailed(
-                "the file has no end: it does not say how many genes it has", advice="Try again"
-            )
+            raise Wrong("it has no end, which says how many genes it has")
         if self.facts["genes"] != str(self.row_count):
-            raise CommandFailed(
-                f"the file says that it has {self.facts['genes']} genes, and has {self.row_count}",
-                advice="Try again",
+            raise Wrong(
+                f"it says that it has {self.facts['genes']} genes, and has {self.row_count}"
             )
         if self.sha256 not in (None, self.facts["sha256"]):
-            raise CommandFailed(
-                "the rows of the file are not those that were sent: their SHA-256 is "
-                f"{self.sha256}, and {self.facts['sha256']} is what it says",
-                advice="Try again",
+            raise Wrong(
+                "its rows are not those that were sent: their SHA-256 is "
+                f"{self.sha256}, and {self.facts['sha256']} is what it says"
             )
 
 
@@ -110,6 +113,8 @@ class JsonLines:
         *lines, self._rest = (self._rest + part).split(b"\n")
         for line in lines:
             gene = orjson.loads(line)
+            if not isinstance(gene, dict):
+                raise Wrong("one of its lines is no JSON object")
             if gene.keys() == {"meta"}:
                 self._facts |= gene["meta"]
                 continue
@@ -170,7 +175,7 @@ def _pairs(sheet: bytes) -> Iterator[tuple[str, str]]:
             rows[-1][-1] += text
 
     def refuse(*_: object) -> None:
-        raise CommandFailed("the file is no workbook of a gateway: it has a DOCTYPE")
+        raise Wrong("it is no workbook of a gateway: it has a DOCTYPE")
 
     parser = expat.ParserCreate()
     parser.StartElementHandler = begin

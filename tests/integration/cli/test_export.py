@@ -82,9 +82,9 @@ def test_a_file_is_written_checked_and_told_of(
     assert dict(parse_qsl(urlsplit(stub.asked[0][1]).query)) == {"format": form}
 
 
-SHORT = ({"rows": ROWS[:2]}, "says that it has 3 genes, and has 2")
+SHORT = ({"rows": ROWS[:2]}, "it says that it has 3 genes, and has 2")
 LONG = ({"count": 2}, "says that it has 2 genes, and has 3")
-OTHER = ({"said": "0" * 64}, "the rows of the file are not those that were sent")
+OTHER = ({"said": "0" * 64}, "the file is not to be used: its rows are not those that were sent")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,18 @@ def test_what_breaks_off_leaves_what_was_there(
     assert "Traceback" not in ended.stderr
     assert names(tmp_path) == ["genes.csv"]
     assert (tmp_path / "genes.csv").read_text() == "before"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("content", [b"<!doctype html>\n<p>\n", b"", b"PK\x03\x04\n[1]\n"])
+def test_what_is_no_export_is_refused_in_words(
+    stub: Stub, annobus: Annobus, tmp_path: Path, form: Format, content: bytes
+) -> None:
+    stub.send(ADDRESS, sent(content))
+    ended = annobus("genes", "export", f"genes.{form}", "--url", stub.url)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: the file is not to be used: ")
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
