@@ -27,15 +27,9 @@ from services.gateway.gene_queries import (
     normalised,
     read_panel,
 )
+from services.gateway.gene_resources import answer, resource
 from services.gateway.http import answers, schemas
-from services.gateway.http.genes import (
-    Names,
-    answer,
-    include,
-    moment_of,
-    needs_sources,
-    resource,
-)
+from services.gateway.http.genes import Names, include, moment_of, needs_sources
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.ready_answers import ReadyAnswers
 from services.gateway.store import genes, history, names

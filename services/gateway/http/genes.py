@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from typing import get_args
 from urllib.parse import quote
 
@@ -39,6 +38,7 @@ from services.gateway.errors import (
     ParameterInvalid,
 )
 from services.gateway.gene_queries import FIELDS, INCLUDES, SOURCES
+from services.gateway.gene_resources import address, answer, resource
 from services.gateway.http import answers, schemas
 from services.gateway.http import catalogue as sources
 from services.gateway.http.bodies import Body, Genes
@@ -105,7 +105,7 @@ class GeneRoutes:
         if not documents:
             raise GeneUnknown(f"{hgnc_id} was not known at {at.isoformat()}")
         (document,) = documents
-        links = {"self": jsonapi.self_link(_address(document), query)}
+        links = {"self": jsonapi.self_link(address(document), query)}
         return jsonapi.respond(resource(document), links, meta={"as_of": at})
 
     async def resolve(self, request: Request, body: Names) -> Response:
@@ -335,39 +335,6 @@ async def include(
     names = sorted({name for document in documents for name in document.sources})
     found = await catalogue.get_sources(connection, names)
     return [sources.resource(row) for row in found]
-
-
-def resource(document: Document, *, related: bool = False) -> dict[str, object]:
-    """With the version of the document, by which a reader tells which of two answers is newer;
-    `related` tells of its sources."""
-    found = jsonapi.resource(
-        "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
-    )
-    if related:
-        data = [{"type": "sources", "id": name} for name in document.sources]
-        found["relationships"] = {SOURCES: {"data": data}}
-    return found | {"meta": {"version": document.version}} if document.version else found
-
-
-def _address(document: Document) -> str:
-    return f"/api/genes/{document.hgnc_id}"
-
-
-def answer(
-    document: Document,
-    query: Query | None = None,
-    included: Sequence[jsonapi.Resource] | None = None,
-) -> Held:
-    """A gene as it is sent; with what `query` asks for besides it."""
-    address = _address(document)
-    if query is None:
-        body = jsonapi.encode(resource(document), {"self": address})
-    else:
-        related = resource(document, related=query.relates(SOURCES))
-        links = {"self": jsonapi.self_link(address, query)}
-        body = jsonapi.encode(related, links, included=included)
-    # Not the version: a status may change without it.
-    return Held(version=document.version, etag=f'"{sha256(body).hexdigest()}"', body=body)
 
 
 def _check_text(gene: str) -> None:
