@@ -36,7 +36,7 @@ SETTINGS = {
     # A socket's path may have 107 bytes, a project's folder more.
     "unix_socket_directories": "",
     "max_connections": "200",
-    "shared_buffers": "256MB",
+    "shared_buffers": "512MB",
     "max_wal_size": "2GB",
     "wal_compression": "off",  # Two cores are busier than one disk.
     "fsync": "on",
