@@ -26,6 +26,10 @@ class Statistics:
         change = await _change_to_include(session)
         if change is None:
             return False
+        async with self.engine.begin() as tx:
+            # For the planner, which looks for itself once a minute: after a first run it takes a
+            # table that was empty for one that still is.
+            await tx.execute(text("ANALYZE gene_summary"))
         for view in VIEWS:  # One transaction each: none of them is long.
             async with self.engine.begin() as tx:
                 await allow_long_transaction(tx)

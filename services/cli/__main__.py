@@ -6,6 +6,7 @@ import typer
 
 from services.cli import (
     cache,
+    changes,
     dead_letters,
     demo,
     genes,
@@ -15,6 +16,7 @@ from services.cli import (
     panels,
     runs,
     sources,
+    statistics,
 )
 from services.cli.errors import EXIT_CODES, CommandFailed
 
@@ -36,6 +38,8 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(genes.app, name="genes")
 app.add_typer(panels.app, name="panels")
 app.add_typer(sources.app, name="sources")
+app.command()(changes.changes)
+app.add_typer(statistics.app, name="statistics")
 app.add_typer(cache.app, name="cache")
 app.add_typer(dead_letters.app, name="dead-letters")
 

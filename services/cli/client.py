@@ -104,16 +104,42 @@ class Client:
         headers = {"Content-Type": media, **headers}
         return await self._send("POST", path, content=content, params=parameters, headers=headers)
 
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        parameters: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        silence_seconds: float,
+    ) -> AsyncIterator[httpx2.Response]:
+        """An answer that is read as it comes. One that breaks off, or is silent for so long, is
+        NotReachable where it is read."""
+        timeout = httpx2.Timeout(silence_seconds, connect=CONNECT_TIMEOUT_SECONDS)
+        has_begun = False
+        try:
+            async with self._http.stream(
+                "GET", path, params=[*parameters], headers=headers, timeout=timeout
+            ) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise failure(response)
+                has_begun = True
+                yield response
+        except httpx2.TransportError as error:
+            if has_begun:
+                why = str(error) or type(error).__name__
+                raise NotReachable(
+                    f"the answer of {self.url} broke off: {why}",
+                    advice="Try again; the log says more: annobus logs gateway",
+                ) from error
+            raise self._silent(error) from error
+
     # The ways a request is given its content are httpx2's own.
     async def _send(self, method: str, path: str, **content: Any) -> Document:
         try:
             response = await self._http.request(method, path, **content)
         except httpx2.TransportError as error:
-            raise NotReachable(
-                f"{self.url} does not answer: {str(error) or type(error).__name__}",
-                advice="See what runs with annobus status, start it with annobus up, "
-                "or name another gateway with --url or ANNOBUS_URL",
-            ) from error
+            raise self._silent(error) from error
         if response.status_code >= 400:
             raise failure(response)
         document = _parsed(response)
@@ -124,6 +150,13 @@ class Client:
                 advice="Check that the address is that of an annobus gateway",
             )
         return document
+
+    def _silent(self, error: httpx2.TransportError) -> NotReachable:
+        return NotReachable(
+            f"{self.url} does not answer: {str(error) or type(error).__name__}",
+            advice="See what runs with annobus status, start it with annobus up, "
+            "or name another gateway with --url or ANNOBUS_URL",
+        )
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""`annobus genes`: read a gene's annotations, list genes, find out what names mean."""
+"""`annobus genes`: read, list and export genes and their annotations, find out what names mean."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -7,19 +7,24 @@ import orjson
 import typer
 from typer import Argument, Option
 
-from services.cli import gene_list, output
+from services.cli import export, gene_list, output
 from services.cli.client import Document, cursor, fetch, send
 from services.cli.errors import PARTIAL, Refused
 from services.cli.options import (
     DEFAULT_STATE,
     PAGE_SIZE,
     After,
+    AsOf,
+    Filters,
     GeneFile,
     GeneNames,
     Json,
+    OfPanel,
     PageSize,
+    Sort,
     State,
     Url,
+    gene_parameters,
 )
 
 VALUE_CHARACTERS_MAX = 2_000  # Of one value for a person; --json has all of it.
@@ -27,6 +32,7 @@ OUTCOME_STYLES = {"ambiguous": "yellow", "unknown": "red", "withdrawn": "red"}
 STATUS_STYLES = {"ok": "green", "error": "red", "pending": "yellow", "stale": "yellow"}
 
 app = typer.Typer(no_args_is_help=True, help="Read genes and their annotations.")
+app.command("export")(export.export)
 
 
 @app.command("get")
@@ -70,13 +76,10 @@ def _print_gene(item: Document) -> None:
 
 @app.command("list")
 def list_genes(
-    filters: Annotated[
-        list[str] | None,
-        Option("--filter", metavar="FIELD=A,B", help="symbol=PKD1,PKD2; may be given again."),
-    ] = None,
-    sort: Annotated[
-        str | None, Option("--sort", metavar="FIELD", help="hgnc_id or symbol; -symbol descends.")
-    ] = None,
+    filters: Filters = None,
+    sort: Sort = None,
+    panel: OfPanel = None,
+    as_of: AsOf = None,
     page_size: PageSize = PAGE_SIZE,
     after: After = None,
     url: Url = None,
@@ -84,9 +87,8 @@ def list_genes(
     json: Json = False,
 ) -> None:
     """Approved genes, a page at a time."""
-    parameters = [("page[size]", str(page_size)), *(_filter(text) for text in filters or [])]
-    if sort is not None:
-        parameters.append(("sort", sort))
+    parameters = [("page[size]", str(page_size))]
+    parameters += gene_parameters(filters, sort, panel, as_of)
     if after is not None:
         parameters.append(("page[after]", after))
     document = fetch(url, folder, "/api/genes", parameters)
@@ -163,10 +165,3 @@ def _candidate(gene: Document) -> str:
 def _annotations(item: Document) -> Document:
     annotations: Document = item["attributes"].get("annotations", {})
     return annotations
-
-
-def _filter(text: str) -> tuple[str, str]:
-    field, equals, values = text.partition("=")
-    if not (field and equals and values):
-        raise Refused(f"--filter {text!r} is not accepted: write FIELD=VALUE or FIELD=A,B")
-    return f"filter[{field}]", values

@@ -1,9 +1,13 @@
 """The options that several commands share, each defined once."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
+
+from services.cli.errors import Refused
 
 DEFAULT_STATE = Path(".annobus")
 GATEWAY_PORT = 8377
@@ -30,6 +34,25 @@ GeneNames = Annotated[
 GeneFile = Annotated[
     Path | None,
     Option("--file", metavar="F", help="A gene a line; - reads standard input.", allow_dash=True),
+]
+Filters = Annotated[
+    list[str] | None,
+    Option(
+        "--filter",
+        metavar="FIELD=A,B",
+        help=r"symbol=PKD1,PKD2 or 'gnomad.loeuf\[lt]=0.6'; may be given again.",
+    ),
+]
+Sort = Annotated[
+    str | None,
+    Option("--sort", metavar="FIELD", help="symbol, gnomad.loeuf, …; -symbol descends."),
+]
+OfPanel = Annotated[
+    str | None, Option("--panel", metavar="ID[@N]", help="Only the genes of a panel's version.")
+]
+AsOf = Annotated[
+    str | None,
+    Option("--as-of", metavar="TIME", help="As it was then: 2026-06-01, or 2026-06-01T08:00:00Z."),
 ]
 IdempotencyKey = Annotated[
     str | None,
@@ -81,6 +104,28 @@ Port = Annotated[
         help=f"The gateway's port; without it {GATEWAY_PORT}, or a free one where that is taken.",
     ),
 ]
+
+
+_FILTER = re.compile(r"([^][=]+)(\[[a-z]+\])?=(.+)", re.DOTALL)
+
+
+def gene_parameters(
+    filters: Sequence[str] | None, sort: str | None, panel: str | None, as_of: str | None
+) -> list[tuple[str, str]]:
+    """What a list of genes is asked for with. Raises Refused."""
+    parameters = [_filter(text) for text in filters or []]
+    others = {"filter[panel]": panel, "sort": sort, "as_of": as_of}
+    return parameters + [(name, value) for name, value in others.items() if value is not None]
+
+
+def _filter(text: str) -> tuple[str, str]:
+    found = _FILTER.fullmatch(text)
+    if found is None:
+        raise Refused(
+            f"--filter {text!r} is not accepted: write FIELD=VALUE, FIELD=A,B "
+            "or FIELD[OPERATOR]=VALUE"
+        )
+    return f"filter[{found[1]}]{found[2] or ''}", found[3]
 
 
 def given(**options: str | None) -> dict[str, str]:

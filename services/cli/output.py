@@ -76,6 +76,13 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
+def print_json_line(document: object) -> None:
+    """One of many JSON objects, each a line, for who reads them as they come."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.flush()
+
+
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],

@@ -21,6 +21,7 @@ from services.gateway.handlers import (
 from services.gateway.http import include_routes
 from services.gateway.live import Live
 from services.gateway.reads import Reads
+from services.gateway.refresher import keep_fresh
 from services.gateway.settings import GatewaySettings
 from services.gateway.tally import Tally
 
@@ -48,6 +49,7 @@ async def main(settings: GatewaySettings) -> None:
         life.at_stop(changes.end)
 
         life.keep("letter-count", count_letters(engine))
+        life.keep("refresher", keep_fresh(engine, documents))
         life.keep("read-count", count_reads(engine, documents, entries))
         life.at_stop(letter_bus.stop)
         life.keep("letters", read_letters(letter_bus))

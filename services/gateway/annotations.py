@@ -4,6 +4,7 @@ sources alone, so that no document is rebuilt for it."""
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 import orjson
@@ -96,6 +97,7 @@ def _seconds(time: str | None) -> float | None:
     return None if time is None else datetime.fromisoformat(time).timestamp()
 
 
+@lru_cache(maxsize=1_000)  # Of a release that was checked they are the same for all genes.
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 

@@ -80,8 +80,13 @@ def _cell(document: Mapping[str, Any], column: Column) -> Any:  # noqa: ANN401
         if not isinstance(found, dict):
             return None
         found = found.get(name)
-    if found is not None and column.kind == "json":
-        return orjson.dumps(found).decode()
+    if found is None:
+        return None
+    match column.kind:
+        case "json":
+            return orjson.dumps(found).decode()
+        case "number":  # Not 1 in one format and 1.0 in another, which has another hash.
+            return float(found)
     return found
 
 

@@ -1,8 +1,10 @@
 """Gene documents in memory, ready to be sent; forgotten when a newer one is heard of."""
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 from cachebox import LRUCache
@@ -17,19 +19,23 @@ BYTES_MAX = 64 * 1024 * 1024
 ENTRY_BYTES = 400  # What an entry costs beside its body.
 HEARD_MAX = 200_000  # Genes whose newest version is remembered; the catalogue has 45,000.
 AGE_SECONDS_MAX = 60.0  # What a message that got lost without a trace costs at most.
+IN_USE_SECONDS = 60.0
+WANTED_MAX = 5_000  # Read again; the others when they are asked for.
 
 
 _DATA = b'"data":'
 
 
-@dataclass(frozen=True)
+@dataclass
 class Held:
-    """An answer as it is sent; `version` is that of the document in it."""
+    """An answer as it is sent; `version` is that of the document in it, `read_at` when somebody
+    asked for it last."""
 
     version: int
     etag: str
     body: bytes
     kept_at: float = field(default_factory=time.monotonic)
+    read_at: float = field(default_factory=time.monotonic)
 
     @property
     def resource(self) -> bytes:
@@ -45,7 +51,8 @@ class Documents:
     """What was read before an invalidation is not kept after it (D20).
 
     Who reads takes `generation` first and gives it back with what was read. Nothing is kept
-    while nobody would tell us of changes.
+    while nobody would tell us of changes. What is forgotten and was read a short while ago is
+    wanted: somebody will ask for it again.
     """
 
     def __init__(self, tally: Tally | None = None) -> None:
@@ -54,20 +61,25 @@ class Documents:
         self._heard: dict[str, int] = {}
         self._epoch = 0  # When all were forgotten last.
         self._trusted = False
+        self._wanted: dict[str, float] = {}  # When they were read last.
+        self._is_wanted = asyncio.Event()
         self.generation = 0
 
     def hold(self, documents: Mapping[str, Held]) -> bool:
         """Whether these are still what is in memory. They are asked for nowhere else."""
-        oldest_at = time.monotonic() - AGE_SECONDS_MAX
+        now = time.monotonic()
         for hgnc_id, held in documents.items():
-            if self._held.get(hgnc_id) is not held or held.kept_at <= oldest_at:
+            if self._held.get(hgnc_id) is not held or now - held.kept_at >= AGE_SECONDS_MAX:
                 return False
+            held.read_at = now
         self._tally.note(NAMESPACE, "hit", len(documents))
         return True
 
     def get(self, hgnc_id: str) -> Held | None:
+        now = time.monotonic()
         held = self._held.get(hgnc_id)
-        if held is not None and time.monotonic() - held.kept_at < AGE_SECONDS_MAX:
+        if held is not None and now - held.kept_at < AGE_SECONDS_MAX:
+            held.read_at = now
             self._tally.note(NAMESPACE, "hit")
             return held
         if held is not None:
@@ -83,6 +95,7 @@ class Documents:
         if held.version < self._heard.get(hgnc_id, 0) or _size("", held) > BYTES_MAX:
             return False
         self._held[hgnc_id] = held
+        self._wanted.pop(hgnc_id, None)
         return True
 
     def hear(self, versions: Mapping[str, int]) -> None:
@@ -95,7 +108,7 @@ class Documents:
             self._heard[hgnc_id] = version
             held = self._held.get(hgnc_id)
             if held is not None and held.version < version:
-                self._held.pop(hgnc_id)
+                self._drop(hgnc_id)
 
     def invalidate(self, namespace: str, epoch: int, parts: Iterable[str] = ()) -> None:
         """Forget these genes, or all: of a source that is named alone, nobody here knows whose
@@ -107,7 +120,7 @@ class Documents:
         if forgotten and len(genes) == len(forgotten):
             self.generation += 1  # Also of those that are being read.
             for gene in genes:
-                self._held.pop(gene, None)
+                self._drop(gene)
         elif forgotten or epoch > self._epoch:
             self._epoch = max(epoch, self._epoch)
             self.forget()
@@ -128,5 +141,37 @@ class Documents:
         return self._held.current_size()
 
     def forget(self) -> None:
+        self._want(self._held.items())
         self._held.clear()
         self.generation += 1
+
+    def _drop(self, hgnc_id: str) -> None:
+        held = self._held.pop(hgnc_id, None)
+        if held is not None:
+            self._want([(hgnc_id, held)])
+
+    # ---------------------------------------------------------------------- what is wanted
+
+    def _want(self, forgotten: Iterable[tuple[str, Held]]) -> None:
+        """What nobody would tell changes of is not kept, so that it is not wanted either."""
+        if not self._trusted:
+            self._wanted.clear()
+            return
+        since = time.monotonic() - IN_USE_SECONDS
+        for hgnc_id, held in forgotten:
+            if held.read_at > since and len(self._wanted) < WANTED_MAX:
+                self._wanted[hgnc_id] = held.read_at
+        if self._wanted:
+            self._is_wanted.set()
+
+    async def until_wanted(self) -> None:
+        while not self._wanted:
+            self._is_wanted.clear()
+            await self._is_wanted.wait()
+
+    def take_wanted(self, number: int) -> dict[str, float]:
+        """So many at most, those that have waited longest, with when they were read last."""
+        taken = dict(islice(self._wanted.items(), number))
+        for hgnc_id in taken:
+            del self._wanted[hgnc_id]
+        return taken

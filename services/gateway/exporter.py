@@ -41,7 +41,8 @@ async def export(order: ExportOrder, settings: GatewaySettings, out: BinaryIO) -
         async with engine.connect() as connection, connection.begin():
             await history.see_one_moment(connection)
             await connection.execute(text("SET LOCAL transaction_timeout = 0"))
-            await connection.execute(text(f"SET LOCAL transaction_timeout = '{SECONDS_MAX}s'"))
+            for limit in ("transaction_timeout", "idle_in_transaction_session_timeout"):
+                await connection.execute(text(f"SET LOCAL {limit} = '{SECONDS_MAX}s'"))
             await read_panel(connection, query)
             await _write(connection, order, query, out)
     out.flush()
@@ -72,8 +73,10 @@ async def _parts(
         async for part in genes.stream_documents(connection, query, GENES_AT_ONCE):
             yield part
         return
-    number = 0
-    while found := await history.list_genes_at(connection, order.as_of, number, GENES_AT_ONCE):
+    number, among = 0, query.filters.get("panel")
+    while found := await history.list_genes_at(
+        connection, order.as_of, number, GENES_AT_ONCE, among
+    ):
         documents = await history.documents_at(connection, found, order.as_of)
         yield documents
         number = int(found[-1].partition(":")[2])

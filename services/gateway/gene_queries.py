@@ -16,9 +16,11 @@ from services.gateway.jsonapi import Allowed, Query
 from services.gateway.store import catalogue, panels
 from services.gateway.store.genes import COMPARED, FILTERS, SORTS
 
+SOURCES = "sources"  # The relationship of a gene with those that it has a value of.
+INCLUDES = (SOURCES,)
 FIELDS = (
     *("hgnc_id", "symbol", "name", "status", "successors", "locus_group", "locus_type"),
-    *("location", "entrez_id", "ensembl_gene_id", "annotations"),
+    *("location", "entrez_id", "ensembl_gene_id", "annotations", SOURCES),
 )
 WITHDRAWN_SHOWN_MAX = 100  # Genes of a panel, in an answer.
 TEXTS_MAX = 10  # Each is looked for in all names.
@@ -37,6 +39,7 @@ LIST = Allowed(
     sorts=SORTS,
     resource="genes",
     fields=FIELDS,
+    includes=INCLUDES,
     others=("as_of",),
     values=_VALUES | {"as_of": shapes.MOMENT},
 )

@@ -64,6 +64,12 @@ class Query:
     filters: Mapping[str, list[str]] = field(default_factory=dict)
     conditions: Sequence[Condition] = ()
     fields: list[str] | None = None
+    include: Sequence[str] = ()
+
+    def relates(self, name: str) -> bool:
+        """Whether its resources tell of a relationship: if that is included, unless fields that
+        are chosen leave it out."""
+        return name in (self.include if self.fields is None else self.fields)
 
     @property
     def offset(self) -> int:
@@ -84,7 +90,8 @@ class Allowed:
     compared: Mapping[str, SummaryKind] = field(default_factory=dict)
     sorts: tuple[str, ...] = ()  # The first is the default.
     resource: str = ""
-    fields: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()  # With relationships, which are fields as well.
+    includes: tuple[str, ...] = ()  # Relationships whose resources may come along.
     # What the values of filters and of the others may be, where that is known; by the name of the
     # filter, of which there may be several, or of the parameter.
     values: Mapping[str, Schema] = field(default_factory=dict)
@@ -100,6 +107,7 @@ class Allowed:
             *(f"filter[{name}]" for name in (*self.filters, *self.compared)),
             *(("sort",) if self.sorts else ()),
             *((f"fields[{self.resource}]",) if self.fields else ()),
+            *(("include",) if self.includes else ()),
             *self.others,
         ]
 
@@ -131,6 +139,7 @@ class Allowed:
             "page[total]": shapes.BOOLEAN | {"default": False},
             "sort": shapes.enum(self._sorts) | {"default": self._sorts[0]} if self.sorts else {},
             f"fields[{self.resource}]": shapes.listed(shapes.enum(self.fields)),
+            "include": shapes.listed(shapes.enum(self.includes)),
             **{f"filter[{name}]": _several(self.values.get(name, PART)) for name in self.filters},
             **{f"filter[{name}]": _several(_KINDS[kind]) for name, kind in self.compared.items()},
             **self.values,
@@ -165,7 +174,8 @@ class Allowed:
                 for parameter in given
                 if (compared := self._compared(parameter))
             ],
-            fields=self._fields(given),
+            fields=_some(given, f"fields[{self.resource}]", self.fields),
+            include=_some(given, "include", self.includes) or (),
         )
 
     @cached_property
@@ -202,14 +212,15 @@ class Allowed:
                 raise invalid(name, parameters.getlist(name), "given once; values: a,b,c")
         return dict(parameters)
 
-    def _fields(self, given: Mapping[str, str]) -> list[str] | None:
-        name = f"fields[{self.resource}]"
-        if name not in given:
-            return None
-        chosen = [part.strip() for part in given[name].split(",") if part.strip()]
-        if not set(chosen) <= set(self.fields):
-            raise invalid(name, given[name], f"some of {', '.join(self.fields)}")
-        return chosen
+
+def _some(given: Mapping[str, str], name: str, accepted: Sequence[str]) -> list[str] | None:
+    """Names out of those that there are, each once; None where the parameter is not given."""
+    if name not in given:
+        return None
+    chosen = list(dict.fromkeys(part.strip() for part in given[name].split(",") if part.strip()))
+    if not set(chosen) <= set(accepted):
+        raise invalid(name, given[name], f"some of {', '.join(accepted)}")
+    return chosen
 
 
 def _condition(
@@ -312,8 +323,12 @@ def encode(
     data: Resource | Sequence[Resource] | orjson.Fragment,
     links: Mapping[str, str | None],
     meta: Mapping[str, Any] | None = None,
+    included: Sequence[Resource] | None = None,
 ) -> bytes:
+    """`included` is None where nothing else was asked for."""
     document: dict[str, Any] = {"jsonapi": {"version": "1.1"}, "links": links, "data": data}
+    if included is not None:
+        document["included"] = included
     if meta:
         document["meta"] = meta
     return orjson.dumps(document)
@@ -357,10 +372,12 @@ def respond(
     links: Mapping[str, str | None],
     *,
     meta: Mapping[str, Any] | None = None,
+    included: Sequence[Resource] | None = None,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    return Response(encode(data, links, meta), status, headers=headers, media_type=MEDIA_TYPE)
+    body = encode(data, links, meta, included)
+    return Response(body, status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def link(path: str, parameters: Mapping[str, str]) -> str:

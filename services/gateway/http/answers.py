@@ -87,10 +87,11 @@ def one(
     optional_meta: Schema | None = None,
     headers: Mapping[str, Any] | None = None,
     or_sparse: bool = False,
+    includes: str | None = None,
 ) -> Answer:
     """A document of one resource, which has this name in the document's components. `or_sparse`:
-    of a gene, some fields may have been chosen."""
-    return _document(_item(name, or_sparse), SELF, meta, optional_meta, headers)
+    of a gene, some fields may have been chosen; `includes`: what may come along."""
+    return _document(_item(name, or_sparse), SELF, meta, optional_meta, headers, includes)
 
 
 def many(
@@ -100,8 +101,10 @@ def many(
     meta: Schema | None = None,
     optional_meta: Schema | None = None,
     or_sparse: bool = False,
+    includes: str | None = None,
 ) -> Answer:
-    return _document(listed(_item(name, or_sparse)), links, meta, optional_meta)
+    items = listed(_item(name, or_sparse))
+    return _document(items, links, meta, optional_meta, includes=includes)
 
 
 def _item(name: str, or_sparse: bool) -> Schema:
@@ -144,6 +147,7 @@ def _document(
     meta: Schema | None,
     optional_meta: Schema | None = None,
     headers: Mapping[str, Any] | None = None,
+    includes: str | None = None,
 ) -> Answer:
     members: dict[str, Schema] = {
         "jsonapi": closed({"version": {"const": "1.1"}}),
@@ -152,7 +156,10 @@ def _document(
     }
     if meta is not None:
         members["meta"] = meta
-    schema = closed(members, None if optional_meta is None else {"meta": optional_meta})
+    optional = {} if optional_meta is None else {"meta": optional_meta}
+    if includes is not None:
+        optional["included"] = listed(ref(includes))
+    schema = closed(members, optional)
     answer: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": schema}}}
     return answer | ({"headers": headers} if headers else {})
 

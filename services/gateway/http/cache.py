@@ -27,9 +27,10 @@ from services.gateway.errors import (
     SourcesRefused,
     WarmingInvalid,
 )
+from services.gateway.gene_resources import answer
 from services.gateway.http import answers, schemas
 from services.gateway.http.bodies import TEXT, Body, Genes, Sources, given
-from services.gateway.http.genes import answer, require_found
+from services.gateway.http.genes import require_found
 from services.gateway.jsonapi import PAGE_SIZE_MAX, Query
 from services.gateway.store import catalogue, entries, genes, names
 from services.gateway.store.entries import Row

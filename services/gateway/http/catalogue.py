@@ -37,7 +37,7 @@ class CatalogueRoutes:
         _NOTHING.parse(request.query_params)
         async with self.engine.connect() as connection:
             found = await catalogue.list_sources(connection)
-        return jsonapi.respond([_source(row) for row in found], {"self": "/api/sources"})
+        return jsonapi.respond([resource(row) for row in found], {"self": "/api/sources"})
 
     async def get_source(self, request: Request, name: str) -> Response:
         _NOTHING.parse(request.query_params)
@@ -45,7 +45,7 @@ class CatalogueRoutes:
             found = await catalogue.get_source(connection, name)
             if found is None:
                 raise await no_source(connection, name)
-        return jsonapi.respond(_source(found), {"self": f"/api/sources/{name}"})
+        return jsonapi.respond(resource(found), {"self": f"/api/sources/{name}"})
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["catalogue"])
@@ -70,5 +70,5 @@ async def no_source(connection: AsyncConnection, name: str) -> SourceUnknown:
     return SourceUnknown(f"no source {error['value']!r}; known: {accepted}", [error])
 
 
-def _source(row: Row) -> dict[str, object]:
+def resource(row: Row) -> dict[str, object]:
     return jsonapi.resource("sources", row["name"], row, f"/api/sources/{row['name']}")

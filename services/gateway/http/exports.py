@@ -35,8 +35,8 @@ class ExportRoutes:
 
     async def export(self, request: Request) -> Response:
         """The genes of a list as a file, with the same filters and sorts; as they were with
-        `as_of`, of all genes by HGNC id. `columns=symbol,gnomad.loeuf` chooses; without it there
-        are all: of each source its status, release and every field.
+        `as_of`, by HGNC id, of all genes or of a panel. `columns=symbol,gnomad.loeuf` chooses;
+        without it there are all: of each source its status, release and every field.
 
         The file tells of its moment, its query, the releases and licences of its sources, how many
         genes it has and a SHA-256 over its rows, which is the same in every format."""
@@ -46,10 +46,10 @@ class ExportRoutes:
             at = await moment_of(connection, query)
             columns = await _columns(connection, query)
             panel = await read_panel(connection, query)
-        if at is not None and (query.filters or query.conditions or "sort" in query.given):
-            raise jsonapi.invalid(
-                "as_of", query.given["as_of"], "it without filters and sort: they are of today"
-            )
+        others = query.filters.keys() - {"panel"} or query.conditions or "sort" in query.given
+        if at is not None and others:
+            accepted = "it without filters, but for a panel, and without sort: they are of today"
+            raise jsonapi.invalid("as_of", query.given["as_of"], accepted)
         given = dict(query.given)
         if panel:  # With its version: the file says so, and it may have a newer one meanwhile.
             given["filter[panel]"] = panel["panel"]["id"]

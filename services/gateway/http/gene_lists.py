@@ -22,12 +22,14 @@ from services.gateway.gene_queries import (
     FACETS_MAX,
     LIST,
     QUERY,
+    SOURCES,
     Summaries,
     normalised,
     read_panel,
 )
+from services.gateway.gene_resources import answer, resource
 from services.gateway.http import answers, schemas
-from services.gateway.http.genes import Names, answer, moment_of, resource
+from services.gateway.http.genes import Names, include, moment_of, needs_sources
 from services.gateway.jsonapi import Allowed, Query
 from services.gateway.ready_answers import ReadyAnswers
 from services.gateway.store import genes, history, names
@@ -35,7 +37,9 @@ from services.gateway.store.genes import SORTS, Document, Facet, Place
 
 NAMESPACE = "lists"
 _PLACED = frozenset({"page[number]", "page[size]", "page[after]", "sort"})
-_LIST_AT = Allowed(sized=True, keyset=True, sorts=("hgnc_id",), others=("as_of",))
+_LIST_AT = Allowed(
+    sized=True, keyset=True, filters=("panel",), sorts=("hgnc_id",), others=("as_of",)
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ class GeneListRoutes:
         are `eq` (or none: any of the values), `ne`, `lt`, `lte`, `gt`, `gte`, for lists `all`, and
         `known` (true or false). A gene whose field is not known meets `known` alone.
 
-        With `as_of` those that were approved at that time, as they were then, by HGNC id."""
+        `include=sources` adds the sources that these genes have values of, each once, as
+        GET /api/sources/{name} tells of them.
+
+        With `as_of` those that were approved at that time, as they were then, by HGNC id; of a
+        panel the genes that it has today, of which those that were approved then."""
         if "as_of" in request.query_params:
             return await self._list_at(_LIST_AT.parse(request.query_params))
         query = normalised((await self.summaries.of_lists()).parse(request.query_params))
@@ -62,10 +70,11 @@ class GeneListRoutes:
             return await self._list_from_memory(request, query)
         async with self.engine.connect() as connection:
             panel = await read_panel(connection, query)
-            found = await genes.list_documents(connection, query)
+            found = await genes.list_documents(connection, query, linked=needs_sources(query))
             total = await genes.count_documents(connection, query) if query.total else None
+            included = await include(connection, query, found[: query.size])
         counted = {} if total is None else {"total": total}
-        return _page("/api/genes", query, found, {**panel, **counted})
+        return _page("/api/genes", query, found, {**panel, **counted}, included)
 
     async def query_genes(self, request: Request, body: Names) -> Response:
         """Up to 50,000 genes by any of their names, filtered, sorted and in pages as a list is.
@@ -79,8 +88,11 @@ class GeneListRoutes:
             if resolved.catalogue_empty:
                 raise CatalogueEmpty
             among = resolved.hgnc_ids
-            found = await genes.list_documents(connection, query, among)
+            found = await genes.list_documents(
+                connection, query, among, linked=needs_sources(query)
+            )
             total = await genes.count_documents(connection, query, among)
+            included = await include(connection, query, found[: query.size])
         meta: dict[str, object] = {
             **panel,
             "asked_count": len(body.genes),
@@ -90,7 +102,7 @@ class GeneListRoutes:
         }
         if query.after is None and query.number == 1:  # They are the same on every page.
             meta |= _by_outcome(resolved.refused)
-        return _page("/api/genes/query", query, found, meta)
+        return _page("/api/genes/query", query, found, meta, included)
 
     async def get_facets(self, request: Request) -> Response:
         """How the genes of a list differ in up to 10 fields, of those that lists are filtered by:
@@ -159,7 +171,9 @@ class GeneListRoutes:
         async with self.engine.connect() as connection:
             at = await moment_of(connection, query)
             assert at is not None  # It is given.
-            found = await history.list_genes_at(connection, at, number, query.size + 1)
+            panel = await read_panel(connection, query)
+            among = query.filters.get("panel")
+            found = await history.list_genes_at(connection, at, number, query.size + 1, among)
             documents = await history.documents_at(connection, found[: query.size], at)
         after = None
         if len(found) > query.size:
@@ -167,16 +181,26 @@ class GeneListRoutes:
         return jsonapi.respond(
             [resource(document) for document in documents],
             jsonapi.page_links("/api/genes", query, more=after is not None, after=after),
-            meta={"as_of": at},
+            meta={**panel, "as_of": at},
         )
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
         errors = (PanelUnknown, CatalogueEmpty)
         listed = answers.many(
-            "Gene", answers.PAGES, optional_meta=schemas.META_GENES, or_sparse=True
+            "Gene",
+            answers.PAGES,
+            optional_meta=schemas.META_GENES,
+            or_sparse=True,
+            includes="SourceInDetail",
         )
-        queried = answers.many("Gene", answers.PAGES, meta=schemas.META_QUERY, or_sparse=True)
+        queried = answers.many(
+            "Gene",
+            answers.PAGES,
+            meta=schemas.META_QUERY,
+            or_sparse=True,
+            includes="SourceInDetail",
+        )
         facets = answers.many("Facet", optional_meta=schemas.META_FACETS)
         router.add_api_route(
             "/api/genes",
@@ -198,14 +222,20 @@ class GeneListRoutes:
 
 
 def _page(
-    address: str, query: Query, found: Sequence[Document], meta: Mapping[str, object]
+    address: str,
+    query: Query,
+    found: Sequence[Document],
+    meta: Mapping[str, object],
+    included: Sequence[jsonapi.Resource] | None,
 ) -> Response:
     page, more = found[: query.size], len(found) > query.size
     after = jsonapi.cursor(query.sort, page[-1].number, page[-1].place) if more else None
+    related = query.relates(SOURCES)
     return jsonapi.respond(
-        [resource(document) for document in page],
+        [resource(document, related=related) for document in page],
         jsonapi.page_links(address, query, more=more, after=after),
         meta=meta,
+        included=included,
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from typing import get_args
 from urllib.parse import quote
 
@@ -38,16 +37,22 @@ from services.gateway.errors import (
     NamesInvalid,
     ParameterInvalid,
 )
-from services.gateway.gene_queries import FIELDS
+from services.gateway.gene_queries import FIELDS, INCLUDES, SOURCES
+from services.gateway.gene_resources import address, answer, resource
 from services.gateway.http import answers, schemas
+from services.gateway.http import catalogue as sources
 from services.gateway.http.bodies import Body, Genes
 from services.gateway.jsonapi import Query
 from services.gateway.ready_answers import ReadyAnswers
-from services.gateway.store import genes, history, names
+from services.gateway.store import catalogue, genes, history, names
 from services.gateway.store.genes import Document
 
 _ONE = jsonapi.Allowed(
-    resource="genes", fields=FIELDS, others=("as_of",), values={"as_of": shapes.MOMENT}
+    resource="genes",
+    fields=FIELDS,
+    includes=INCLUDES,
+    others=("as_of",),
+    values={"as_of": shapes.MOMENT},
 )
 _ONE_AT = jsonapi.Allowed(others=("as_of",))
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -75,12 +80,14 @@ class GeneRoutes:
     async def get_gene(self, request: Request, gene: str) -> Response:
         """By HGNC id, symbol (previous and alias too, when they name one gene), Entrez id (with
         or without NCBIGene:, so a bare number is an Entrez id) or Ensembl gene id. With `as_of`
-        as it was at that time; its name is what it is called now."""
+        as it was at that time; its name is what it is called now. `include=sources` adds the
+        sources that it has a value of, as GET /api/sources/{name} tells of them."""
         if "as_of" in request.query_params:
             return await self._get_at(gene, _ONE_AT.parse(request.query_params))
         query = _ONE.parse(request.query_params)
         hgnc_id = domain.hgnc_id(gene) or await self._meant(gene)
-        held = self.documents.get(hgnc_id) if query.fields is None else None
+        is_plain = query.fields is None and not query.include
+        held = self.documents.get(hgnc_id) if is_plain else None
         is_ready = held is not None and hgnc_id == domain.hgnc_id(gene)
         if held is None:
             held = await self._read(gene, hgnc_id, query)
@@ -98,7 +105,7 @@ class GeneRoutes:
         if not documents:
             raise GeneUnknown(f"{hgnc_id} was not known at {at.isoformat()}")
         (document,) = documents
-        links = {"self": jsonapi.self_link(_address(document), query)}
+        links = {"self": jsonapi.self_link(address(document), query)}
         return jsonapi.respond(resource(document), links, meta={"as_of": at})
 
     async def resolve(self, request: Request, body: Names) -> Response:
@@ -162,6 +169,10 @@ class GeneRoutes:
             raise GeneNotBuilt(
                 f"{hgnc_id} is in the catalogue; its document follows in a few seconds"
             )
+        if needs_sources(query):
+            async with self.engine.connect() as connection:
+                included = await include(connection, query, [document])
+            return answer(document, query, included)
         held = answer(document)
         if query.fields is None:
             self.documents.keep(document.hgnc_id, held, generation)
@@ -169,7 +180,9 @@ class GeneRoutes:
 
     async def _document(self, hgnc_id: str, query: Query) -> Document | None:
         async with self.engine.connect() as connection:
-            found = await genes.get_documents(connection, [hgnc_id], query.fields)
+            found = await genes.get_documents(
+                connection, [hgnc_id], query.fields, linked=needs_sources(query)
+            )
         return found[0] if found else None
 
     async def _meant(self, gene: str) -> str:
@@ -199,7 +212,9 @@ class GeneRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
-        gene = answers.one("Gene", optional_meta=schemas.META_AS_OF, or_sparse=True)
+        gene = answers.one(
+            "Gene", optional_meta=schemas.META_AS_OF, or_sparse=True, includes="SourceInDetail"
+        )
         resolved = answers.many("Resolution", meta=schemas.META_RESOLVED)
         router.add_api_route(
             "/api/genes/resolve",
@@ -307,23 +322,19 @@ def refusal(asked: str, refused: Sequence[Refused], count: int, pointer: str) ->
     )
 
 
-def resource(document: Document) -> dict[str, object]:
-    """With the version of the document, by which a reader tells which of two answers is newer."""
-    found = jsonapi.resource(
-        "genes", document.hgnc_id, orjson.Fragment(document.text), _address(document)
-    )
-    return found | {"meta": {"version": document.version}} if document.version else found
+def needs_sources(query: Query) -> bool:
+    return SOURCES in query.include or query.relates(SOURCES)
 
 
-def _address(document: Document) -> str:
-    return f"/api/genes/{document.hgnc_id}"
-
-
-def answer(document: Document) -> Held:
-    """A gene as it is sent."""
-    body = jsonapi.encode(resource(document), {"self": _address(document)})
-    # Not the version: a status may change without it.
-    return Held(version=document.version, etag=f'"{sha256(body).hexdigest()}"', body=body)
+async def include(
+    connection: AsyncConnection, query: Query, documents: Sequence[Document]
+) -> list[jsonapi.Resource] | None:
+    """The sources of these genes, each once; None where they are not asked for."""
+    if SOURCES not in query.include:
+        return None
+    names = sorted({name for document in documents for name in document.sources})
+    found = await catalogue.get_sources(connection, names)
+    return [sources.resource(row) for row in found]
 
 
 def _check_text(gene: str) -> None:

@@ -23,7 +23,7 @@ from contracts.views import (
     SummaryKind,
 )
 from services.gateway.domain import DesiredState, MatchedBy, Outcome, Refusal
-from services.gateway.gene_queries import FIELDS
+from services.gateway.gene_queries import FIELDS, SOURCES
 from services.gateway.shapes import (
     ANY,
     BOOLEAN,
@@ -64,6 +64,7 @@ def _resource(
     sometimes: Sequence[str] = (),  # Links to what there may not be: null.
     optional: Sequence[str] = (),  # Links that there may not be.
     meta: Schema | None = None,  # That there may not be.
+    relationships: Schema | None = None,  # Told where they are asked for.
 ) -> dict[str, Any]:
     members: dict[str, Schema] = {
         "type": {"const": kind},
@@ -73,7 +74,8 @@ def _resource(
     if links:
         named = dict.fromkeys(links, TEXT) | {name: nullable(TEXT) for name in sometimes}
         members["links"] = closed(named, dict.fromkeys(optional, TEXT))
-    return closed(members, None if meta is None else {"meta": meta})
+    told = {"meta": meta, "relationships": relationships}
+    return closed(members, {name: schema for name, schema in told.items() if schema is not None})
 
 
 def _all(names: Sequence[str], schema: Schema) -> dict[str, Schema]:
@@ -139,12 +141,21 @@ _ANNOTATION_OF_GENE = closed(
         "valid_from": nullable(TIME),
     }
 )
-_GENE_ATTRIBUTES = columns(GeneV1, *(name for name in FIELDS if name != ANNOTATIONS)) | {
+_GENE_ATTRIBUTES = columns(
+    GeneV1, *(name for name in FIELDS if name not in (ANNOTATIONS, SOURCES))
+) | {
     "hgnc_id": HGNC_ID,
     ANNOTATIONS: keyed(ref("AnnotationOfGene")),
 }
 # Of the document; one of a time in the past has none.
 _VERSION_OF_GENE = closed({"version": {"type": "integer", "minimum": 1}})
+_SOURCES_OF_GENE = closed(
+    {
+        SOURCES: closed(
+            {"data": listed(closed({"type": {"const": "sources"}, "id": TEXT}))},
+        )
+    }
+)
 _NAMED = closed({"hgnc_id": HGNC_ID, "symbol": nullable(TEXT)})
 _REFUSED = closed({"place": COUNT, "value": TEXT, "candidates": listed(_NAMED)})
 _FACET_COUNTS = {"kind": of(SummaryKind), "known_count": COUNT, "unknown_count": COUNT}
@@ -369,10 +380,20 @@ SCHEMAS: Mapping[str, Schema] = {
     "Problem": _PROBLEM,
     "Run": _RUN,
     "RunSource": _RUN_SOURCE,
-    "Gene": _resource("genes", closed(_GENE_ATTRIBUTES), identity=HGNC_ID, meta=_VERSION_OF_GENE),
+    "Gene": _resource(
+        "genes",
+        closed(_GENE_ATTRIBUTES),
+        identity=HGNC_ID,
+        meta=_VERSION_OF_GENE,
+        relationships=_SOURCES_OF_GENE,
+    ),
     # With `fields[genes]`: those that were chosen.
     "SparseGene": _resource(
-        "genes", closed({}, _GENE_ATTRIBUTES), identity=HGNC_ID, meta=_VERSION_OF_GENE
+        "genes",
+        closed({}, _GENE_ATTRIBUTES),
+        identity=HGNC_ID,
+        meta=_VERSION_OF_GENE,
+        relationships=_SOURCES_OF_GENE,
     ),
     "AnnotationOfGene": _ANNOTATION_OF_GENE,
     "GeneEvent": _resource("gene-events", closed(columns(GeneEventV1, but=("xid",))), links=()),

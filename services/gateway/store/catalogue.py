@@ -1,6 +1,6 @@
 """Sources, as the annotator publishes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -89,10 +89,20 @@ async def list_sources(connection: AsyncConnection) -> list[Row]:
 async def get_source(connection: AsyncConnection, name: str) -> Row | None:
     if "\x00" in name:
         return None  # PostgreSQL has no such text.
+    found = await get_sources(connection, [name])
+    return found[0] if found else None
+
+
+async def get_sources(connection: AsyncConnection, names: Sequence[str]) -> list[Row]:
+    """Those of these names, with all that they declare."""
     statement = _SOURCES.format(schema=", value_schema::text AS value_schema")
-    rows = await connection.execute(text(f"{statement} WHERE name = :name"), {"name": name})
-    row = rows.mappings().one_or_none()
-    return None if row is None else _declared(row)
+    rows = await connection.execute(
+        text(
+            f"{statement} WHERE name = ANY(CAST(:names AS text[])) ORDER BY NOT is_catalogue, name"
+        ),
+        {"names": list(names)},
+    )
+    return [_declared(row) for row in rows.mappings()]
 
 
 def _declared(row: RowMapping) -> Row:

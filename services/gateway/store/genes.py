@@ -69,6 +69,10 @@ _COMPLETION = """
      FROM annotator.checked_v1 c WHERE c.hgnc_id = found.hgnc_id)::text AS checked,
     found.annotated_by, extract(epoch FROM found.listed_at)::float8 AS listed_at
 """
+# Of the same moment as the document, too; looked up only for who asks.
+_LINKED = """(SELECT s.sources FROM cache.gene_summary_v1 s
+    WHERE s.hgnc_id = found.hgnc_id LIMIT 1) AS linked"""
+_NOT_LINKED = "NULL AS linked"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Document:
     version: int  # 0 for what was at some time: versions are of what the cache has now.
     text: str
     place: Any = None  # Its value of what the list is sorted by.
+    sources: Sequence[str] = ()  # That it has a value of, where that was asked for.
 
 
 class Place(NamedTuple):
@@ -92,11 +97,15 @@ class Place(NamedTuple):
 
 
 async def list_documents(
-    connection: AsyncConnection, query: Query, among: Sequence[str] | None = None
+    connection: AsyncConnection,
+    query: Query,
+    among: Sequence[str] | None = None,
+    *,
+    linked: bool = False,
 ) -> list[Document]:
     """One page of approved genes, and one gene more where there is a next page; of all genes, or
-    of those with the ids `among`."""
-    statement, parameters = _documents(query, among)
+    of those with the ids `among`. With their sources if they are to be `linked`."""
+    statement, parameters = _documents(query, among, linked=linked)
     parameters |= {"limit": query.size + 1, "offset": query.offset}
     rows = await connection.execute(text(statement), parameters)
     return _completed(rows.mappings().all(), query.fields)
@@ -113,12 +122,14 @@ async def stream_documents(
         yield _completed(part, query.fields)
 
 
-def _documents(query: Query, among: Sequence[str] | None) -> tuple[str, dict[str, object]]:
+def _documents(
+    query: Query, among: Sequence[str] | None, *, linked: bool = False
+) -> tuple[str, dict[str, object]]:
     page, parameters = _page(query, among)
     order, _, _ = _order(query)
     statement = f"""
         SELECT found.hgnc_id, hgnc_number, symbol, place, version,
-               {_content(query.fields)} AS document,
+               {_content(query.fields)} AS document, {_LINKED if linked else _NOT_LINKED},
                {_COMPLETION}
         FROM ({page}) page  -- Only its documents become text, not those that are skipped.
         CROSS JOIN LATERAL (
@@ -207,14 +218,20 @@ async def list_places(connection: AsyncConnection, query: Query) -> list[Place]:
 
 
 async def get_documents(
-    connection: AsyncConnection, hgnc_ids: Sequence[str], fields: Sequence[str] | None = None
+    connection: AsyncConnection,
+    hgnc_ids: Sequence[str],
+    fields: Sequence[str] | None = None,
+    *,
+    linked: bool = False,
 ) -> list[Document]:
-    """Those of these genes that are approved and have a document."""
+    """Those of these genes that are approved and have a document. With their sources if they are
+    to be `linked`."""
     rows = await connection.execute(
         text(f"""
             SELECT hgnc_id, substr(hgnc_id, 6)::integer AS hgnc_number,
                    document->>'symbol' AS symbol, NULL AS place, version,
-                   {_content(fields)} AS document, {_COMPLETION}
+                   {_content(fields)} AS document, {_LINKED if linked else _NOT_LINKED},
+                   {_COMPLETION}
             FROM unnest(CAST(:hgnc_ids AS text[])) AS asked (id) CROSS JOIN LATERAL (
                 SELECT * FROM cache.gene_v1 g WHERE g.hgnc_id = asked.id LIMIT 1) found
             WHERE status = 'approved'
@@ -279,6 +296,7 @@ def _completed(rows: Sequence[RowMapping], fields: Sequence[str] | None) -> list
             if has_annotations
             else row["document"],
             row["place"],
+            row["linked"] or (),
         )
         for row in rows
     ]

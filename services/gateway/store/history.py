@@ -73,28 +73,44 @@ async def annotations_at(
     """What each source, or one, said of genes at a time; one row for each pair.
 
     A bulk source that had a release then and did not name a gene says that it has none. An API
-    without a version had not been asked.
+    without a version had not been asked. `as_of` is when the source, or of an API the gene, had
+    been checked last: the last check alone is kept, so it is null where there was one since.
     """
     held = _HELD.format(columns="v.*", gene="g.hgnc_id", source="s.name", at=":at")
     rows = await connection.execute(
         text(f"""
+            WITH s AS MATERIALIZED (  -- Each with the release that readers relied on then.
+                SELECT s.name, s.kind, s.is_catalogue, n.checked_at,
+                       n.release_id IS NOT NULL AS had_release
+                FROM annotator.source_v1 s
+                LEFT JOIN LATERAL (
+                    SELECT release_id, checked_at FROM annotator.release_v1 r
+                    WHERE r.source = s.name AND r.readable_since <= :at
+                    ORDER BY r.retrieved_at DESC LIMIT 1
+                ) n ON true
+                WHERE CAST(:source AS text) IS NULL OR s.name = :source
+            )
             SELECT g.hgnc_id, s.name AS source, s.is_catalogue, CASE
                        WHEN a.value IS NOT NULL THEN 'ok'
                        WHEN a.id IS NOT NULL THEN 'empty'
-                       WHEN s.kind = 'bulk' AND EXISTS (
-                           SELECT FROM annotator.release_v1 r
-                           WHERE r.source = s.name AND r.readable_since <= :at) THEN 'empty'
+                       WHEN s.kind = 'bulk' AND s.had_release THEN 'empty'
                        ELSE 'pending' END AS status,
                    a.value::text AS value, a.valid_from, a.valid_to, a.release_id,
                    r.version AS release, coalesce(r.synthetic, false) AS synthetic,
-                   CAST(NULL AS timestamptz) AS as_of  -- Nobody keeps when it was checked.
+                   CASE WHEN checked.at <= :at THEN checked.at END AS as_of
             FROM unnest(CAST(:hgnc_ids AS text[])) WITH ORDINALITY AS g (hgnc_id, place)
-            CROSS JOIN annotator.source_v1 s
+            CROSS JOIN s
             LEFT JOIN LATERAL ({held}) a ON true
+            LEFT JOIN LATERAL (
+                SELECT checked_at FROM annotator.checked_v1 c
+                WHERE c.hgnc_id = g.hgnc_id AND c.source = s.name LIMIT 1
+            ) c ON true
+            -- What stood in for a release is as old as its value.
+            CROSS JOIN LATERAL (
+                SELECT coalesce(c.checked_at, s.checked_at, a.valid_from) AS at) checked
             LEFT JOIN LATERAL (
                 SELECT * FROM annotator.release_v1 r WHERE r.release_id = a.release_id LIMIT 1
             ) r ON true
-            WHERE CAST(:source AS text) IS NULL OR s.name = :source
             ORDER BY g.place, s.name
         """),
         {"hgnc_ids": list(hgnc_ids), "at": at, "source": source},
@@ -160,9 +176,15 @@ def _document(hgnc_id: str, rows: Sequence[Row]) -> Document:
 
 
 async def list_genes_at(
-    connection: AsyncConnection, at: datetime, after_number: int, limit: int
+    connection: AsyncConnection,
+    at: datetime,
+    after_number: int,
+    limit: int,
+    among: Sequence[str] | None = None,
 ) -> list[str]:
-    """Genes that were approved at a time, in the order of their numbers."""
+    """Genes that were approved at a time, in the order of their numbers; of all genes, or of those
+    with the ids `among`."""
+    chosen = "" if among is None else "AND g.hgnc_id = ANY(CAST(:among AS text[]))"
     held = _HELD.format(columns="v.value", gene="g.hgnc_id", source="s.name", at=":at")
     rows = await connection.scalars(
         text(f"""
@@ -170,10 +192,11 @@ async def list_genes_at(
             FROM annotator.source_v1 s CROSS JOIN annotator.gene_v1 g
             CROSS JOIN LATERAL ({held}) a
             WHERE s.is_catalogue AND a.value->>'status' = 'approved'
-              AND substr(g.hgnc_id, 6)::integer > :after_number
+              AND substr(g.hgnc_id, 6)::integer > :after_number {chosen}
             ORDER BY substr(g.hgnc_id, 6)::integer LIMIT :limit
         """),
-        {"at": at, "after_number": after_number, "limit": limit},
+        {"at": at, "after_number": after_number, "limit": limit}
+        | ({} if among is None else {"among": list(among)}),
     )
     return list(rows)
 

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from tests.integration.cli.conftest import Annobus
-from tests.integration.cli.stub_gateway import RUN_ID, Stub, counters, frame, run_document
+from tests.integration.cli.stub_gateway import (
+    RUN_ID,
+    Answer,
+    Stub,
+    counters,
+    frame,
+    run_document,
+)
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*[349]\d(?:;\d+)*m")  # Of the text or behind it, bold or not.
 PROBLEM = {
@@ -85,7 +92,13 @@ def test_no_proxy_is_asked_for_an_address_of_this_machine(stub: Stub, annobus: A
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("command", [["runs", "list"], ["status"], ["migrate"], ["logs"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["runs", "list"], ["status"], ["migrate"], ["logs"], ["changes"], ["changes", "-f"]),
+        *(["statistics", "sources"], ["genes", "export"], ["genes", "export", "genes.csv"]),
+    ],
+)
 def test_where_nothing_runs_that_is_said(annobus: Annobus, command: list[str]) -> None:
     ended = annobus(*command)
     assert ended.returncode == 4
@@ -128,7 +141,7 @@ def test_a_retired_source_is_listed_as_one(stub: Stub, annobus: Annobus) -> None
 
 
 def test_what_answers_but_is_no_gateway_is_named(stub: Stub, annobus: Annobus) -> None:
-    stub.answers["/api/sources"] = [(200, b"<html>hello</html>", "text/html")]
+    stub.send("/api/sources", Answer(200, b"<html>hello</html>", "text/html"))
     ended = annobus("sources", "list", "--url", stub.url)
     assert ended.returncode == 4
     assert "<html>hello</html>" in ended.stderr

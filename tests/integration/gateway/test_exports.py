@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import sys
+import time
 import zipfile
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +20,12 @@ import pyarrow.parquet
 import pytest
 import pytest_asyncio
 
-from services.gateway import exports
+from services.chassis import database
+from services.gateway import exporter, exports
 from services.gateway.errors import ExportsCrowded
 from services.gateway.export_order import ExportOrder, Format
 from services.gateway.exports import Exports
+from services.gateway.settings import GatewaySettings
 from tests.builders import build_release
 from tests.integration.gateway.desk import PKD1, PKD2, TAFAZZIN, WWTR1, Desk
 from tests.integration.gateway.storing import Storing
@@ -38,6 +41,7 @@ PEAK_BYTES_MAX = 155 * MIB  # With some 20 of mapped files that its gateway has 
 GROWTH_BYTES_MAX = 8 * MIB  # Of 19 that the further genes have.
 XML = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 FORMULA = "=HYPERLINK(1)"
+SLOW_SECONDS = 1.0
 VALUES: Mapping[str, Mapping[str, Any]] = {
     PKD1: {
         "gnomad": {"loeuf": 0.35, "is_constrained": True},
@@ -195,15 +199,31 @@ async def test_a_file_of_a_time_has_what_was_known_then(
     assert told(content.decode().splitlines())["as_of"] == then.isoformat()
 
 
+async def test_a_file_of_a_panel_at_a_time_has_its_genes(
+    desk: Desk, storing: Storing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in desk.database.environment.items():
+        monkeypatch.setenv(name, value)
+    hgnc = await storing.release("hgnc", "2026-01-01")
+    then = await storing.name(hgnc, {PKD1: "PKD1", PKD2: "PKD2"})
+    made = await desk.client.post("/api/panels", json={"name": "one", "genes": [PKD2]})
+    panel = made.json()["data"]["id"]
+    at = then.isoformat().replace("+00:00", "Z")
+    content = await export(desk, "csv", columns="symbol", as_of=at, **{"filter[panel]": panel})
+    assert [row["symbol"] for row in read_csv(content, ",")] == ["PKD2"]
+    assert f"{panel}%401" in told(content.decode().splitlines())["query"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
+        ({"as_of": "2025-01-01", "filter[symbol]": "PKD1"}, "but for a panel"),
         ({"format": "docx"}, "csv, tsv, jsonl, parquet, xlsx"),
         ({"columns": "symbol,nothing"}, "gnomad.loeuf"),
         ({"columns": ","}, "gnomad.loeuf"),
         ({"filter[nothing]": "1"}, "filter[gnomad.loeuf]"),
         ({"page[size]": "3"}, "filter[gnomad.loeuf]"),
-        ({"as_of": "2025-01-01", "sort": "symbol"}, "without filters and sort"),
+        ({"as_of": "2025-01-01", "sort": "symbol"}, "without filters"),
         ({"as_of": "June"}, "a time with its zone"),
     ],
 )
@@ -336,6 +356,24 @@ def _read_peak(pid: int) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+class Slow(io.BytesIO):
+    """What is written to it is read slowly."""
+
+    def write(self, part: Any) -> int:
+        time.sleep(SLOW_SECONDS)
+        return super().write(part)
+
+
+@pytest.mark.usefixtures("annotated")
+async def test_a_reader_that_is_slow_gets_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked of the database meanwhile, for longer than other transactions may idle."""
+    monkeypatch.setattr(database, "TRANSACTION_TIMEOUT", f"{SLOW_SECONDS / 2:g}s")
+    order = ExportOrder(format="csv", service_pid=os.getpid(), query="", columns=None, as_of=None)
+    out = Slow()
+    await exporter.export(order, GatewaySettings(), out)
+    assert told(out.getvalue().decode().splitlines())["genes"] == "4"
 
 
 async def _count_exports(desk: Desk) -> int:

@@ -23,7 +23,8 @@ from tests.integration.gateway.desk import PKD1, PKD2, Desk, open_desk
 from tests.integration.gateway.storing import Storing, Value, open_storing
 from tests.system import Database, SharedCluster, database_to_read
 
-GENES = (PKD1, PKD2, "HGNC:1097")
+BRAF = "HGNC:1097"
+GENES = (PKD1, PKD2, BRAF)
 SOURCES = ("ensembl", "gnomad")
 Values = Mapping[tuple[str, str], int | None]
 
@@ -51,6 +52,8 @@ STEPS = st.lists(
     min_size=1,
     max_size=8,
 )
+
+LATER = "HGNC:12547"  # Listed by the second release of the catalogue.
 
 
 @given(steps=STEPS, seed=st.integers(0, 2**16))
@@ -452,3 +455,80 @@ async def test_the_genes_of_a_time(desk: Desk, storing: Storing) -> None:
     ]
     answer = await desk.client.get(f"/api/genes/{PKD1}", params={"as_of": "2020-01-01"})
     assert answer.status_code == 404
+
+
+async def test_when_a_source_had_been_checked_is_told_where_it_is_known(
+    desk: Desk, storing: Storing
+) -> None:
+    """The last check of a release and of a gene is kept: of a time before it nobody knows."""
+    for version, retrieved, readable, checked in (
+        ("v4.1", "2026-01-01", "2026-01-02", "2026-02-01"),
+        ("v4.1.1", "2026-03-01", "2026-03-03", "2026-06-01"),
+    ):
+        release = await storing.release("gnomad", version)
+        await desk.execute(
+            """UPDATE annotator.release SET retrieved_at = $2::text::timestamptz,
+               readable_since = $3::text::timestamptz, checked_at = $4::text::timestamptz
+               WHERE id = $1""",
+            *(release.release_id, retrieved, readable, checked),
+        )
+    await desk.execute(
+        """INSERT INTO annotator.checked (hgnc_id, source, checked_at, retrieved_at, outcome)
+           VALUES ($1, 'ensembl', '2026-05-01Z', '2026-05-01Z', 'empty')""",
+        PKD1,
+    )
+
+    async def as_of(source: str, gene: str = PKD1, **at: str) -> str | None:
+        found = await attributes(desk, f"/api/genes/{gene}/annotations/{source}", **at)
+        when: str | None = found["as_of"]
+        return when and when[:10]
+
+    for at, gnomad, ensembl in (
+        ("2025-12-31", None, None),  # No release yet.
+        ("2026-01-15", None, None),  # It was checked once more.
+        ("2026-02-15", "2026-02-01", None),
+        ("2026-03-02", "2026-02-01", None),  # The next one was there, and not readable.
+        ("2026-04-01", None, None),
+        ("2026-05-02", None, "2026-05-01"),
+        ("2026-07-01", "2026-06-01", "2026-05-01"),
+    ):
+        found = (await as_of("gnomad", as_of=at), await as_of("ensembl", as_of=at))
+        assert found == (gnomad, ensembl), at
+    assert (await as_of("gnomad"), await as_of("ensembl")) == ("2026-06-01", "2026-05-01")
+    assert await as_of("ensembl", PKD2, as_of="2026-07-01") is None
+
+
+async def test_a_document_of_a_time_says_as_of_when_it_holds(desk: Desk, storing: Storing) -> None:
+    """And so do those of a list; each as the document that holds now."""
+    hgnc = replace(await storing.release("hgnc", "2026-01"), matched_by="hgnc_id")
+    await storing.name(hgnc, {PKD1: "PKD1"})
+    gnomad = await storing.release("gnomad", "v4.1.1")
+    then = await storing.store("gnomad", gnomad, {PKD1: 1})
+    await desk.put_document(PKD1, "PKD1")
+    now = (await attributes(desk, f"/api/genes/{PKD1}"))["annotations"]
+    (listed,) = await attributes(desk, "/api/genes", as_of=spelt(then))
+    alone = await attributes(desk, f"/api/genes/{PKD1}", as_of=spelt(then))
+    assert listed["annotations"] == alone["annotations"]
+    told = {name: said["as_of"] for name, said in alone["annotations"].items()}
+    assert told == {name: said["as_of"] for name, said in now.items()}
+    assert told["gnomad"] is not None
+    assert told["ensembl"] is None
+
+
+async def test_the_genes_of_a_panel_at_a_time(desk: Desk, storing: Storing) -> None:
+    """Those that it has today, as they were then; who was not approved then is not there."""
+    first = replace(await storing.release("hgnc", "2026-01"), matched_by="hgnc_id")
+    before = await storing.name(first, {BRAF: "BRAF", PKD1: "PKD1", PKD2: "PKD2"})
+    second = replace(await storing.release("hgnc", "2026-02"), matched_by="hgnc_id")
+    await storing.name(second, {PKD2: "PKD2B", LATER: "UGT1A", PKD1: "PKD1"})
+    made = await desk.client.post(
+        "/api/panels", json={"name": "kidney", "genes": [LATER, PKD2, PKD1]}
+    )
+    panel = made.json()["data"]["id"]
+    parameters = {"as_of": spelt(before), "filter[panel]": panel, "page[size]": "1"}
+    page = (await desk.client.get("/api/genes", params=parameters)).json()
+    assert [one["attributes"]["symbol"] for one in page["data"]] == ["PKD1"]
+    assert page["meta"]["panel"]["id"] == f"{panel}@1"
+    rest = (await desk.client.get(page["links"]["next"])).json()
+    assert [one["attributes"]["symbol"] for one in rest["data"]] == ["PKD2"]
+    assert rest["links"]["next"] is None

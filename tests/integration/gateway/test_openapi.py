@@ -173,10 +173,16 @@ async def _read_genes(walk: Walk, plenty: Plenty) -> None:
         assert (await walk.ask(f"{listed} {query}", like="Gene"))["data"], query
     await walk.ask(f"{listed} ?fields[genes]=symbol&sort=-symbol", like="SparseGene")
     await walk.ask(f"{listed} ?filter[panel]=nothing", status=404)
+    for asked in (f"{gene} ?include=sources", f"{listed} ?include=sources"):
+        found = await walk.ask(asked, like="Gene")
+        assert found["included"], asked
+    await walk.ask(f"{listed} ?include=sources&fields[genes]=symbol,sources", like="SparseGene")
+    await walk.ask(f"{listed} ?include=runs", status=400)
     facets = "sources,annotation_count,locus_group"
     assert len((await walk.ask(f"GET /api/genes/facets ?facets={facets}&{panel}"))["data"]) == 3
     wanted = {"genes": [PKD1, "SHARED", "nothing", "GONE1", "TAZ", "2-Mar", "pkd1", "OLD1"]}
     await walk.ask("POST /api/genes/query", json=wanted, like="Gene")
+    await walk.ask("POST /api/genes/query ?include=sources", json=wanted, like="Gene")
     await walk.ask("POST /api/genes/query ?as_of=2026-06-01", json=wanted, status=400)
     await walk.ask("POST /api/genes/resolve", json=wanted)
     await walk.ask("POST /api/genes/resolve", json={"names": []}, status=422)

@@ -1,32 +1,14 @@
 """How many statements each route asks of the database: a route that asks once more for each row it
 shows would be slow where there are many, and nothing else here would notice."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
-from sqlalchemy import Engine, event
 
 from tests.integration.gateway.desk import PKD1, Desk
 from tests.integration.gateway.everything import one_of_everything
+from tests.integration.gateway.statements import STATEMENTS_MAX, counted
 
-STATEMENTS_MAX = 4
 # The first time: which fields and which catalogue there are, then a page that is in no memory.
 MORE = {"/api/genes": 6}
-
-
-@contextmanager
-def counted() -> Iterator[list[str]]:
-    asked: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        asked.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield asked
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 async def test_each_route_asks_few_statements(

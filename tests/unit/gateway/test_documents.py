@@ -1,5 +1,6 @@
 """Documents in memory: nothing older than what was heard of is kept (D20)."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +107,72 @@ def test_a_document_older_than_one_heard_of_is_never_served(steps: list[tuple[st
                 found.invalidate("genes", version)
         served = version_of(found)
         assert served is None or served >= heard
+
+
+OTHER = "HGNC:9009"
+
+
+def test_what_is_in_use_is_wanted_again_when_it_was_forgotten() -> None:
+    found = build_documents()
+    for gene in (GENE, OTHER):
+        found.keep(gene, held(1), found.generation)
+    found.hear({GENE: 2, "HGNC:1": 7})
+    assert list(found.take_wanted(10)) == [GENE]
+    assert not found.take_wanted(10)
+    found.invalidate("genes", 1, [f"gene={OTHER}"])
+    assert list(found.take_wanted(10)) == [OTHER]
+
+
+def test_all_that_is_in_use_is_wanted_when_all_were_forgotten() -> None:
+    found = build_documents()
+    for gene in (GENE, OTHER):
+        found.keep(gene, held(1), found.generation)
+    found.invalidate("genes", 1)
+    assert list(found.take_wanted(1)) == [GENE]
+    assert list(found.take_wanted(1)) == [OTHER]
+
+
+def test_what_nobody_read_lately_is_not_wanted() -> None:
+    found = build_documents()
+    old = held(1)
+    found.keep(GENE, old, found.generation)
+    old.read_at -= documents.IN_USE_SECONDS
+    found.hear({GENE: 2})
+    assert not found.take_wanted(10)
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_who_reads_or_lists_a_document_uses_it(is_listed: bool) -> None:
+    found = build_documents()
+    old = held(1)
+    found.keep(GENE, old, found.generation)
+    old.read_at -= documents.IN_USE_SECONDS
+    assert found.hold({GENE: old}) if is_listed else found.get(GENE)
+    found.invalidate("genes", 1, [f"gene={GENE}"])
+    assert list(found.take_wanted(10)) == [GENE]
+
+
+def test_what_somebody_has_read_meanwhile_is_not_wanted_any_more() -> None:
+    found = build_documents()
+    found.keep(GENE, held(1), found.generation)
+    found.hear({GENE: 2})
+    found.keep(GENE, held(2), found.generation)
+    assert not found.take_wanted(10)
+
+
+def test_nothing_is_wanted_while_changes_would_not_be_heard_of() -> None:
+    found = build_documents()
+    found.keep(GENE, held(1), found.generation)
+    found.keep(OTHER, held(1), found.generation)
+    found.hear({GENE: 2})
+    found.trust(False)
+    assert not found.take_wanted(10)
+
+
+def test_only_so_many_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "WANTED_MAX", 2)
+    found = build_documents()
+    for number in range(5):
+        found.keep(f"HGNC:{number}", held(1), found.generation)
+    found.forget()
+    assert len(found.take_wanted(10)) == 2

@@ -157,7 +157,7 @@ CREATE UNIQUE INDEX source_statistics_key ON source_statistics (source);
 CREATE MATERIALIZED VIEW overlap AS
 SELECT sources, count(*) AS gene_count FROM gene_summary WHERE status = 'approved' GROUP BY sources;
 CREATE UNIQUE INDEX overlap_key ON overlap (sources);
-GRANT MAINTAIN ON source_statistics, overlap TO cache;
+GRANT MAINTAIN ON source_statistics, overlap, gene_summary TO cache;
 
 CREATE SEQUENCE document_change;  -- Grows when statistics may be others.
 SELECT setval('document_change', 1);  -- Its first value is not told apart from none.
