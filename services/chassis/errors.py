@@ -10,11 +10,14 @@ AnnobusError
     └── TopicShut           a topic that takes no message: it is missing, or its broker away
 """
 
-from typing import ClassVar
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 Problem = dict[str, str | int]
 
 DETAIL_CHARACTERS_MAX = 2_000  # It travels in headers and rows.
+SHOWN_CHARACTERS_MAX = 100  # Of a refused value, in an error.
 
 
 def problem_urn(kind: str) -> str:
@@ -46,6 +49,20 @@ class PermanentError(AnnobusError):
     kind = "permanent"
 
 
+class RequestError(PermanentError):
+    """A request that cannot be answered.
+
+    Subclasses set the status and the title (their docstring); the detail says what would do.
+    """
+
+    kind: ClassVar[str] = "bad-request"
+    status: ClassVar[int] = 400
+
+    def __init__(self, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+
+
 class TransientError(AnnobusError):
     """Trying again later may help."""
 
@@ -74,6 +91,13 @@ class TopicShut(TransientError):
     """A topic that takes no message."""
 
     kind = "topic-shut"
+
+
+def field_error(pointer: str, value: object, accepted: str) -> dict[str, Any]:
+    """One entry of a problem's `errors`: the field, the value and what would be accepted."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    shown = text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
+    return {"pointer": pointer, "value": shown, "accepted": accepted}
 
 
 def readable(said: str) -> str:

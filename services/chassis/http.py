@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, ClassVar
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -19,14 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.chassis import database, telemetry
-from services.chassis.errors import PermanentError, Problem, problem_urn
+from services.chassis.errors import Problem, RequestError, field_error, problem_urn
 
 log = structlog.get_logger()
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
 ERRORS_MAX = 100  # Entries of one problem document.
 TOLD_MAX = 3  # Of them, told in its detail.
-SHOWN_CHARACTERS_MAX = 100  # Of a refused value, in an error.
 STARTED_TIMEOUT_SECONDS = 10
 DRAIN_SECONDS = 5
 CHECK_TIMEOUT_SECONDS = 3
@@ -46,27 +45,6 @@ TITLES: Mapping[str, str] = {
 }
 
 Check = Callable[[], Awaitable[Sequence[str]]]  # What is wrong; nothing when all is well.
-
-
-class RequestError(PermanentError):
-    """A request that cannot be answered.
-
-    Subclasses set the status and the title (their docstring); the detail says what would do.
-    """
-
-    kind: ClassVar[str] = "bad-request"
-    status: ClassVar[int] = 400
-
-    def __init__(self, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
-        super().__init__(detail)
-        self.errors = list(errors)
-
-
-def field_error(pointer: str, value: object, accepted: str) -> dict[str, Any]:
-    """One entry of a problem's `errors`: the field, the value and what would be accepted."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    shown = text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
-    return {"pointer": pointer, "value": shown, "accepted": accepted}
 
 
 def problem_response(

@@ -50,7 +50,7 @@ RequestError
 
 from uuid import UUID
 
-from services.chassis.http import RequestError, field_error
+from services.chassis.errors import RequestError, field_error
 
 
 class ParameterUnknown(RequestError):

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
-from fastapi import Request
-from fastapi.responses import Response
 from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
 
 from contracts.views import SummaryKind
-from services.chassis.http import SHOWN_CHARACTERS_MAX, field_error
+from services.chassis.errors import SHOWN_CHARACTERS_MAX, field_error
 from services.gateway import comparisons, shapes
 from services.gateway.comparisons import EQUAL, OPERATORS, Condition
 from services.gateway.errors import ParameterInvalid, ParameterUnknown

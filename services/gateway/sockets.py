@@ -11,7 +11,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from services.chassis import telemetry
 from services.chassis.database import CONNECTION_ERRORS
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import frames, jsonapi
 from services.gateway.active import ActiveRuns
 from services.gateway.domain import parse_run_id

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from typing import Literal, NamedTuple
 
 from services.chassis.child import end_with_parent
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import tables
 from services.gateway.errors import UploadsCrowded, UploadUnreadable
 from services.gateway.tables import Format, Listed

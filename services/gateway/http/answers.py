@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from services.chassis import http
-from services.chassis.http import RequestError
+from services.chassis.errors import RequestError
 from services.gateway.domain import GENE_CHARACTERS_MAX
 from services.gateway.errors import (
     GeneAmbiguous,

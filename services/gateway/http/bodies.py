@@ -6,7 +6,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.messages import GENES_MAX
-from services.chassis.http import RequestError, field_error
+from services.chassis.errors import RequestError, field_error
 from services.gateway.domain import GENE_CHARACTERS_MAX
 from services.gateway.errors import BodyUnexpected
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.messages import PARTS_MAX, InvalidateNamespace
 from contracts.parts import KEY_CHARACTERS_MAX, Part
 from services.chassis import outbox
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import documents, jsonapi
 from services.gateway.documents import Documents
 from services.gateway.entries import Entries

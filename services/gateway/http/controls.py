@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import SOURCE_END_STATES, ControlAction
 from services.chassis import outbox
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import jsonapi
 from services.gateway.domain import DESIRED, Run, is_active, parse_run_id
 from services.gateway.errors import BodyUnexpected, RunEnded, RunUnknown, SourceUnknown

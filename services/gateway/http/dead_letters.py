@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import GENES_MAX
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import jsonapi, shapes
 from services.gateway.domain import NewRun
 from services.gateway.errors import (

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.chassis.http import RequestError, field_error
+from services.chassis.errors import RequestError, field_error
 from services.gateway import domain, jsonapi, shapes
 from services.gateway.documents import Documents, Held
 from services.gateway.domain import (

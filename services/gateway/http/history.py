@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import jsonapi, shapes
 from services.gateway.errors import (
     AnnotationUnknown,

@@ -8,7 +8,7 @@ from fastapi import Header
 from pydantic import WithJsonSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway.domain import PanelVersion
 from services.gateway.errors import IdempotencyMismatch, ParameterInvalid
 from services.gateway.store import keys

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import StartRun
 from services.chassis import outbox
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway.domain import NewRun
 from services.gateway.errors import RunIdentical
 from services.gateway.store import runs

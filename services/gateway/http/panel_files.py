@@ -6,7 +6,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway.errors import MediaUnknown, UploadUnreadable
 from services.gateway.jsonapi import Query
 from services.gateway.tables import Format

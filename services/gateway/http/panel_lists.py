@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.messages import GENES_MAX
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import domain
 from services.gateway.domain import Member, PanelVersion, Refused, fold
 from services.gateway.errors import CatalogueEmpty, PanelInvalid, PanelRefused

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import ConfigDict, Field, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import jsonapi, shapes
 from services.gateway.domain import PanelVersion, fold, pattern
 from services.gateway.errors import (

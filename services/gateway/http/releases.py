@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import DecideRelease, Decision
 from services.chassis import outbox
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import jsonapi
 from services.gateway.errors import (
     DecisionInvalid,

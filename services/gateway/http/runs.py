@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.messages import Priority, Strategy
 from services.chassis import failpoints
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway import domain, jsonapi
 from services.gateway.domain import NewRun, PanelVersion, Run, parse_run_id
 from services.gateway.errors import (

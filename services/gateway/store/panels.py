@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import database
-from services.chassis.http import field_error
+from services.chassis.errors import field_error
 from services.gateway.domain import Member, PanelVersion, Scope, parse_panel
 from services.gateway.errors import CatalogueEmpty, PanelNameTaken, PanelUnknown
 from services.gateway.store import names

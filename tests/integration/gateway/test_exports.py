@@ -5,9 +5,13 @@ import csv
 import hashlib
 import io
 import os
+import sys
 import time
 import zipfile
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,7 +23,7 @@ import pytest_asyncio
 from services.chassis import database
 from services.gateway import exporter, exports
 from services.gateway.errors import ExportsCrowded
-from services.gateway.export_order import ExportOrder
+from services.gateway.export_order import ExportOrder, Format
 from services.gateway.exports import Exports
 from services.gateway.settings import GatewaySettings
 from tests.builders import build_release
@@ -31,6 +35,10 @@ COLUMNS = (
     *("hgnc_id", "symbol", "gnomad.loeuf", "gnomad.is_constrained", "gnomad.status"),
     *("hpo.diseases", "hpo.term_count", "clinvar.matched_by"),
 )
+MIB = 1024 * 1024
+WIDE_BYTES = 3_200  # Of a gene's location: twice what a row of all columns has.
+PEAK_BYTES_MAX = 155 * MIB  # With some 20 of mapped files that its gateway has as well.
+GROWTH_BYTES_MAX = 8 * MIB  # Of 19 that the further genes have.
 XML = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 FORMULA = "=HYPERLINK(1)"
 SLOW_SECONDS = 1.0
@@ -285,6 +293,69 @@ async def test_a_client_that_leaves_ends_the_work(annotated: Desk) -> None:
         return await _count_exports(annotated) == 0
 
     await until(none_is_read, "the child has ended")
+
+
+async def test_what_an_export_takes_does_not_grow_with_its_genes(annotated: Desk) -> None:
+    """Texts that nothing packs, so that what is kept of them is seen. A row group is full long
+    before the fewer of them have been written."""
+    forms: tuple[Format, ...] = ("csv", "parquet")
+    few, many = 3_000, 9_000
+    await _add_wide_genes(annotated, few)
+    before = {form: await _peak_bytes(form, few) for form in forms}
+    await _add_wide_genes(annotated, many)
+    after = {form: await _peak_bytes(form, many) for form in forms}
+    for form in forms:
+        assert after[form] - before[form] < GROWTH_BYTES_MAX, (form, before, after)
+        assert after[form] < PEAK_BYTES_MAX, (form, after)
+
+
+async def _add_wide_genes(desk: Desk, number: int) -> None:
+    """Up to so many."""
+    await desk.execute(
+        """INSERT INTO cache.gene (hgnc_id, version, document, status)
+           SELECT 'HGNC:' || n, 1, json_build_object('symbol', 'X' || n, 'status', 'approved',
+               'location', (SELECT string_agg(encode(sha512((n || '-' || m)::bytea), 'hex'), '')
+                            FROM generate_series(1, $2 / 128) m),
+               'annotations', '{}'::json), 'approved'
+           FROM generate_series(100000, 100000 + $1 - 1) n
+           ON CONFLICT DO NOTHING""",
+        number,
+        WIDE_BYTES,
+    )
+    await desk.execute(
+        "SELECT cache.summarise(array_agg(hgnc_id)) FROM cache.gene WHERE hgnc_id LIKE $1",
+        "HGNC:1_____",
+    )
+
+
+async def _peak_bytes(form: Format, genes: int) -> int:
+    """Of the child alone, the files that it maps included, as far as it was when its file's last
+    part came."""
+    order = ExportOrder(format=form, service_pid=os.getpid(), query="", columns=None, as_of=None)
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.gateway.exporter"), stdin=PIPE, stdout=PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(order.model_dump_json().encode())
+    child.stdin.close()
+    peak = written = 0
+    while part := await child.stdout.read(exports.PART_BYTES):
+        written += len(part)
+        peak = max(peak, _read_peak(child.pid))
+    assert await child.wait() == 0
+    assert written > genes * WIDE_BYTES / 2  # Half of a hexadecimal text is nothing new.
+    return peak
+
+
+def _read_peak(pid: int) -> int:
+    """Nothing of a process that has just ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        for line in text.splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class Slow(io.BytesIO):

@@ -6,7 +6,8 @@ import httpx2
 import pytest_asyncio
 from pydantic import BaseModel
 
-from services.chassis.http import BODY_BYTES_MAX, RequestError, create_app, field_error
+from services.chassis.errors import RequestError, field_error
+from services.chassis.http import BODY_BYTES_MAX, create_app
 
 
 class Order(BaseModel):
