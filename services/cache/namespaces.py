@@ -207,6 +207,20 @@ async def reclaim(
     return Chunk(next_page, next_row, kept, gone, seconds)
 
 
+async def time_broken_off(connection: AsyncConnection, pid: int) -> float:
+    """Seconds that the last statement of another session took, by the database's clock."""
+    seconds = await connection.scalar(
+        text("""
+            SELECT extract(epoch FROM state_change - query_start)::float8
+            FROM pg_stat_activity WHERE pid = :pid AND state = 'idle'
+        """),
+        {"pid": pid},
+    )
+    if seconds is None:
+        raise RuntimeError(f"session {pid} is gone, or does something else")
+    return float(seconds)
+
+
 async def note_reclaimed(tx: AsyncConnection, gone: Mapping[str, int]) -> None:
     """How many were deleted since this was noted last."""
     await lock_all(tx)

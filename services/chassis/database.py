@@ -148,6 +148,11 @@ async def limit_statements(session: AsyncConnection, seconds: float | None) -> N
     await session.execute(text(f"SET statement_timeout = {ms}"))
 
 
+async def get_pid(session: AsyncConnection) -> int:
+    """Of the process of PostgreSQL that serves this session."""
+    return int(await session.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+
 async def try_lock(connection: AsyncConnection, name: str) -> bool:
     """Take a session lock of this database, or say that somebody has it."""
     locked = await connection.scalar(

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import nlargest
 from itertools import islice
 
 import structlog
@@ -20,7 +21,7 @@ ENTRY_BYTES = 400  # What an entry costs beside its body.
 HEARD_MAX = 200_000  # Genes whose newest version is remembered; the catalogue has 45,000.
 AGE_SECONDS_MAX = 60.0  # What a message that got lost without a trace costs at most.
 IN_USE_SECONDS = 60.0
-WANTED_MAX = 5_000  # Read again; the others when they are asked for.
+WANTED_MAX = 8_000  # Those that were read last; the others when they are asked for.
 
 
 _DATA = b'"data":'
@@ -158,9 +159,9 @@ class Documents:
             self._wanted.clear()
             return
         since = time.monotonic() - IN_USE_SECONDS
-        for hgnc_id, held in forgotten:
-            if held.read_at > since and len(self._wanted) < WANTED_MAX:
-                self._wanted[hgnc_id] = held.read_at
+        in_use = ((held.read_at, hgnc_id) for hgnc_id, held in forgotten if held.read_at > since)
+        for read_at, hgnc_id in nlargest(WANTED_MAX - len(self._wanted), in_use):
+            self._wanted[hgnc_id] = read_at
         if self._wanted:
             self._is_wanted.set()
 

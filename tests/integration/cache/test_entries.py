@@ -18,7 +18,7 @@ from contracts.messages import InvalidateNamespace, NamespaceInvalidated, Releas
 from contracts.parts import Part
 from services.cache import namespaces, reclaimer
 from services.cache.handlers import Handlers
-from services.cache.reclaimer import Reclaimer, next_rows
+from services.cache.reclaimer import TRANSACTION_SECONDS_MAX, Reclaimer, next_rows
 from services.chassis.database import open_session
 from tests.builders import IDS, build_genes
 from tests.system import Database
@@ -357,7 +357,15 @@ async def test_a_transaction_that_takes_too_long_is_broken_off_and_tried_with_le
         looked_at.append(rows_max)
         return await reclaim(*places, rows_max=rows_max, **limits)
 
+    times = []
+    time_broken_off = namespaces.time_broken_off
+
+    async def timed(connection: AsyncConnection, pid: int) -> float:
+        times.append(await time_broken_off(connection, pid))
+        return times[-1]
+
     monkeypatch.setattr(namespaces, "reclaim", noted)
+    monkeypatch.setattr(namespaces, "time_broken_off", timed)
     broken_off = "annobus_cache_reclaim_seconds_bucket"
     long_before = REGISTRY.get_sample_value(broken_off, {"le": "0.05"}) or 0
     async with shelf.session() as session:
@@ -369,6 +377,8 @@ async def test_a_transaction_that_takes_too_long_is_broken_off_and_tried_with_le
     assert looked_at[0] == 1_000
     assert 250 <= looked_at[1] < 500
     assert min(looked_at) < 20
+    assert times
+    assert TRANSACTION_SECONDS_MAX * 0.9 < min(times) <= max(times) < 1
     assert (REGISTRY.get_sample_value(broken_off, {"le": "0.05"}) or 0) > long_before
 
 

@@ -123,10 +123,11 @@ def test_what_is_in_use_is_wanted_again_when_it_was_forgotten() -> None:
     assert list(found.take_wanted(10)) == [OTHER]
 
 
-def test_all_that_is_in_use_is_wanted_when_all_were_forgotten() -> None:
+def test_all_that_is_in_use_is_wanted_when_all_were_forgotten_what_was_read_last_first() -> None:
     found = build_documents()
     for gene in (GENE, OTHER):
         found.keep(gene, held(1), found.generation)
+    found.get(GENE)
     found.invalidate("genes", 1)
     assert list(found.take_wanted(1)) == [GENE]
     assert list(found.take_wanted(1)) == [OTHER]
@@ -174,5 +175,6 @@ def test_only_so_many_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     found = build_documents()
     for number in range(5):
         found.keep(f"HGNC:{number}", held(1), found.generation)
+    found.get("HGNC:1")
     found.forget()
-    assert len(found.take_wanted(10)) == 2
+    assert list(found.take_wanted(10)) == ["HGNC:1", "HGNC:4"]
