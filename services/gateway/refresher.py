@@ -29,6 +29,9 @@ async def keep_fresh(engine: AsyncEngine, documents: Documents) -> None:
         except CONNECTION_ERRORS as error:
             log.warning("documents_not_refreshed", number=len(wanted), error=repr(error))
             continue
+        except Exception:  # A document that cannot be shown is an error to who asks for it alone.
+            log.exception("documents_not_refreshed", number=len(wanted))
+            continue
         for document in found:
             held = answer(document)
             held.read_at = wanted[document.hgnc_id]  # Nobody has asked for it since.

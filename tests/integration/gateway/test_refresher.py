@@ -61,15 +61,16 @@ async def test_what_is_only_read_again_falls_out_of_use(refreshed: Desk) -> None
     assert refreshed.documents.take_wanted(10) == {PKD1: asked_at}
 
 
-async def test_it_goes_on_when_the_database_does_not_answer(
-    refreshed: Desk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [ConnectionResetError, ValueError])
+async def test_it_goes_on_when_documents_cannot_be_read(
+    refreshed: Desk, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     await refreshed.client.get(f"/api/genes/{PKD1}")
     read, failures = genes.get_documents, []
 
     async def fail(*arguments: object) -> object:
         failures.append(arguments)
-        raise ConnectionResetError
+        raise error
 
     monkeypatch.setattr(genes, "get_documents", fail)
     await refreshed.handlers.on_documents_rebuilt(DocumentsRebuilt(versions={PKD1: 2}))
