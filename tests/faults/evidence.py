@@ -77,6 +77,13 @@ CREATE TRIGGER audit AFTER INSERT ON {service}.outbox REFERENCING NEW TABLE AS a
     FOR EACH STATEMENT EXECUTE FUNCTION audit.note_announced();
 """
 
+RELAYED = """
+SELECT topic, key, event_id::text FROM audit.announced WHERE (service, id) NOT IN (
+    SELECT 'annotator', id FROM annotator.outbox UNION ALL SELECT 'cache', id FROM cache.outbox
+    UNION ALL SELECT 'gateway', id FROM gateway.outbox)
+ORDER BY service, id
+"""
+
 
 async def install_audit(owner: "asyncpg.Connection[asyncpg.Record]") -> None:
     await owner.execute(AUDIT)
@@ -212,14 +219,17 @@ async def gather(
     client: Client,
     expected: Sequence[Value] | None = None,
 ) -> History:
-    records = await tap.records()
     async with database.connect() as owner:
-        return await _gather(owner, records, client, expected)
+        # Statistics are made at any time: what is announced while this looks is not looked for.
+        announced = await owner.fetch(RELAYED)
+        records = await tap.records()
+        return await _gather(owner, records, announced, client, expected)
 
 
 async def _gather(
     owner: "asyncpg.Connection[asyncpg.Record]",
     records: Sequence[Arrived],
+    announced: Sequence[asyncpg.Record],
     client: Client,
     expected: Sequence[Value] | None,
 ) -> History:
@@ -247,9 +257,6 @@ async def _gather(
         """SELECT seq, type, body->>'batch_id' AS batch_id FROM annotator.run_fact
            WHERE run_id = $1 ORDER BY time, seq""",
         run_id,
-    )
-    announced = await owner.fetch(
-        "SELECT topic, key, event_id::text FROM audit.announced ORDER BY service, id"
     )
     writes = await owner.fetch(
         """SELECT xid::text, writer, w.batch_id::text, source, old_state, new_state, old_token,
