@@ -141,7 +141,8 @@ class GeneListRoutes:
         held = await self._held([place.hgnc_id for place in page])
         after = jsonapi.cursor(query.sort, page[-1].number, page[-1].value) if more else None
         links = jsonapi.page_links("/api/genes", query, more=more, after=after)
-        etag = f'"{sha256(b"".join(one.etag.encode() for one in held.values())).hexdigest()}"'
+        tags = "".join(one.etag for one in held.values()).encode()
+        etag = f'"{sha256(tags + orjson.dumps(links)).hexdigest()}"'
 
         data = b",".join(one.resource for one in held.values())
         body = jsonapi.encode(orjson.Fragment(b"[" + data + b"]"), links)
@@ -150,7 +151,8 @@ class GeneListRoutes:
         def holds() -> bool:
             return self.entries.held(NAMESPACE, key) is entry and self.documents.hold(held)
 
-        self.ready.keep(request, response, holds)
+        if len(held) == len(page):  # Nobody would notice one that was not built yet.
+            self.ready.keep(request, response, holds)
         return jsonapi.unless_known(request, response)
 
     async def _held(self, hgnc_ids: Sequence[str]) -> dict[str, Held]:

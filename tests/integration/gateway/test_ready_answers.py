@@ -133,3 +133,25 @@ async def test_another_query_is_another_answer(stocked: Desk, query: str) -> Non
     page = await make_ready(stocked, f"/api/genes{query}")
     expected = int(query[-1]) if query else 4
     assert len(page.json()["data"]) == expected
+
+
+async def test_a_page_without_a_document_that_is_not_built_yet_is_not_kept(stocked: Desk) -> None:
+    await stocked.execute("DELETE FROM cache.gene WHERE hgnc_id = $1", PKD1)
+    before = await make_ready(stocked, PAGE)
+    await stocked.put_document(PKD1, "PKD1", version=2)
+    await hear_a_newer_version(stocked)
+    after = await stocked.client.get(PAGE)
+    assert len(after.json()["data"]) == len(before.json()["data"]) + 1
+
+
+async def test_a_page_with_another_next_page_has_another_tag(stocked: Desk) -> None:
+    whole = "/api/genes?page[size]=4"
+    before = await make_ready(stocked, whole)
+    assert before.json()["links"]["next"] is None
+    await stocked.put_document("HGNC:99999", "ZZZ")
+    event = NamespaceInvalidated(namespace="lists", epoch=1)
+    await stocked.execute("UPDATE cache.namespace SET epoch = 1, floor = 1")
+    await stocked.handlers.on_namespace_invalidated(event)
+    after = await stocked.client.get(whole, headers={"If-None-Match": before.headers["etag"]})
+    assert after.status_code == 200
+    assert after.json()["links"]["next"] is not None
