@@ -27,7 +27,7 @@ ACCEPTED: Final = "a workbook that a spreadsheet saved as XLSX"
 
 _DAY_FORMATS: Final = frozenset([*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)])
 # Of a format's pattern: what is quoted or escaped, or says a colour or a language.
-_NO_PATTERN: Final = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]')
+_NO_PATTERN: Final = re.compile(r'"[^"]*"|\\.|\[[^\[\]]*\]')
 _REFERENCE: Final = re.compile(r"([A-Z]{1,3})([0-9]{1,7})")
 _EPOCHS: Final = (datetime(1899, 12, 30, tzinfo=UTC), datetime(1904, 1, 1, tzinfo=UTC))
 _DAYS_MAX: Final = 2_958_465  # The end of the year 9999.

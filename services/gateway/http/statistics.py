@@ -81,7 +81,9 @@ class StatisticsRoutes:
                 {"type": "overlaps", "id": "+".join(row["sources"]) or "none", "attributes": row}
                 for row in rows
             ]
-            return jsonapi.encode(data, {"self": jsonapi.self_link(_OVERLAPPING, query)})
+            # For all who ask for these sources, however they wrote it.
+            asked = {} if sources is None else {"filter[source]": ",".join(sources)}
+            return jsonapi.encode(data, {"self": jsonapi.link(_OVERLAPPING, asked)})
 
         return await self._answer(request, f"overlaps {','.join(sources or [])}", make)
 

@@ -108,3 +108,11 @@ async def test_a_panel_is_covered_by_the_sources_that_have_values_of_its_genes(
     assert found["hpo"]["without"] == [PKD2, WWTR1]
     answer = await counted.client.get("/api/statistics/panels/nothing")
     assert answer.status_code == 404
+
+
+async def test_what_is_shared_is_not_as_the_first_who_asked_wrote_it(counted: Desk) -> None:
+    address = "/api/statistics/overlaps?filter[source]="
+    first = await counted.client.get(f"{address}hpo,,,gnomad")
+    other = await counted.client.get(f"{address}gnomad,hpo")
+    assert first.content == other.content
+    assert first.json()["links"]["self"].endswith("=gnomad%2Chpo")
