@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks import entries, machine, owner, reader, reads, runs, statements, table, zipf
+from benchmarks.child import PROJECT
 from benchmarks.owner import Owner
-from benchmarks.reader import PROJECT, Reading
+from benchmarks.reader import Reading
 from benchmarks.report import Measured, Paced, Report, Start
 from benchmarks.resources import Resources, looking_at
 from infra.addresses import KAFKA_BOOTSTRAP, OWNER_URL

@@ -14,7 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from benchmarks.reader import PROJECT, START_SECONDS_MAX
+from benchmarks.child import PROJECT
+from benchmarks.reader import START_SECONDS_MAX
 from infra.ports import find_free
 
 POLL_SECONDS = 0.05

@@ -22,12 +22,13 @@ import orjson
 import uvloop
 
 from benchmarks import gateways, owner, runs
+from benchmarks.child import PROJECT
 from benchmarks.connection import BROKEN, Connection, connect, request
 from benchmarks.figures import percentile
 from benchmarks.resources import find_value
 from infra.addresses import OWNER_URL
 from infra.cluster import Cluster
-from services.cli.processes import PROJECT, Options
+from services.cli.processes import Options
 from services.cli.system import System
 
 NAMESPACE = "resolutions"

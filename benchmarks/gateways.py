@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 
 import httpx2
 
+from benchmarks.child import PROJECT
 from infra import ports
 from infra.addresses import KAFKA_BOOTSTRAP
 from infra.processes import Process
 from infra.supervisor import Supervisor
 from services.cli import state
-from services.cli.processes import PROJECT, Options
+from services.cli.processes import Options
 
 NOBODY = "127.0.0.1:9"  # The port for what is thrown away: no Kafka answers there.
 

@@ -11,15 +11,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle
-from pathlib import Path
 
 import orjson
 import uvloop
 
+from benchmarks.child import Child, run_module
 from benchmarks.connection import BROKEN, Connection, connect, request, until_told
 from benchmarks.figures import Latencies, summarise
 
-PROJECT = Path(__file__).resolve().parent.parent
 PAGE_SIZE = 20
 GENE_LIST = f"/api/genes?page[number]=1&page[size]={PAGE_SIZE}"
 RECONNECT_SECONDS = 0.05
@@ -44,45 +43,24 @@ class Reading:
 class Reader:
     """Reads in its own process until it is told to finish."""
 
-    def __init__(self, child: asyncio.subprocess.Process, reading: Reading) -> None:
+    def __init__(self, child: Child, reading: Reading) -> None:
         self._child = child
         self._reading = reading
 
     async def finish(self) -> Latencies:
         """Stop it now; raises RuntimeError when it saw nothing."""
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        return await self._result(FINISH_SECONDS_MAX)
+        return Latencies(**await self._child.finish(FINISH_SECONDS_MAX))
 
     async def result(self) -> Latencies:
         """Wait for its own end; raises RuntimeError when it saw nothing."""
-        return await self._result(START_SECONDS_MAX + self._reading.seconds)
-
-    async def _result(self, seconds_max: float) -> Latencies:
-        async with asyncio.timeout(seconds_max):
-            assert self._child.stdout is not None
-            said = await self._child.stdout.read()
-            code = await self._child.wait()
-        if code != 0:
-            raise RuntimeError(f"a reader ended with {code}; it has said why")
-        return Latencies(**orjson.loads(said))
+        return Latencies(**await self._child.result(START_SECONDS_MAX + self._reading.seconds))
 
 
 @asynccontextmanager
 async def reading(url: str, what: Reading) -> AsyncIterator[Reader]:
     """Starts reading at once; whatever happens, nobody reads any more afterwards."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.reader", url, orjson.dumps(what).decode()),
-        cwd=PROJECT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
+    async with run_module("benchmarks.reader", url, orjson.dumps(what).decode()) as child:
         yield Reader(child, what)
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
 
 
 async def read(url: str, what: Reading) -> Latencies:

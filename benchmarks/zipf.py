@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from pathlib import Path
 from random import Random
 
 import httpx2
@@ -20,12 +19,12 @@ import orjson
 import uvloop
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from benchmarks.child import Child, run_module
 from benchmarks.connection import BROKEN, Connection, connect, request, until_told
 from benchmarks.figures import Latencies, summarise
 from benchmarks.staleness import Checker, Verdict
 from contracts.messages import DocumentsRebuilt
 
-PROJECT = Path(__file__).resolve().parent.parent
 EXPONENT = 1.0
 SEED = 7
 CONCURRENCY = 4
@@ -85,26 +84,15 @@ class ZipfFigures:
         return found
 
 
-class Reading:
-    """A reader that works in its own process until it is told to finish."""
+class Reader:
+    """Reads in its own process until it is told to finish."""
 
-    def __init__(self, child: asyncio.subprocess.Process) -> None:
+    def __init__(self, child: Child) -> None:
         self._child = child
 
     async def finish(self) -> ZipfFigures:
-        """Stop it now, or wait for its own end; raises RuntimeError when it failed."""
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        return await self.result(FINISH_SECONDS_MAX)
-
-    async def result(self, seconds_max: float) -> ZipfFigures:
-        async with asyncio.timeout(seconds_max):
-            assert self._child.stdout is not None
-            said = await self._child.stdout.read()
-            code = await self._child.wait()
-        if code != 0:
-            raise RuntimeError(f"the reader of genes ended with {code}; it has said why")
-        told = orjson.loads(said)
+        """Stop it now; raises RuntimeError when it failed."""
+        told = await self._child.finish(FINISH_SECONDS_MAX)
         latencies, verdict = Latencies(**told.pop("latencies")), Verdict(**told.pop("verdict"))
         return ZipfFigures(latencies=latencies, verdict=verdict, **told)
 
@@ -117,28 +105,15 @@ async def reading(
     topic_prefix: str = "",
     pace: float = REQUESTS_PER_SECOND,
     seconds: float = READING_SECONDS_MAX,
-) -> AsyncIterator[Reading]:
+) -> AsyncIterator[Reader]:
     """A reader that has begun to count; whatever happens, nobody reads any more afterwards.
     Raises RuntimeError when it could not begin. Nobody else may read genes from this gateway
     meanwhile: it does not count who reads."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "benchmarks.zipf", url, kafka_bootstrap, str(seconds), str(pace), topic_prefix),
-        cwd=PROJECT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert child.stdout is not None
-        async with asyncio.timeout(BEGIN_SECONDS_MAX):
-            begun = await child.stdout.readline()
-        if begun != BEGUN:
+    what = (url, kafka_bootstrap, str(seconds), str(pace), topic_prefix)
+    async with run_module("benchmarks.zipf", *what) as child:
+        if await child.first_line(BEGIN_SECONDS_MAX) != BEGUN:
             raise RuntimeError("the reader of genes could not begin; it has said why")
-        yield Reading(child)
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+        yield Reader(child)
 
 
 def draw(genes: list[str], seed: int) -> Iterator[str]:
@@ -157,7 +132,7 @@ class _Counts:
     hits: int
 
 
-class _Reader:
+class _Work:
     def __init__(self, url: str, genes: list[str], checker: Checker, pace: float) -> None:
         self._url = url
         self._period = 1 / pace
@@ -316,7 +291,7 @@ async def _read(
         _hearing(bootstrap, topic_prefix + DocumentsRebuilt.topic, checker) as hearing,
         asyncio.TaskGroup() as group,
     ):
-        reader = _Reader(url, await _list_genes(http), checker, pace)
+        reader = _Work(url, await _list_genes(http), checker, pace)
         listening = group.create_task(hearing.keep_hearing())
         asking = [
             group.create_task(reader.keep_ordering()),

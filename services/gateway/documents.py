@@ -1,17 +1,15 @@
 """Gene documents in memory, ready to be sent; forgotten when a newer one is heard of."""
 
-import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from heapq import nlargest
-from itertools import islice
 
 import structlog
 from cachebox import LRUCache
 
 from contracts.parts import Part
 from services.gateway.tally import Tally
+from services.gateway.wanted import Wanted
 
 log = structlog.get_logger()
 
@@ -20,9 +18,6 @@ BYTES_MAX = 64 * 1024 * 1024
 ENTRY_BYTES = 400  # What an entry costs beside its body.
 HEARD_MAX = 200_000  # Genes whose newest version is remembered; the catalogue has 45,000.
 AGE_SECONDS_MAX = 60.0  # What a message that got lost without a trace costs at most.
-IN_USE_SECONDS = 60.0
-WANTED_MAX = 8_000  # Those that were read last; the others when they are asked for.
-
 
 _DATA = b'"data":'
 
@@ -52,8 +47,7 @@ class Documents:
     """What was read before an invalidation is not kept after it (D20).
 
     Who reads takes `generation` first and gives it back with what was read. Nothing is kept
-    while nobody would tell us of changes. What is forgotten and was read a short while ago is
-    wanted: somebody will ask for it again.
+    while nobody would tell us of changes. What is forgotten is `wanted`, if it is in use.
     """
 
     def __init__(self, tally: Tally | None = None) -> None:
@@ -62,8 +56,7 @@ class Documents:
         self._heard: dict[str, int] = {}
         self._epoch = 0  # When all were forgotten last.
         self._trusted = False
-        self._wanted: dict[str, float] = {}  # When they were read last.
-        self._is_wanted = asyncio.Event()
+        self.wanted = Wanted()
         self.generation = 0
 
     def hold(self, documents: Mapping[str, Held]) -> bool:
@@ -96,7 +89,7 @@ class Documents:
         if held.version < self._heard.get(hgnc_id, 0) or _size("", held) > BYTES_MAX:
             return False
         self._held[hgnc_id] = held
-        self._wanted.pop(hgnc_id, None)
+        self.wanted.discard(hgnc_id)
         return True
 
     def hear(self, versions: Mapping[str, int]) -> None:
@@ -151,28 +144,9 @@ class Documents:
         if held is not None:
             self._want([(hgnc_id, held)])
 
-    # ---------------------------------------------------------------------- what is wanted
-
     def _want(self, forgotten: Iterable[tuple[str, Held]]) -> None:
         """What nobody would tell changes of is not kept, so that it is not wanted either."""
-        if not self._trusted:
-            self._wanted.clear()
-            return
-        since = time.monotonic() - IN_USE_SECONDS
-        in_use = ((held.read_at, hgnc_id) for hgnc_id, held in forgotten if held.read_at > since)
-        for read_at, hgnc_id in nlargest(WANTED_MAX - len(self._wanted), in_use):
-            self._wanted[hgnc_id] = read_at
-        if self._wanted:
-            self._is_wanted.set()
-
-    async def until_wanted(self) -> None:
-        while not self._wanted:
-            self._is_wanted.clear()
-            await self._is_wanted.wait()
-
-    def take_wanted(self, number: int) -> dict[str, float]:
-        """So many at most, those that have waited longest, with when they were read last."""
-        taken = dict(islice(self._wanted.items(), number))
-        for hgnc_id in taken:
-            del self._wanted[hgnc_id]
-        return taken
+        if self._trusted:
+            self.wanted.add((hgnc_id, held.read_at) for hgnc_id, held in forgotten)
+        else:
+            self.wanted.clear()

@@ -19,9 +19,9 @@ log = structlog.get_logger()
 async def keep_fresh(engine: AsyncEngine, documents: Documents) -> None:
     """What cannot be read now is read when it is asked for."""
     while True:
-        await documents.until_wanted()
+        await documents.wanted.until_some()
         await asyncio.sleep(PAUSE_SECONDS)
-        wanted = documents.take_wanted(READ_AT_ONCE)
+        wanted = documents.wanted.take(READ_AT_ONCE)
         generation = documents.generation
         try:
             async with engine.connect() as connection:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 import orjson
@@ -189,20 +190,11 @@ class GeneListRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(tags=["genes"])
         errors = (PanelUnknown, CatalogueEmpty)
-        listed = answers.many(
-            "Gene",
-            answers.PAGES,
-            optional_meta=schemas.META_GENES,
-            or_sparse=True,
-            includes="SourceInDetail",
+        of_genes = partial(
+            answers.many, "Gene", answers.PAGES, or_sparse=True, includes="SourceInDetail"
         )
-        queried = answers.many(
-            "Gene",
-            answers.PAGES,
-            meta=schemas.META_QUERY,
-            or_sparse=True,
-            includes="SourceInDetail",
-        )
+        listed = of_genes(optional_meta=schemas.META_GENES)
+        queried = of_genes(meta=schemas.META_QUERY)
         facets = answers.many("Facet", optional_meta=schemas.META_FACETS)
         router.add_api_route(
             "/api/genes",

@@ -58,7 +58,7 @@ async def test_what_is_only_read_again_falls_out_of_use(refreshed: Desk) -> None
     assert refreshed.documents.count == 0
     await until(lambda: refreshed.documents.count == 1, "it is read again")
     refreshed.documents.forget()
-    assert refreshed.documents.take_wanted(10) == {PKD1: asked_at}
+    assert refreshed.documents.wanted.take(10) == {PKD1: asked_at}
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, ValueError])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway import documents
+from services.gateway import documents, wanted
 from services.gateway.documents import Documents, Held
 
 GENE = "HGNC:9008"
@@ -117,10 +117,10 @@ def test_what_is_in_use_is_wanted_again_when_it_was_forgotten() -> None:
     for gene in (GENE, OTHER):
         found.keep(gene, held(1), found.generation)
     found.hear({GENE: 2, "HGNC:1": 7})
-    assert list(found.take_wanted(10)) == [GENE]
-    assert not found.take_wanted(10)
+    assert list(found.wanted.take(10)) == [GENE]
+    assert not found.wanted.take(10)
     found.invalidate("genes", 1, [f"gene={OTHER}"])
-    assert list(found.take_wanted(10)) == [OTHER]
+    assert list(found.wanted.take(10)) == [OTHER]
 
 
 def test_all_that_is_in_use_is_wanted_when_all_were_forgotten_what_was_read_last_first() -> None:
@@ -129,17 +129,17 @@ def test_all_that_is_in_use_is_wanted_when_all_were_forgotten_what_was_read_last
         found.keep(gene, held(1), found.generation)
     found.get(GENE)
     found.invalidate("genes", 1)
-    assert list(found.take_wanted(1)) == [GENE]
-    assert list(found.take_wanted(1)) == [OTHER]
+    assert list(found.wanted.take(1)) == [GENE]
+    assert list(found.wanted.take(1)) == [OTHER]
 
 
 def test_what_nobody_read_lately_is_not_wanted() -> None:
     found = build_documents()
     old = held(1)
     found.keep(GENE, old, found.generation)
-    old.read_at -= documents.IN_USE_SECONDS
+    old.read_at -= wanted.IN_USE_SECONDS
     found.hear({GENE: 2})
-    assert not found.take_wanted(10)
+    assert not found.wanted.take(10)
 
 
 @pytest.mark.parametrize("is_listed", [False, True])
@@ -147,10 +147,10 @@ def test_who_reads_or_lists_a_document_uses_it(is_listed: bool) -> None:
     found = build_documents()
     old = held(1)
     found.keep(GENE, old, found.generation)
-    old.read_at -= documents.IN_USE_SECONDS
+    old.read_at -= wanted.IN_USE_SECONDS
     assert found.hold({GENE: old}) if is_listed else found.get(GENE)
     found.invalidate("genes", 1, [f"gene={GENE}"])
-    assert list(found.take_wanted(10)) == [GENE]
+    assert list(found.wanted.take(10)) == [GENE]
 
 
 def test_what_somebody_has_read_meanwhile_is_not_wanted_any_more() -> None:
@@ -158,7 +158,7 @@ def test_what_somebody_has_read_meanwhile_is_not_wanted_any_more() -> None:
     found.keep(GENE, held(1), found.generation)
     found.hear({GENE: 2})
     found.keep(GENE, held(2), found.generation)
-    assert not found.take_wanted(10)
+    assert not found.wanted.take(10)
 
 
 def test_nothing_is_wanted_while_changes_would_not_be_heard_of() -> None:
@@ -167,14 +167,14 @@ def test_nothing_is_wanted_while_changes_would_not_be_heard_of() -> None:
     found.keep(OTHER, held(1), found.generation)
     found.hear({GENE: 2})
     found.trust(False)
-    assert not found.take_wanted(10)
+    assert not found.wanted.take(10)
 
 
 def test_only_so_many_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "WANTED_MAX", 2)
+    monkeypatch.setattr(wanted, "WANTED_MAX", 2)
     found = build_documents()
     for number in range(5):
         found.keep(f"HGNC:{number}", held(1), found.generation)
     found.get("HGNC:1")
     found.forget()
-    assert list(found.take_wanted(10)) == ["HGNC:1", "HGNC:4"]
+    assert list(found.wanted.take(10)) == ["HGNC:1", "HGNC:4"]
